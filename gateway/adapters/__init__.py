@@ -1,0 +1,1 @@
+"""The only files that import paho or tritonclient; foreign exceptions end here."""

@@ -1,0 +1,205 @@
+"""Every setting: its environment variable, its key in gateway.yaml (the same name in lower case), its default."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from gateway import topic_patterns
+from gateway.errors import ConfigError
+from gateway.schema import describe, read_yaml, unknown_key
+from gateway.topic_patterns import TopicPattern
+
+DEFAULT_INPUT_TOPICS = (
+    "edge-ai/{business_unit}/{facility}/{gateway_id}/camera/snapshots",
+    "edge-ai/{business_unit}/{facility}/camera/snapshots",
+    "azure-iot-operations/data/{asset}/{stream}",
+)
+_OUTPUT = "edge-ai/{business_unit}/{facility}/{gateway_id}/ai/"
+_PLACE_NAMES = {"business_unit", "facility", "gateway_id"}
+# Names that start like ours but are set by Kubernetes (service links) or read by others.
+_FOREIGN = ("_SERVICE_HOST", "_SERVICE_PORT", "_PORT_", "_TCP", "_PORT")
+_OUR_PREFIXES = ("AIO_", "MQTT_", "TRITON_", "MODEL_", "QUEUE_", "HTTP_", "LOG_", "GATEWAY_")
+
+
+class Settings(BaseSettings):
+    """The configuration of one gateway; the environment wins over gateway.yaml."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, case_sensitive=False, str_strip_whitespace=True)
+
+    # The broker. The AIO_ names are those of the Azure IoT Operations SDK.
+    aio_broker_hostname: str = "localhost"
+    aio_broker_tcp_port: int = Field(1883, ge=1, le=65535)
+    aio_mqtt_use_tls: bool = False
+    aio_tls_ca_file: Path | None = None
+    aio_tls_cert_file: Path | None = None
+    aio_tls_key_file: Path | None = None
+    aio_mqtt_username: str | None = None
+    aio_mqtt_password_file: Path | None = None
+    aio_mqtt_client_id: str | None = None
+    aio_mqtt_session_expiry: int = Field(86_400, ge=0, le=4_294_967_295)
+    """Seconds for which the broker keeps unanswered snapshots while the gateway is away."""
+    aio_mqtt_keep_alive: int = Field(30, ge=1, le=65_535)
+    mqtt_protocol: Literal["5", "3.1.1"] = "5"
+    mqtt_input_topics: Annotated[tuple[str, ...], NoDecode] = DEFAULT_INPUT_TOPICS
+
+    # Where this gateway stands; fills the parts that an input topic lacks.
+    business_unit: str = "default"
+    facility: str = "default"
+    gateway_id: str = Field(default_factory=lambda: socket.gethostname().split(".")[0] or "gateway")
+
+    # Where answers go.
+    result_topic: str = _OUTPUT + "inference/vision"
+    comparison_topic: str = _OUTPUT + "inference/comparison"
+    error_topic: str = _OUTPUT + "errors"
+    status_topic: str = _OUTPUT + "status"
+    metrics_topic: str = _OUTPUT + "metrics"
+
+    # Triton and the models.
+    triton_grpc_url: str = "localhost:8001"
+    triton_metrics_url: str | None = None
+    model_repository: Path = Path("model_repository")
+    model_config_path: Path | None = None
+    default_backend: Literal["onnx", "torch"] = "onnx"
+    enable_dual_backend: bool = False
+    infer_timeout_ms: float = Field(5_000, gt=0, le=600_000)
+    """Longest wait for one variant, so that time is left to ask the other."""
+
+    # Limits.
+    snapshot_deadline_ms: float = Field(10_000, gt=0, le=3_600_000)
+    """From arrival; for snapshots that name no deadline_ms and no message expiry of their own."""
+    max_payload_bytes: int = Field(16 * 2**20, ge=1024, le=256 * 2**20)
+    max_image_pixels: int = Field(50_000_000, ge=4096, le=1_000_000_000)
+    queue_max_messages: int = Field(256, ge=1, le=100_000)
+    queue_max_bytes: int = Field(64 * 2**20, ge=2**20)
+    max_in_flight: int = Field(8, ge=1, le=256)
+    """Snapshots between queue and broker at the same time."""
+    drain_timeout_s: float = Field(20, ge=0, le=600)
+
+    # Seen from outside.
+    http_host: str = "0.0.0.0"  # noqa: S104 - probes and scrapers come from other hosts; actions need a token
+    http_port: int = Field(8080, ge=0, le=65535)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "json"
+
+    @field_validator("mqtt_input_topics", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("mqtt_protocol", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value  # YAML reads 5 as a number
+
+    @field_validator("mqtt_input_topics")
+    @classmethod
+    def _valid_filters(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one topic")
+        for text in value:
+            if problem := topic_patterns.problem(text):
+                raise ValueError(f"'{text}' is no topic filter: {problem}")
+        return value
+
+    @field_validator("result_topic", "comparison_topic", "error_topic", "status_topic", "metrics_topic")
+    @classmethod
+    def _valid_template(cls, value: str) -> str:
+        if unknown := topic_patterns.names_in(value) - _PLACE_NAMES - {"model_name", "device_id"}:
+            raise ValueError(unknown_key(unknown.pop(), _PLACE_NAMES | {"model_name", "device_id"}))
+        if "+" in value or "#" in value or not value:
+            raise ValueError("an output topic has no wildcards")
+        return value
+
+    @field_validator("status_topic", "metrics_topic")
+    @classmethod
+    def _place_only(cls, value: str) -> str:
+        if unknown := topic_patterns.names_in(value) - _PLACE_NAMES:
+            raise ValueError(f"'{{{unknown.pop()}}}' is not known here; only {', '.join(sorted(_PLACE_NAMES))}")
+        return value
+
+    @field_validator("business_unit", "facility", "gateway_id")
+    @classmethod
+    def _one_level(cls, value: str) -> str:
+        if not value or set(value) & set("/+#\x00"):
+            raise ValueError("must be one topic level: not empty, without / + #")
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _tls_pairs(self) -> Settings:
+        if (self.aio_tls_cert_file is None) != (self.aio_tls_key_file is None):
+            raise ValueError("AIO_TLS_CERT_FILE and AIO_TLS_KEY_FILE belong together; give both or none")
+        if self.aio_tls_cert_file and not self.aio_mqtt_use_tls:
+            raise ValueError("a client certificate needs AIO_MQTT_USE_TLS=true")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment first, then what gateway.yaml gave."""
+        return env_settings, init_settings
+
+    @property
+    def patterns(self) -> tuple[TopicPattern, ...]:
+        """The input topics as patterns."""
+        return tuple(TopicPattern(text) for text in self.mqtt_input_topics)
+
+    @property
+    def client_id(self) -> str:
+        """The MQTT client id; stable across restarts, since the broker keeps the session under it."""
+        return self.aio_mqtt_client_id or f"edge-gateway-{self.gateway_id}"
+
+    @property
+    def place(self) -> dict[str, str]:
+        """The named parts that describe this gateway."""
+        return {"business_unit": self.business_unit, "facility": self.facility, "gateway_id": self.gateway_id}
+
+
+def load_settings(config_file: Path | None = None) -> Settings:
+    """Read GATEWAY_CONFIG (or `config_file`) and the environment; raises ConfigError in one line."""
+    if config_file is None and os.environ.get("GATEWAY_CONFIG"):
+        config_file = Path(os.environ["GATEWAY_CONFIG"])
+    data = read_yaml(config_file) if config_file else {}
+    for key in data:
+        if key not in Settings.model_fields:
+            raise ConfigError(unknown_key(str(key), Settings.model_fields), where=str(config_file), fix="Correct the key")
+    try:
+        return Settings(**data)
+    except ValidationError as error:
+        where = f"{config_file} or the environment" if config_file else "environment"
+        text = describe(error)
+        for name in Settings.model_fields:
+            text = text.replace(f"{name}: ", f"{name.upper()}: ")
+        raise ConfigError(text, where=where, fix="Correct the named settings") from error
+
+
+def suspicious_variables(environment: Mapping[str, str]) -> list[str]:
+    """Warnings for environment variables that look like a misspelt setting of ours."""
+    known = [name.upper() for name in Settings.model_fields] + ["GATEWAY_CONFIG"]
+    warnings = []
+    for name in environment:
+        if name in known or not name.startswith(_OUR_PREFIXES) or name.endswith(_FOREIGN) or "_PORT_" in name:
+            continue
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        if nearest:
+            warnings.append(f"{name} is not a setting; did you mean {nearest[0]}?")
+    return warnings

@@ -1,0 +1,322 @@
+"""What travels: frozen records that change type from step to step.
+
+Message -> Snapshot -> Job -> Prepared -> Answered -> Predicted -> Publications
+
+Times named `*_at` are seconds of `time.monotonic()`; times named `*_ms` are durations in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from gateway.errors import SnapshotError
+    from gateway.flow.acks import Ticket
+    from gateway.models.catalog import ServedModel
+
+Timestamp = int | float | str
+"""A capture time exactly as the camera wrote it: epoch seconds, epoch milliseconds or RFC 3339."""
+
+
+# --- at the broker -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MessageProperties:
+    """The MQTT 5 properties that the gateway reads; all empty on MQTT 3.1.1."""
+
+    content_type: str | None = None
+    response_topic: str | None = None
+    correlation_data: bytes | None = None
+    message_expiry_s: int | None = None
+    user_properties: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Oversize:
+    """What is known of a payload that was not kept."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Message:
+    """One message as the broker delivered it; `delivery` is the broker adapter's own handle for the ack.
+
+    A message above the adapter's size limit arrives with `payload` empty and its true size and SHA-256
+    in `oversize`, so that it costs no memory and can still be answered.
+    """
+
+    topic: str
+    payload: bytes
+    received_at: float
+    qos: int = 0
+    retain: bool = False
+    duplicate: bool = False
+    properties: MessageProperties = field(default_factory=MessageProperties)
+    delivery: object = None
+    oversize: Oversize | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One message to publish."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+    content_type: str | None = None
+    correlation_data: bytes | None = None
+    user_properties: tuple[tuple[str, str], ...] = ()
+
+
+# --- the way of a snapshot ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a snapshot comes from: the named parts of its topic, the rest from the configuration."""
+
+    business_unit: str
+    facility: str
+    gateway_id: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Origin:
+    """Which message this is about: enough to answer it, even when nothing in it can be read."""
+
+    result_id: str
+    device_id: str
+    timestamp: Timestamp
+    topic: str
+    payload_bytes: int
+    payload_sha256: str
+    received_at: float
+    place: Place
+    ticket: Ticket
+    model_name: str | None = None
+    correlation_data: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """One picture of one camera, still encoded, with everything that its message asked for."""
+
+    origin: Origin
+    image: bytes
+    metadata: Mapping[str, Any]
+    backend_preference: str | None = None
+    priority: int = 0
+    deadline_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyTopics:
+    """Where the answers to one snapshot go."""
+
+    result: str
+    comparison: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A snapshot with the model that shall answer it, by when, and where the answer goes."""
+
+    snapshot: Snapshot
+    model: ServedModel
+    deadline_at: float
+    topics: ReplyTopics
+
+    @property
+    def camera(self) -> str:
+        """The unit of freshness and fairness in the queue."""
+        return self.snapshot.origin.device_id
+
+    @property
+    def size(self) -> int:
+        """Bytes that this job holds while it waits."""
+        return len(self.snapshot.image)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How the picture lies in the model's input: input = picture * scale + offset, per axis, in pixels."""
+
+    width: int
+    height: int
+    scale_x: float
+    scale_y: float
+    offset_x: float
+    offset_y: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A job with its picture as the one tensor that every variant reads, (1, 3, H, W) float32."""
+
+    job: Job
+    tensor: NDArray[np.float32]
+    geometry: Geometry
+    queued_ms: float
+    preprocess_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which variant answers and why; `compared` are asked for the comparison only."""
+
+    policy: str
+    reason: str
+    primary: str
+    fallback: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What one variant said: its output tensors with the batch axis of one, or its error."""
+
+    variant: str
+    infer_ms: float
+    model_version: str = ""
+    outputs: tuple[NDArray[Any], ...] = ()
+    error: SnapshotError | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answered:
+    """A job with the answer of every variant that was asked; `selection.primary` names one without error."""
+
+    job: Job
+    geometry: Geometry
+    selection: Selection
+    answers: Mapping[str, Answer]
+    queued_ms: float
+    preprocess_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One detection or class; `bbox` is (x1, y1, x2, y2) in pixels of the original picture."""
+
+    class_name: str
+    class_id: int
+    confidence: float
+    bbox: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VariantResult:
+    """What one variant sees, or why it could not say."""
+
+    variant: str
+    model_version: str
+    infer_ms: float
+    predictions: tuple[Prediction, ...] = ()
+    error: SnapshotError | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predicted:
+    """A job with the predictions of every variant that was asked."""
+
+    job: Job
+    geometry: Geometry
+    selection: Selection
+    results: Mapping[str, VariantResult]
+    queued_ms: float
+    preprocess_ms: float
+    postprocess_ms: float
+
+    @property
+    def primary(self) -> VariantResult:
+        """The result that is published as the answer."""
+        return self.results[self.selection.primary]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far two variants see the same; counts of detections, IoU and confidence in 0..1."""
+
+    matched: int
+    only_first: int
+    only_second: int
+    class_flips: int
+    mean_iou: float | None
+    max_confidence_delta: float | None
+
+    @property
+    def match(self) -> bool:
+        """True when each detection of the one has its counterpart, of the same class, in the other."""
+        return not (self.only_first or self.only_second or self.class_flips)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """Two variants on the same snapshot; `agreement` is None when one of them failed."""
+
+    first: VariantResult
+    second: VariantResult
+    agreement: Agreement | None
+
+
+# --- at Triton ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a model as Triton describes it; -1 is a free dimension, batch included."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSignature:
+    """What a loaded model takes and gives; `max_batch_size` 0 means that shapes have no batch axis."""
+
+    name: str
+    version: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InferRequest:
+    """One question to one model; `version` empty means the highest that is ready."""
+
+    model: str
+    inputs: Mapping[str, NDArray[Any]]
+    outputs: tuple[str, ...]
+    timeout_s: float
+    version: str = ""
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InferResponse:
+    """The answer: arrays by output name, in the shapes that the model gave."""
+
+    outputs: Mapping[str, NDArray[Any]]
+    model_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatistics:
+    """Totals since the model was loaded, as Triton counts them; `memory_bytes` where it reports it."""
+
+    success_count: int
+    queue_ns: int
+    compute_ns: int
+    memory_bytes: int | None = None

@@ -1,0 +1,136 @@
+"""What serves now: an immutable catalogue, replaced as a whole; a snapshot keeps the entry it started with."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from gateway.errors import ModelUnavailable, ModelUnknown
+from gateway.models.spec import ModelSpec
+from gateway.topic_patterns import specificity
+from gateway.topics import topic_matches
+
+
+class State(enum.StrEnum):
+    """Where a variant stands with Triton."""
+
+    LOADING = "loading"
+    READY = "ready"
+    REFUSED = "refused"
+    """Triton or the check against model.yaml said no; the reason says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedVariant:
+    """One Triton model as a variant; names of tensors as the loaded model has them."""
+
+    name: str
+    triton_model: str
+    state: State = State.LOADING
+    reason: str = "not loaded yet"
+    version: str = ""
+    input_name: str = ""
+    output_names: tuple[str, ...] = ()
+    batched: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class VariantFigures:
+    """What Triton reports of a variant: means over the last seconds with traffic, in ms, and its memory."""
+
+    queue_ms: float | None = None
+    compute_ms: float | None = None
+    memory_mb: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServedModel:
+    """One logical model with its variants."""
+
+    spec: ModelSpec
+    labels: tuple[str, ...]
+    variants: Mapping[str, ServedVariant]
+    figures: Mapping[str, VariantFigures] = field(default_factory=dict)
+
+    @property
+    def ready(self) -> bool:
+        """True when at least one variant answers."""
+        return any(variant.state is State.READY for variant in self.variants.values())
+
+    def with_variant(self, variant: ServedVariant) -> ServedModel:
+        """The same model with one variant in a new state."""
+        return replace(self, variants={**self.variants, variant.name: variant})
+
+    def why_not_ready(self) -> str:
+        """The reasons of the variants that do not answer, in one line; empty when all do."""
+        return "; ".join(
+            f"{variant.name} is {variant.state.value}: {variant.reason}"
+            for variant in self.variants.values()
+            if variant.state is not State.READY
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Catalog:
+    """All logical models by name."""
+
+    models: Mapping[str, ServedModel] = field(default_factory=dict)
+
+    def named(self, name: str) -> ServedModel:
+        """The model of that name; raises ModelUnknown naming the known ones."""
+        try:
+            return self.models[name]
+        except KeyError:
+            known = ", ".join(sorted(self.models)) or "none"
+            raise ModelUnknown(f"no model '{name[:100]}' (known: {known})") from None
+
+    def for_topic(self, topic: str) -> ServedModel:
+        """The model whose input_topics fit best, else the only one; raises ModelUnknown."""
+        best: tuple[int, str] | None = None
+        for name, model in self.models.items():
+            for pattern in model.spec.mqtt.input_topics:
+                if topic_matches(pattern, topic):
+                    candidate = (specificity(pattern), name)
+                    best = candidate if best is None or candidate > best else best
+        if best is not None:
+            return self.models[best[1]]
+        if len(self.models) == 1:
+            return next(iter(self.models.values()))
+        raise ModelUnknown(
+            f"no model takes topic '{topic[:200]}'",
+            fix="Name the model in the message (model_name), or the topic in mqtt.input_topics of its model.yaml",
+        )
+
+
+class Models:
+    """The current catalogue, and a way to wait for a model in it; the loader alone replaces it."""
+
+    def __init__(self) -> None:
+        self.current = Catalog()
+        self._changed = asyncio.Event()
+
+    def put(self, model: ServedModel) -> None:
+        """Publish a new entry for one model; whoever waits looks again."""
+        self.current = Catalog({**self.current.models, model.spec.name: model})
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def serving(self, name: str, deadline_at: float) -> ServedModel:
+        """The entry of a model once a variant of it answers; raises ModelUnavailable when time runs out."""
+        while True:
+            changed = self._changed
+            model = self.current.named(name)
+            if model.ready:
+                return model
+            try:
+                async with asyncio.timeout(deadline_at - time.monotonic()):
+                    await changed.wait()
+            except TimeoutError:
+                raise ModelUnavailable(f"no variant of '{name}' serves ({model.why_not_ready()})") from None
+
+    async def changed(self) -> None:
+        """Return at the next change of the catalogue."""
+        await self._changed.wait()

@@ -1,0 +1,136 @@
+"""What a model.yaml says: the decision record's keys, and what it leaves out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from gateway.errors import ConfigError
+from gateway.schema import StrictModel, parse, read_yaml
+
+MAX_LABELS = 10_000
+
+
+class PreprocessingSpec(StrictModel):
+    """How a picture becomes the input tensor; the same for every variant."""
+
+    resize: tuple[int, int] = (224, 224)
+    """Height and width of the input in pixels."""
+    mode: Literal["letterbox", "stretch", "crop"] = "letterbox"
+    pad_value: int = Field(114, ge=0, le=255)
+    normalize: bool = True
+    """True: (value / 255 - mean) / std. False: the values 0 to 255 as they are."""
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    color: Literal["RGB", "BGR"] = "RGB"
+
+    @field_validator("resize")
+    @classmethod
+    def _sane_size(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not all(8 <= side <= 4096 for side in value):
+            raise ValueError("height and width must lie between 8 and 4096 pixels")
+        return value
+
+    @field_validator("std")
+    @classmethod
+    def _no_zero(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if not all(part > 0 for part in value):
+            raise ValueError("each value must be above 0")
+        return value
+
+
+class InferenceSpec(StrictModel):
+    """How the output tensors become predictions."""
+
+    output: Literal["yolov8", "classification"]
+    confidence_threshold: float = Field(0.5, ge=0, le=1)
+    iou_threshold: float = Field(0.5, ge=0, le=1)
+    """Boxes of one class that overlap more than this are one object (NMS)."""
+    match_iou: float = Field(0.5, ge=0, le=1)
+    """Boxes of two variants that overlap at least this much are the same object (comparison)."""
+    max_detections: int = Field(300, ge=1, le=10_000)
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    top_k: int = Field(1, ge=1, le=1000)
+    alert_classes: tuple[str, ...] = ()
+    batch_size: int = Field(1, ge=1, le=1)
+    """Pictures per request; Triton's dynamic batching joins the requests of different cameras."""
+
+
+class MqttSpec(StrictModel):
+    """Which topics the model takes and where its results go."""
+
+    input_topics: tuple[str, ...] = ()
+    output_topic_template: str | None = None
+    comparison_topic_template: str | None = None
+    error_topic_template: str | None = None
+
+
+class ModelSpec(StrictModel):
+    """One logical model: what its variants share."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    model_type: Literal["object-detection", "image-classification"]
+    backend: Literal["onnx", "torch", "dual"] | None = None
+    """Which variant answers; without it DEFAULT_BACKEND and ENABLE_DUAL_BACKEND decide."""
+    labels: str | tuple[str, ...] = "labels.txt"
+    """A file beside model.yaml with one class a line, or the classes themselves."""
+    variants: dict[str, str] = Field(default_factory=dict)
+    """Variant name to Triton model name; without it `<folder>-onnx` and `<folder>-torch`."""
+    preprocessing: PreprocessingSpec = PreprocessingSpec()
+    inference: InferenceSpec
+    mqtt: MqttSpec = MqttSpec()
+
+    @field_validator("variants")
+    @classmethod
+    def _known_variants(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if name not in ("onnx", "torch"):
+                raise ValueError(f"unknown variant '{name}'; a model has the variants 'onnx' and 'torch'")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelSpec:
+        expected = {"object-detection": "yolov8", "image-classification": "classification"}[self.model_type]
+        if self.inference.output != expected:
+            raise ValueError(
+                f"model_type '{self.model_type}' needs inference.output '{expected}', not '{self.inference.output}'"
+            )
+        return self
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """Read one model.yaml; the Triton models default to `<folder>-onnx` and `<folder>-torch`; raises ConfigError."""
+    spec = parse(ModelSpec, read_yaml(path), where=str(path))
+    if spec.variants:
+        return spec
+    folder = path.parent.name
+    return spec.model_copy(update={"variants": {"onnx": f"{folder}-onnx", "torch": f"{folder}-torch"}})
+
+
+def read_labels(spec: ModelSpec, folder: Path) -> tuple[str, ...]:
+    """The class names by class id; raises ConfigError when missing, empty or naming an unknown alert class."""
+    where = f"{folder / 'model.yaml'}: labels"
+    if isinstance(spec.labels, tuple):
+        labels = spec.labels
+    else:
+        path = folder / spec.labels
+        try:
+            with path.open(encoding="utf-8") as file:
+                text = file.read(MAX_LABELS * 100)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"the labels file cannot be read ({error})", where=where, fix="Write one class a line, in UTF-8"
+            ) from error
+        labels = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if not labels or len(labels) > MAX_LABELS:
+        raise ConfigError(f"{len(labels)} labels", where=where, fix=f"Name 1 to {MAX_LABELS} classes, one a line")
+    unknown = [name for name in spec.inference.alert_classes if name not in labels]
+    if unknown:
+        raise ConfigError(
+            f"alert_classes names '{unknown[0]}', which is no label",
+            where=str(folder / "model.yaml"),
+            fix=f"Use some of: {', '.join(labels[:20])}",
+        )
+    return labels

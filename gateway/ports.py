@@ -1,0 +1,101 @@
+"""The two ports: what the flow needs of a broker and of an inference server, and nothing more.
+
+`gateway.adapters` implements them with paho and tritonclient, `gateway.testing` in memory; the same contract
+tests (tests/contract/) hold both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from gateway.messages import (
+    InferRequest,
+    InferResponse,
+    Message,
+    ModelSignature,
+    ModelStatistics,
+    Publication,
+)
+
+
+class Broker(Protocol):
+    """One session with an MQTT broker, at least once in both directions.
+
+    Subscriptions, the last will and the credentials are given to the constructor of the implementation.
+    """
+
+    @property
+    def connected(self) -> bool:
+        """True while the session is up and every subscription has been granted."""
+        ...
+
+    async def run(self) -> None:
+        """Keep the session up, connecting again with jittered back-off, until `close`; raises only what is final."""
+        ...
+
+    def sessions(self) -> AsyncIterator[bool]:
+        """Yield the state of the session now and at each change: True up and subscribed, False lost."""
+        ...
+
+    def messages(self) -> AsyncIterator[Message]:
+        """Yield messages as they arrive, until `close`; none is acknowledged by itself."""
+        ...
+
+    def acknowledge(self, message: Message) -> None:
+        """Acknowledge a QoS 1 message; without effect if its connection is gone (the broker sends it again)."""
+        ...
+
+    async def publish(self, publication: Publication) -> None:
+        """Return when the broker has acknowledged (QoS 0: when it is sent); wait out a lost connection.
+
+        Raises PublishRefused when the broker refuses it or it exceeds the broker's maximum packet size.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Disconnect in order, so that the last will is not sent; end `run`, `messages` and `sessions`.
+
+        A publish that still waits raises BrokerUnavailable. Messages not acknowledged stay with the broker.
+        """
+        ...
+
+
+class InferenceServer(Protocol):
+    """An inference server with a model repository; all methods have a time limit of their own."""
+
+    async def is_ready(self) -> bool:
+        """True when the server can be reached and is live; never raises."""
+        ...
+
+    async def is_model_ready(self, model: str) -> bool:
+        """True when some version of the model answers; never raises."""
+        ...
+
+    async def load(self, model: str) -> None:
+        """Load or reload a model of the server's repository.
+
+        Raises BackendUnavailable when the server cannot be reached, ModelUnavailable with the server's
+        reason when it refuses the model.
+        """
+        ...
+
+    async def describe(self, model: str) -> ModelSignature:
+        """The signature of the version that serves; raises as `load` does."""
+        ...
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """Ask one model.
+
+        Raises BackendUnavailable (not reachable), ModelUnavailable (not loaded), BackendTimeout,
+        BackendRejected (the request or the model failed), BackendInvalidResponse (unreadable answer).
+        """
+        ...
+
+    async def statistics(self, model: str) -> ModelStatistics:
+        """Totals of all versions of the model since they were loaded; raises as `load` does."""
+        ...
+
+    async def close(self) -> None:
+        """Free the connection."""
+        ...

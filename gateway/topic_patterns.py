@@ -1,0 +1,81 @@
+"""Topics with named parts: `edge-ai/{business_unit}/{facility}/camera/snapshots` as filter, parser and template."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_NAME = re.compile(r"\{([a-z_]+)\}")
+_FORBIDDEN_IN_LEVEL = re.compile(r"[\x00+#/]")
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPattern:
+    """One input topic as configured, `{name}` or `+` per level, `#` at the end, `$share/group/` in front."""
+
+    text: str
+
+    @property
+    def subscription(self) -> str:
+        """The MQTT filter to subscribe."""
+        return _NAME.sub("+", self.text)
+
+    def parse(self, topic: str) -> tuple[dict[str, str], list[str]] | None:
+        """The named parts and the unnamed wildcard parts of a topic, or None when it does not match."""
+        levels, given = without_share(self.text).split("/"), topic.split("/")
+        named: dict[str, str] = {}
+        unnamed: list[str] = []
+        for index, level in enumerate(levels):
+            if level == "#":
+                unnamed += given[index:]
+                return named, unnamed
+            if index >= len(given):
+                return None
+            name = _NAME.fullmatch(level)
+            if name:
+                named[name[1]] = given[index]
+            elif level == "+":
+                unnamed.append(given[index])
+            elif level != given[index]:
+                return None
+        return (named, unnamed) if len(levels) == len(given) else None
+
+
+def without_share(text: str) -> str:
+    """The filter behind `$share/<group>/`."""
+    if text.startswith("$share/"):
+        parts = text.split("/", 2)
+        return parts[2] if len(parts) == 3 else text
+    return text
+
+
+def specificity(pattern: str) -> int:
+    """How narrow a filter is: literal levels count most, `#` least; for choosing the best of several matches."""
+    return sum(0 if level == "#" else 1 if level == "+" else 100 for level in pattern.split("/"))
+
+
+def fill(template: str, parts: Mapping[str, str]) -> str:
+    """Fill `{name}` in an output template; a value can never add a level or a wildcard to the topic."""
+    return _NAME.sub(lambda match: _FORBIDDEN_IN_LEVEL.sub("_", parts[match[1]]), template)
+
+
+def names_in(template: str) -> set[str]:
+    """The named parts which a template needs."""
+    return set(_NAME.findall(template))
+
+
+def problem(text: str) -> str | None:
+    """Why a text is no valid subscription, or None."""
+    levels = without_share(text).split("/")
+    if not text or "\x00" in text or len(text.encode()) > 65_535:
+        return "it is empty, too long or has a zero character"
+    if text.startswith("$share/") and (len(text.split("/", 2)) < 3 or set(text.split("/")[1]) & set("+#{")):
+        return "a shared subscription is $share/<group>/<topic>"
+    if "#" in text and (levels[-1] != "#" or any("#" in level for level in levels[:-1])):
+        return "'#' stands alone, as the last level"
+    if any("+" in level and level != "+" for level in levels):
+        return "'+' stands alone in its level"
+    if any(("{" in level or "}" in level) and not _NAME.fullmatch(level) for level in levels):
+        return "a named part is a whole level, such as {facility}"
+    return None
