@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     aio_tls_ca_file: Path | None = None
     aio_tls_cert_file: Path | None = None
     aio_tls_key_file: Path | None = None
+    aio_sat_file: Path | None = None
+    """Token of the service account for Azure IoT Operations (MQTT 5 enhanced authentication K8S-SAT)."""
     aio_mqtt_username: str | None = None
     aio_mqtt_password_file: Path | None = None
     aio_mqtt_client_id: str | None = None
@@ -181,7 +183,9 @@ def load_settings(config_file: Path | None = None) -> Settings:
     data = read_yaml(config_file) if config_file else {}
     for key in data:
         if key not in Settings.model_fields:
-            raise ConfigError(unknown_key(str(key), Settings.model_fields), where=str(config_file), fix="Correct the key")
+            raise ConfigError(
+                unknown_key(str(key), Settings.model_fields), where=str(config_file), fix="Correct the key"
+            )
     try:
         return Settings(**data)
     except ValidationError as error:

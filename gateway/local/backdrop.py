@@ -1,5 +1,6 @@
 """Draws the hall in which a scene plays (floor, markings, wall, ceiling), its light and the camera's noise."""
 
+# ruff: noqa: S311  pictures need numbers that come again, not secret ones
 import random
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -7,13 +8,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from gateway.local.sprites import CARTON, DRUMS, Color, shade
+from gateway.local.props import DRUMS
+from gateway.local.sprites import CARTON, Color, shade
 
 if TYPE_CHECKING:
     from gateway.local.scenes import View, Walkway
 
-FLOORS: tuple[Color, ...] = ((150, 152, 150), (132, 136, 140), (164, 158, 146), (118, 128, 124), (142, 148, 158), (110, 110, 112))
-WALLS: tuple[Color, ...] = ((196, 200, 202), (172, 180, 186), (206, 198, 180), (148, 162, 172), (184, 186, 178), (128, 140, 136))
+FLOORS: tuple[Color, ...] = (
+    (150, 152, 150),
+    (132, 136, 140),
+    (164, 158, 146),
+    (118, 128, 124),
+    (142, 148, 158),
+    (110, 110, 112),
+)
+WALLS: tuple[Color, ...] = (
+    (196, 200, 202),
+    (172, 180, 186),
+    (206, 198, 180),
+    (148, 162, 172),
+    (184, 186, 178),
+    (128, 140, 136),
+)
 MARKINGS: tuple[Color, ...] = ((250, 206, 40), (244, 240, 226), (250, 206, 40))
 FILLS: tuple[Color | None, ...] = (None, None, (92, 148, 104), (116, 142, 168), (176, 168, 96))
 WALL_AT = 17.0  # metres from the camera
@@ -98,7 +114,12 @@ def _wall(rng: random.Random, draw: ImageDraw.ImageDraw, view: "View", floor_lin
     x = rng.uniform(-2.0, 0.5) * scale
     while x < width:
         kind = rng.choices(("rack", "door", "window", "sign", "gap"), (4, 2, 2, 1, 2))[0]
-        span = scale * {"rack": rng.uniform(2.5, 5.0), "door": 3.0, "window": 2.4, "sign": 1.0, "gap": rng.uniform(0.5, 2.0)}[kind]
+        span = (
+            scale
+            * {"rack": rng.uniform(2.5, 5.0), "door": 3.0, "window": 2.4, "sign": 1.0, "gap": rng.uniform(0.5, 2.0)}[
+                kind
+            ]
+        )
         if kind == "rack":
             _rack(rng, draw, x, floor_line, span, scale)
         elif kind == "door":
@@ -107,10 +128,15 @@ def _wall(rng: random.Random, draw: ImageDraw.ImageDraw, view: "View", floor_lin
             y = floor_line - 3.6 * scale
             draw.rectangle((x, y, x + span * 0.9, y + 1.1 * scale), fill=(232, 240, 246))
             for i in range(1, 4):
-                draw.line(((x + span * 0.225 * i, y), (x + span * 0.225 * i, y + 1.1 * scale)), fill=(90, 96, 100), width=3)
+                draw.line(
+                    ((x + span * 0.225 * i, y), (x + span * 0.225 * i, y + 1.1 * scale)), fill=(90, 96, 100), width=3
+                )
         elif kind == "sign":
             y = floor_line - 2.2 * scale
-            draw.rectangle((x, y, x + span * 0.7, y + 0.6 * scale), fill=rng.choice(((248, 204, 30), (30, 90, 180), (36, 140, 80), (200, 40, 40))))
+            draw.rectangle(
+                (x, y, x + span * 0.7, y + 0.6 * scale),
+                fill=rng.choice(((248, 204, 30), (30, 90, 180), (36, 140, 80), (200, 40, 40))),
+            )
             draw.rectangle((x + span * 0.15, y + 0.2 * scale, x + span * 0.55, y + 0.4 * scale), fill=(245, 245, 245))
         x += span + rng.uniform(0.1, 0.8) * scale
     for i in range(rng.randint(1, 3)):  # pipes under the ceiling
@@ -120,7 +146,10 @@ def _wall(rng: random.Random, draw: ImageDraw.ImageDraw, view: "View", floor_lin
         draw.rectangle((0, y, width, y + thick), fill=tone)
     for i in range(rng.randint(2, 5)):  # lamps
         lamp = width * (i + rng.uniform(0.3, 0.7)) / 5
-        draw.rectangle((lamp, max(4.0, top - 0.5 * scale), lamp + 1.6 * scale, max(4.0, top - 0.5 * scale) + 0.12 * scale), fill=(255, 255, 246))
+        draw.rectangle(
+            (lamp, max(4.0, top - 0.5 * scale), lamp + 1.6 * scale, max(4.0, top - 0.5 * scale) + 0.12 * scale),
+            fill=(255, 255, 246),
+        )
 
 
 def _rack(rng: random.Random, draw: ImageDraw.ImageDraw, x: float, floor_line: int, span: float, scale: float) -> None:

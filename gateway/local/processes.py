@@ -112,24 +112,24 @@ class ChildProcess:
         """The last lines that the program wrote."""
         return list(self._log)[-count:]
 
-    def wait_ready(self, ready: Callable[[], bool], timeout: float) -> None:
+    def wait_ready(self, ready: Callable[[], bool], timeout: float, *, fix: str) -> None:
         """Return when `ready()` is true; raise StackError with the log's end if that does not come to pass."""
         deadline = time.monotonic() + timeout
         while not ready():
             if self._exited():
                 code = self._reap()
-                raise StackError(
-                    f"{self.name} ended at its start ({describe_exit(code)})", fix=self.log_excerpt()
-                )
+                raise StackError(f"{self.name} ended at its start ({describe_exit(code)}){self.log_excerpt()}", fix=fix)
             if time.monotonic() > deadline:
                 self.kill()
-                raise StackError(f"{self.name} was not ready within {timeout:.0f} s", fix=self.log_excerpt())
+                raise StackError(f"{self.name} was not ready within {timeout:.0f} s{self.log_excerpt()}", fix=fix)
             time.sleep(POLL_S)
 
     def log_excerpt(self, count: int = 15) -> str:
-        """The end of the log as one text to show to a person."""
+        """The end of the log as a text to append to a message."""
         lines = self.log_tail(count)
-        return "Its last lines:\n" + "\n".join(f"  {line}" for line in lines) if lines else "It wrote nothing"
+        if not lines:
+            return ", and wrote nothing"
+        return "; its last lines:\n" + "\n".join(f"  {line}" for line in lines) + "\n"
 
     def stop(self, grace: float) -> int:
         """Ask it to end (SIGTERM), kill what is left after `grace` seconds; returns the exit code."""

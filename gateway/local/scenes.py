@@ -1,10 +1,11 @@
 """Renders industrial scenes together with the truth about them.
 
-The sample models are trained and tested on these pictures and the demo camera publishes them. A scene is a floor seen by
-a camera some three metres up: everything has a place on the floor in metres, and perspective follows from that.
+The sample models are trained and tested on these pictures and the demo camera publishes them. A scene is a floor
+seen by a camera some three metres up: everything has a place on the floor in metres, perspective follows from that.
 The same seed always gives the same scene; the seed ranges below keep training, validation and test scenes apart.
 """
 
+# ruff: noqa: S311  pictures need numbers that come again, not secret ones
 import math
 import random
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
-from gateway.local import sprites
+from gateway.local import props, sprites
 from gateway.local.backdrop import draw_backdrop, light_map, sensor_noise
 
 TRAIN_SEEDS = range(100_000, 200_000)
@@ -30,6 +31,9 @@ Box = tuple[float, float, float, float]
 # An object of which less than this is seen is no part of the truth: nobody could expect it to be found.
 MIN_VISIBLE = 0.35
 MIN_VISIBLE_HEAD = 0.55
+# While a scene is planned, on bounding boxes, nothing that matters may be hidden more than this by any one thing.
+MAX_HIDDEN = 0.45
+BLOCKERS = ("pallets", "goods", "crate", "drum", "forklift")
 NEAR, FAR = 5.0, 12.2
 _MASK = 4  # occlusion is worked out on a grid of this many pixels
 
@@ -86,7 +90,12 @@ class Walkway:
             far, near = self.slope * (z_far - 8.0), self.slope * (3.4 - 8.0)
             o = self.offset
             return [(o + start + near, 3.4), (o + end + near, 3.4), (o + end + far, z_far), (o + start + far, z_far)]
-        return [(-14.0, self.offset + start), (14.0, self.offset + start), (14.0, self.offset + end), (-14.0, self.offset + end)]
+        return [
+            (-14.0, self.offset + start),
+            (14.0, self.offset + start),
+            (14.0, self.offset + end),
+            (-14.0, self.offset + end),
+        ]
 
 
 @dataclass(frozen=True)
@@ -153,7 +162,7 @@ def _coverage(front: Box, behind: Box) -> float:
     return max(0.0, width) * max(0.0, height) / area
 
 
-def _fits(item: Item, others: list[Item], view: View) -> bool:
+def _fits(item: Item, others: list[Item], view: View, walkway: Walkway) -> bool:
     """Whether the item stands free of the others and hides, or has hidden, nothing that must be recognised."""
     for other in others:
         apart = abs(item.x - other.x) / (item.half_width + other.half_width)
@@ -164,7 +173,8 @@ def _fits(item: Item, others: list[Item], view: View) -> bool:
             return False
         if _looks_worn(item, other, view) or _looks_worn(other, item, view):
             return False
-        if behind.kind in ("worker", "forklift") and _coverage(front.box(view), behind.box(view)) > 0.5:
+        matters = behind.kind in ("worker", "forklift") or behind.blocks(walkway)
+        if matters and _coverage(front.box(view), behind.box(view)) > MAX_HIDDEN:
             return False
     return True
 
@@ -197,10 +207,19 @@ def _new_item(rng: random.Random, kind: str, helmet: bool = False) -> Item:
         facing = rng.choice(("left", "right", "left", "right", "front", "back"))
         lateral = facing in ("left", "right")
         step = rng.uniform(-0.35, 0.35)
-        return Item(kind, 0.0, 0.0, 1.6 if lateral else 0.65, 2.25, seed, None, facing, (step, 0.0) if lateral else (0.0, step))
-    half_width, tall = {"drum": (0.3, 0.95), "cone": (0.24, 0.7), "ball": (0.2, 1.4), "bollard": (0.12, 1.1),
-                        "shelf": (0.95, 2.2), "jack": (0.8, 1.2)}.get(kind, (0.6, 0.9))  # fmt: skip
-    return Item(kind, 0.0, 0.0, half_width, tall, seed)
+        return Item(
+            kind, 0.0, 0.0, 1.6 if lateral else 0.65, 2.25, seed, None, facing, (step, 0.0) if lateral else (0.0, step)
+        )
+    half_width = {"drum": 0.3, "cone": 0.24, "ball": 0.2, "bollard": 0.12, "shelf": 0.95, "jack": 0.8}.get(kind, 0.6)
+    return Item(kind, 0.0, 0.0, half_width, _height(kind, seed), seed)
+
+
+def _height(kind: str, seed: int) -> float:
+    """How tall a thing of random build is, read off a tiny drawing of it."""
+    coarse = 20.0
+    sprite = props.CLUTTER[kind](random.Random(seed), coarse)
+    inner = sprite.image.getbbox()
+    return (sprite.foot[1] - inner[1]) / coarse if inner else 0.0
 
 
 @lru_cache(maxsize=16)
@@ -210,20 +229,27 @@ def _plan(seed: int, size: tuple[int, int]) -> Plan:
     focal = width * rng.uniform(0.62, 0.74)
     view = View(width, height, focal, height * rng.uniform(0.16, 0.27), rng.uniform(2.7, 3.3))
     along = rng.random() < 0.75
-    walkway = Walkway(along, rng.uniform(-2.4, 2.4) if along else rng.uniform(6.3, 8.5), rng.uniform(1.35, 1.9), rng.uniform(-0.22, 0.22))
+    walkway = Walkway(
+        along,
+        rng.uniform(-2.4, 2.4) if along else rng.uniform(6.3, 8.5),
+        rng.uniform(1.35, 1.9),
+        rng.uniform(-0.22, 0.22),
+    )
     items: list[Item] = []
     if rng.random() < 0.5:
         _block(rng, view, walkway, items)
     wishes = ["forklift"] * rng.choices((0, 1, 2), (4, 5, 2))[0]
     wishes += ["worker"] * rng.choices((0, 1, 2, 3, 4, 5, 6), (1, 3, 5, 5, 4, 3, 2))[0]
-    wishes += rng.choices(tuple(sprites.CLUTTER), k=rng.randint(3, 9))
+    wishes += rng.choices(tuple(props.CLUTTER), k=rng.randint(3, 9))
     for kind in wishes:
         item = _new_item(rng, kind, rng.random() < 0.5)
         for _ in range(14):
             x, z = _place(rng, view, 13.5 if kind not in ("worker", "forklift") else FAR)
             item = replace(item, x=x, z=z)
-            free = walkway.distance(x, z) > walkway.width / 2 + 0.15 + (item.half_width if along else 0.45) + abs(item.sway[0 if along else 1])
-            if (kind == "worker" or free) and _fits(item, items, view):
+            free = walkway.distance(x, z) > walkway.width / 2 + 0.15 + (item.half_width if along else 0.45) + abs(
+                item.sway[0 if along else 1]
+            )
+            if (kind == "worker" or free) and _fits(item, items, view, walkway):
                 items.append(item)
                 break
     return Plan(seed, view, walkway, tuple(items))
@@ -231,7 +257,7 @@ def _plan(seed: int, size: tuple[int, int]) -> Plan:
 
 def _block(rng: random.Random, view: View, walkway: Walkway, items: list[Item]) -> None:
     """Puts one to three things onto the walkway, where the camera sees them."""
-    for kind in rng.choices(("pallets", "goods", "crate", "drum", "forklift"), (3, 3, 3, 1.5, 2.5), k=rng.randint(1, 3)):
+    for kind in rng.choices(BLOCKERS, (3, 3, 3, 1.5, 2.5), k=rng.randint(1, 3)):
         item = _new_item(rng, kind)
         for _ in range(20):
             shift = rng.uniform(-0.25, 0.25) * walkway.width
@@ -242,7 +268,7 @@ def _block(rng: random.Random, view: View, walkway: Walkway, items: list[Item]) 
                 z = walkway.offset + shift
                 x = rng.uniform(-0.8, 0.8) * view.width / 2 * z / view.focal
             item = replace(item, x=x, z=z)
-            if abs(view.project(x, z)[0] - view.width / 2) < view.width * 0.46 and _fits(item, items, view):
+            if abs(view.project(x, z)[0] - view.width / 2) < view.width * 0.46 and _fits(item, items, view, walkway):
                 items.append(item)
                 break
 
@@ -257,7 +283,9 @@ def _moved(item: Item, frame: int) -> Item:
     if worker is not None:
         worker = replace(worker, phase=worker.phase + frame * 0.55)
         ahead = math.cos(angle) * (item.sway[0] or item.sway[1]) > 0
-        worker = replace(worker, view=("right" if ahead else "left") if item.sway[0] else ("back" if ahead else "front"))
+        worker = replace(
+            worker, view=("right" if ahead else "left") if item.sway[0] else ("back" if ahead else "front")
+        )
         shift *= 0.5
     return replace(item, x=item.x + item.sway[0] * shift, z=item.z + item.sway[1] * shift, worker=worker)
 
@@ -270,8 +298,8 @@ def _sprite(item: Item, scale: float) -> sprites.Sprite:
         return sprites.draw_worker(item.worker, scale)
     rng = random.Random(item.seed)
     if item.kind == "forklift":
-        return sprites.draw_forklift(rng, item.facing, scale)
-    return sprites.CLUTTER[item.kind](rng, scale)
+        return props.draw_forklift(rng, item.facing, scale)
+    return props.CLUTTER[item.kind](rng, scale)
 
 
 def _draw(plan: Plan, items: list[Item], image: Image.Image) -> tuple[SceneObject, ...]:
@@ -291,7 +319,12 @@ def _draw(plan: Plan, items: list[Item], image: Image.Image) -> tuple[SceneObjec
             continue
         small = alpha.reduce(_MASK).point(_OPAQUE)
         owners.paste(number, (left // _MASK, top // _MASK), small)
-        clipped = (max(0, left + inner[0]), max(0, top + inner[1]), min(width, left + inner[2]), min(height, top + inner[3]))
+        clipped = (
+            max(0, left + inner[0]),
+            max(0, top + inner[1]),
+            min(width, left + inner[2]),
+            min(height, top + inner[3]),
+        )
         drawn.append((item, clipped, int(np.count_nonzero(np.asarray(small)))))
     return _truth(plan, drawn, np.asarray(owners))
 
@@ -299,7 +332,9 @@ def _draw(plan: Plan, items: list[Item], image: Image.Image) -> tuple[SceneObjec
 _OPAQUE = [0] * 96 + [255] * 160
 
 
-def _truth(plan: Plan, drawn: list[tuple[Item, Box, int]], owners: "np.ndarray[tuple[int, int], np.dtype[np.uint8]]") -> tuple[SceneObject, ...]:
+def _truth(
+    plan: Plan, drawn: list[tuple[Item, Box, int]], owners: "np.ndarray[tuple[int, int], np.dtype[np.uint8]]"
+) -> tuple[SceneObject, ...]:
     objects: list[SceneObject] = []
     for number, (item, full, area) in enumerate(drawn, start=1):
         if item.kind not in ("worker", "forklift") or area == 0:
@@ -319,7 +354,9 @@ def _truth(plan: Plan, drawn: list[tuple[Item, Box, int]], owners: "np.ndarray[t
     return tuple(objects)
 
 
-def _head_visible(item: Item, view: View, owners: "np.ndarray[tuple[int, int], np.dtype[np.uint8]]", number: int) -> float:
+def _head_visible(
+    item: Item, view: View, owners: "np.ndarray[tuple[int, int], np.dtype[np.uint8]]", number: int
+) -> float:
     x1, y1, x2, y2 = (v / _MASK for v in item.head(view))
     inner = (x1 + (x2 - x1) * 0.2, x2 - (x2 - x1) * 0.2)
     if inner[0] < 0 or inner[1] > owners.shape[1] or y1 < 0:

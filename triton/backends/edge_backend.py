@@ -257,6 +257,9 @@ class Watch:
         self._stop.set()
         self._thread.join()
         self._report(0)
+        # Deleted here and in this order: Triton drops the series, and the family may not go first.
+        self._gauge = None
+        self._family = None
 
 
 def resident_memory():

@@ -10,6 +10,7 @@ import random
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import recipe
@@ -17,7 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import gateway.local
-from gateway.local.scenes import DETECTOR_CLASSES, TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, WALKWAY_CLASSES, Scene, render_scene
+from gateway.local.scenes import (
+    DETECTOR_CLASSES,
+    TEST_SEEDS,
+    TRAIN_SEEDS,
+    VALIDATION_SEEDS,
+    WALKWAY_CLASSES,
+    Scene,
+    render_scene,
+)
 
 SPLITS = {"train": TRAIN_SEEDS, "validation": VALIDATION_SEEDS, "test": TEST_SEEDS}
 MAX_OBJECTS = 12
@@ -25,7 +34,7 @@ MAX_OBJECTS = 12
 
 @dataclass(frozen=True)
 class Split:
-    """All scenes of one split. `boxes` holds class, x1, y1, x2, y2 per object in pixels of `frames`; class -1 is empty."""
+    """All scenes of one split. `boxes` holds class, x1, y1, x2, y2 per object in pixels of `frames`; class -1: none."""
 
     frames: NDArray[np.uint8]  # scene, content height, content width, RGB: the detector's picture without its padding
     boxes: NDArray[np.float32]  # scene, MAX_OBJECTS, 5
@@ -94,11 +103,14 @@ def load(split: str, count: int, workers: int) -> Split:
 
 
 def _digest() -> str:
-    sources = [Path(__file__), *(Path(p) / f"{n}.py" for p in gateway.local.__path__ for n in ("scenes", "sprites", "backdrop"))]
+    sources = [
+        Path(__file__),
+        *(Path(p) / f"{n}.py" for p in gateway.local.__path__ for n in ("scenes", "sprites", "props", "backdrop")),
+    ]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:10]
 
 
-def _render(split: str, count: int, workers: int) -> tuple[NDArray[np.uint8], ...]:
+def _render(split: str, count: int, workers: int) -> tuple[NDArray[Any], ...]:
     box = Letterbox.fit(*recipe.CAMERA_SIZE)
     frames = np.empty((count, box.height, box.width, 3), np.uint8)
     boxes = np.full((count, MAX_OBJECTS, 5), -1, np.float32)

@@ -1,0 +1,251 @@
+"""The Broker port over MQTT 5 or 3.1.1: a session that is kept up over many connections."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+import structlog
+
+from gateway.adapters.mqtt_connection import Connection, ConnectionEnded, Delivery, Session
+from gateway.adapters.mqtt_outbox import Outbox
+from gateway.adapters.mqtt_settings import MqttSettings
+from gateway.errors import BrokerUnavailable
+from gateway.messages import Message, Publication
+from gateway.session_states import SessionStates
+
+__all__ = ["MqttBroker", "MqttSettings"]
+
+log = structlog.get_logger(__name__)
+
+CLOSE_TIMEOUT_S = 2.0
+STEADY_AFTER_S = 10.0
+"""A session that has lasted so long was a good one: the next reconnect is quick again."""
+LOG_EVERY_S = 60.0
+
+
+class MqttBroker:
+    """One session with an MQTT broker; see the port for what each method promises.
+
+    `events` is called with the stable name of what happened to the session: connected, lost, session_lost,
+    unreachable, connect_refused, subscribe_refused, taken_over, inbox_full.
+    """
+
+    def __init__(self, settings: MqttSettings, events: Callable[[str], None] | None = None) -> None:
+        self._settings = settings
+        self._event = events or (lambda _name: None)
+        self._states = SessionStates()
+        self._inbox = _Inbox(settings)
+        self._outbox = Outbox(settings.max_waiting_publications)
+        self._connection: Connection | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._had_session = False
+        self._closed = False
+        self._complaints = _Complaints(settings)
+
+    @property
+    def connected(self) -> bool:
+        return self._states.up
+
+    def sessions(self) -> AsyncIterator[bool]:
+        return self._states.listen()
+
+    def messages(self) -> AsyncIterator[Message]:
+        return self._inbox.read()
+
+    def acknowledge(self, message: Message) -> None:
+        if isinstance(message.delivery, Delivery):
+            message.delivery.connection.acknowledge(message.delivery)
+
+    async def publish(self, publication: Publication) -> None:
+        await self._outbox.publish(publication)
+
+    async def run(self) -> None:
+        if self._closed:
+            return
+        self._keeper = asyncio.create_task(self._keep_session(), name="mqtt session")
+        try:
+            await asyncio.wait({self._keeper})
+        finally:
+            self._keeper.cancel()
+            await asyncio.wait({self._keeper})
+        if not self._keeper.cancelled():
+            self._keeper.result()
+
+    async def close(self) -> None:
+        self._closed = True
+        self._outbox.close()
+        self._inbox.close()
+        if self._connection is not None:
+            await self._connection.close(CLOSE_TIMEOUT_S)
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait({self._keeper})
+        self._states.close()
+
+    async def _keep_session(self) -> None:
+        back_off = _BackOff()
+        while True:
+            end = await self._one_connection(back_off)
+            if self._closed:
+                return
+            self._event(end.event)
+            self._complaints.about(end)
+            if end.event == "taken_over":
+                raise BrokerUnavailable(
+                    f"Two gateways share the client id {self._settings.client_id!r}; the other one has the session now",
+                    where=end.where,
+                    fix=end.fix,
+                )
+            await asyncio.sleep(back_off.pause_s())
+
+    async def _one_connection(self, back_off: _BackOff) -> ConnectionEnded:
+        connection = Connection(self._settings, received=self._received, answered=self._outbox.answered)
+        self._connection = connection
+        try:
+            session = await connection.open()
+            opened_at = time.monotonic()
+            self._up(connection, session)
+            end = await connection.until_ended()
+            if time.monotonic() - opened_at >= STEADY_AFTER_S:
+                back_off.reset()
+        except ConnectionEnded as failure:
+            return failure
+        else:
+            return end
+        finally:
+            connection.abort()
+            self._outbox.lost()
+            self._states.set(False)
+
+    def _up(self, connection: Connection, session: Session) -> None:
+        if session.resumed:
+            self._inbox.forget_older_than(connection)
+        elif self._had_session:
+            self._event("session_lost")
+            log.warning(
+                "The broker has forgotten the session; messages that it held for the gateway are lost",
+                broker=self._settings.address,
+                fix="Turn persistence on at the broker, and raise AIO_MQTT_SESSION_EXPIRY above its longest absence",
+            )
+        self._had_session = True
+        self._complaints.settled()
+        log.info("Connected to the broker", broker=self._settings.address, session_resumed=session.resumed)
+        self._event("connected")
+        self._outbox.connected(connection.send, min(self._settings.publish_window, session.receive_maximum))
+        self._states.set(True)
+
+    def _received(self, message: Message) -> None:
+        if not self._inbox.put(message):
+            self._event("inbox_full")
+
+
+class _Inbox:
+    """Messages that have arrived and are not yet read, bounded in number and in bytes.
+
+    Receive Maximum bounds QoS 1, as far as the broker keeps to it, and nothing bounds QoS 0; so what does not fit is
+    dropped. The broker still holds a QoS 1 message that was dropped and sends it again on the next connection,
+    which is made as soon as the inbox has been read.
+    """
+
+    def __init__(self, settings: MqttSettings) -> None:
+        self._max_messages = settings.inbox_max_messages
+        self._max_bytes = settings.inbox_max_bytes
+        self._bytes = 0
+        self._messages: deque[Message] = deque()
+        self._arrived = asyncio.Event()
+        self._closed = False
+        self._owed_by: Connection | None = None
+
+    def put(self, message: Message) -> bool:
+        """False when it did not fit."""
+        full = len(self._messages) >= self._max_messages or self._bytes + len(message.payload) > self._max_bytes
+        if full and self._messages:
+            if isinstance(message.delivery, Delivery):
+                self._owed_by = message.delivery.connection
+            return False
+        self._messages.append(message)
+        self._bytes += len(message.payload)
+        self._arrived.set()
+        return True
+
+    async def read(self) -> AsyncIterator[Message]:
+        while True:
+            while not self._messages and not self._closed:
+                self._arrived.clear()
+                await self._arrived.wait()
+            if self._closed:
+                return
+            message = self._messages.popleft()
+            self._bytes -= len(message.payload)
+            yield message
+            if not self._messages and self._owed_by is not None:
+                self._owed_by.abort()
+                self._owed_by = None
+
+    def forget_older_than(self, connection: Connection) -> None:
+        """Drop QoS 1 messages of earlier connections: the broker sends them again on this one."""
+        kept = [
+            message
+            for message in self._messages
+            if not isinstance(message.delivery, Delivery) or message.delivery.connection is connection
+        ]
+        self._messages = deque(kept)
+        self._bytes = sum(len(message.payload) for message in kept)
+
+    def close(self) -> None:
+        self._closed = True
+        self._messages.clear()
+        self._arrived.set()
+
+
+class _BackOff:
+    """Exponential with full jitter; short during the first minute, in which the broker may still be starting."""
+
+    FIRST_S, SHORT_S, LONG_S, SHORT_FOR_S = 0.2, 2.0, 30.0, 60.0
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._attempts = 0
+        self._since = time.monotonic()
+
+    def pause_s(self) -> float:
+        limit = self.SHORT_S if time.monotonic() - self._since < self.SHORT_FOR_S else self.LONG_S
+        ceiling = min(limit, self.FIRST_S * 2 ** min(self._attempts, 16))
+        self._attempts += 1
+        return random.uniform(0.02, ceiling)  # noqa: S311 - spreads reconnects, no secret
+
+
+class _Complaints:
+    """Says once why there is no session, then again when the reason changes or a minute has passed."""
+
+    def __init__(self, settings: MqttSettings) -> None:
+        self._settings = settings
+        self._said: tuple[str, str] | None = None
+        self._said_at = 0.0
+
+    def about(self, end: ConnectionEnded) -> None:
+        now, saying = time.monotonic(), (end.event, end.message)
+        if saying == self._said and now - self._said_at < LOG_EVERY_S:
+            return
+        self._said, self._said_at = saying, now
+        if end.event == "unreachable":
+            log.warning(
+                "Waiting for the broker",
+                host=self._settings.host,
+                port=self._settings.port,
+                reason=end.message,
+                fix=end.fix,
+            )
+        elif end.event == "lost":
+            log.warning("Lost the session with the broker", broker=end.where, reason=end.message)
+        else:
+            log.error("No session with the broker", broker=end.where, reason=end.message, fix=end.fix)
+
+    def settled(self) -> None:
+        self._said = None

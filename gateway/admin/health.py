@@ -1,0 +1,57 @@
+"""Honest health: ready means that the broker session is up and subscribed, and every model serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.metrics import Metrics
+from gateway.models.catalog import Models
+from gateway.models.loader import Loader
+from gateway.ports import Broker
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The answer of /ready: why not, and what is degraded without making it unready."""
+
+    ready: bool
+    reasons: tuple[str, ...]
+    degraded: tuple[str, ...]
+
+
+class Health:
+    """Puts together what the parts of a running gateway say of themselves."""
+
+    def __init__(
+        self, broker: Broker, loader: Loader, models: Models, metrics: Metrics, refused: tuple[str, ...]
+    ) -> None:
+        self._broker = broker
+        self._loader = loader
+        self._models = models
+        self._metrics = metrics
+        self._refused = refused
+        self.started = False
+        self.stopping = False
+
+    def report(self) -> Report:
+        """How things stand now; also brings the gauges up to date."""
+        reasons = ["the gateway is shutting down"] if self.stopping else []
+        degraded = []
+        if not self._broker.connected:
+            reasons.append("the broker session is not up")
+        if not self._loader.triton_ready:
+            reasons.append("Triton cannot be reached")
+        models = self._models.current.models
+        if not models:
+            reasons.append("no model.yaml in the model repository")
+        for name, model in models.items():
+            if not model.ready:
+                reasons.append(f"model '{name}' does not serve: {model.why_not_ready()}")
+            elif missing := model.why_not_ready():
+                degraded.append(f"model '{name}': {missing}")
+        reasons += self._refused
+        ready = not reasons
+        self.started = self.started or ready
+        self._metrics.ready.set(ready)
+        self._metrics.broker_connected.set(self._broker.connected)
+        return Report(ready, tuple(reasons), tuple(degraded))

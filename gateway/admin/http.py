@@ -1,0 +1,78 @@
+"""HTTP: probes and metrics, also under the Kubernetes-style names."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from gateway.admin.health import Health
+from gateway.errors import ConfigError
+from gateway.metrics import Metrics
+
+
+class HttpServer:
+    """Serves /live, /ready, /startup and /metrics; starts first and stops last."""
+
+    def __init__(self, host: str, port: int, health: Health, metrics: Metrics) -> None:
+        self._host = host
+        self._port = port
+        self._health = health
+        self._metrics = metrics
+        app = web.Application(client_max_size=1 << 20)
+        app.add_routes(
+            [
+                web.get("/live", self._live),
+                web.get("/healthz", self._live),
+                web.get("/ready", self._ready),
+                web.get("/readyz", self._ready),
+                web.get("/startup", self._startup),
+                web.get("/metrics", self._metrics_page),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+
+    async def start(self) -> int:
+        """Listen; returns the port, which the system chose when it was given as 0. Raises ConfigError."""
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._host, self._port).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise ConfigError(
+                f"cannot listen on {self._host}:{self._port}: {error.strerror}",
+                where="HTTP_HOST and HTTP_PORT",
+                fix="Choose a free port with HTTP_PORT, or 0 for any",
+            ) from error
+        port: int = self._runner.addresses[0][1]
+        return port
+
+    async def stop(self) -> None:
+        """Finish the requests under way and stop listening."""
+        await self._runner.cleanup()
+
+    async def _live(self, _request: web.Request) -> web.Response:
+        return _json({"status": "live"}, 200)
+
+    async def _ready(self, _request: web.Request) -> web.Response:
+        report = self._health.report()
+        body = {
+            "status": "ready" if report.ready else "not_ready",
+            "reasons": report.reasons,
+            "degraded": report.degraded,
+        }
+        return _json(body, 200 if report.ready else 503)
+
+    async def _startup(self, _request: web.Request) -> web.Response:
+        report = self._health.report()
+        body = {"status": "started" if self._health.started else "starting", "reasons": report.reasons}
+        return _json(body, 200 if self._health.started else 503)
+
+    async def _metrics_page(self, _request: web.Request) -> web.Response:
+        self._health.report()
+        text = generate_latest(self._metrics.registry)
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _json(body: object, status: int) -> web.Response:
+    return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")

@@ -1,0 +1,183 @@
+"""Composition: what is started in which order, and how it stops.
+
+Stop mirrors start: not ready -> stop reading, stay connected -> finish within the drain timeout -> leave the rest
+unacknowledged -> disconnect -> HTTP last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from gateway import __version__
+from gateway.admin.health import Health
+from gateway.admin.http import HttpServer
+from gateway.admin.status import StatusPublisher, status_publication
+from gateway.config import Settings
+from gateway.errors import BrokerError, GatewayError
+from gateway.flow.pipeline import Pipeline
+from gateway.metrics import Metrics
+from gateway.models.catalog import Models
+from gateway.models.loader import Loader
+from gateway.models.repository import LogicalModel, read_model, read_repository
+from gateway.ports import Broker, InferenceServer
+
+log = structlog.get_logger(__name__)
+
+POLL_S = 0.02
+REFUSAL_WORKERS = 4
+CLOSE_LIMIT_S = 3.0
+
+
+class Gateway:
+    """One gateway between a broker and a Triton."""
+
+    def __init__(self, settings: Settings, broker: Broker, server: InferenceServer, metrics: Metrics) -> None:
+        logical, refused = read_models(settings)
+        self._settings = settings
+        self._broker = broker
+        self._server = server
+        self._metrics = metrics
+        self._models = Models()
+        self._loader = Loader(server, self._models, logical, metrics)
+        self.health = Health(broker, self._loader, self._models, metrics, refused)
+        self._status = StatusPublisher(settings, broker, self.health, self._models, metrics)
+        self._pipeline = Pipeline(settings, broker, server, self._models, metrics)
+        self._http = HttpServer(settings.http_host, settings.http_port, self.health, metrics)
+        self._stop = asyncio.Event()
+        self._failed = False
+        self.http_port = 0
+        metrics.build_info.labels(__version__).set(1)
+
+    def stop(self) -> None:
+        """Ask for an orderly stop; `run` returns when it is done."""
+        self._stop.set()
+
+    async def run(self) -> int:
+        """Serve until `stop`; returns the exit code: 0, or 1 after an unexpected error."""
+        self.http_port = await self._http.start()
+        log.info(
+            "Gateway starts",
+            version=__version__,
+            broker=f"{self._settings.aio_broker_hostname}:{self._settings.aio_broker_tcp_port}",
+            triton=self._settings.triton_grpc_url,
+            http_port=self.http_port,
+            models=sorted(self._models.current.models),
+            topics=self._settings.mqtt_input_topics,
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._watch(work, name), name=name) for name, work in self._work().items()]
+                ready = group.create_task(self._say_ready(), name="say ready")
+                await self._stop.wait()
+                ready.cancel()
+                await self._drain(tasks)
+        finally:
+            await self._server.close()
+            await self._http.stop()
+        log.info("Gateway stopped", failed=self._failed)
+        return 1 if self._failed else 0
+
+    def _work(self) -> dict[str, Coroutine[Any, Any, None]]:
+        work = {
+            "broker": self._broker.run(),
+            "models": self._loader.run(),
+            "status": self._status.run(),
+            "intake": self._pipeline.intake(),
+        }
+        for index in range(REFUSAL_WORKERS):
+            work[f"refusals-{index}"] = self._pipeline.answer_refusals()
+        for index in range(self._settings.max_in_flight):
+            work[f"worker-{index}"] = self._pipeline.work()
+        return work
+
+    async def _watch(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run one task; one that dies stops the gateway in order rather than quietly staying away."""
+        try:
+            await work
+        except GatewayError as error:
+            log.error("Task ended", task=name, reason=str(error))
+        except Exception:
+            log.exception("Task failed", task=name)
+        else:
+            if self._stop.is_set():
+                return
+            log.error("Task ended unexpectedly", task=name)
+        self._failed = True
+        self._stop.set()
+
+    async def _say_ready(self) -> None:
+        was: bool | None = None
+        while True:
+            report = self.health.report()
+            if report.ready != was:
+                if report.ready:
+                    log.info("Ready", degraded=report.degraded)
+                else:
+                    log.info("Not ready", reasons=report.reasons)
+                was = report.ready
+            await asyncio.sleep(0.1)
+
+    async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Finish what was accepted, then disconnect."""
+        self.health.stopping = True
+        log.info("Stopping: finishing what was accepted", limit_s=self._settings.drain_timeout_s)
+        by_name = {task.get_name(): task for task in tasks}
+        by_name["intake"].cancel()
+        deadline = time.monotonic() + self._settings.drain_timeout_s
+        while not self._pipeline.idle and time.monotonic() < deadline and not by_name["broker"].done():
+            await asyncio.sleep(POLL_S)
+        for name, task in by_name.items():
+            if name != "broker":
+                task.cancel()
+        await asyncio.gather(*(task for name, task in by_name.items() if name != "broker"), return_exceptions=True)
+        abandoned = self._pipeline.close()
+        if abandoned:
+            log.warning("Left to the broker, which sends them again", snapshots=abandoned)
+        await self._say_offline()
+        await self._broker.close()
+        await asyncio.wait([by_name["broker"]], timeout=CLOSE_LIMIT_S)
+        by_name["broker"].cancel()
+
+    async def _say_offline(self) -> None:
+        if not self._broker.connected:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                await self._broker.publish(status_publication(self._settings, "offline", reason="stopped"))
+        except (BrokerError, TimeoutError):
+            log.warning("The offline status could not be published")
+
+
+def read_models(settings: Settings) -> tuple[list[LogicalModel], tuple[str, ...]]:
+    """The models to serve, and the reasons why some cannot be; raises ConfigError when the place itself is wrong."""
+    if settings.model_config_path is not None:
+        return [read_model(settings.model_config_path)], ()
+    logical, errors = read_repository(settings.model_repository)
+    for error in errors:
+        log.error("A model is refused", reason=str(error))
+    return logical, tuple(str(error) for error in errors)
+
+
+def stop_on_signals(gateway: Gateway) -> None:
+    """SIGINT and SIGTERM stop in order; a second one ends at once, leaving open snapshots to the broker."""
+    loop = asyncio.get_running_loop()
+    asked = False
+
+    def handle(name: str) -> None:
+        nonlocal asked
+        if asked:
+            log.warning("Second signal: ending at once", signal=name)
+            os._exit(1)
+        asked = True
+        log.info("Signal received", signal=name)
+        gateway.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, handle, number.name)

@@ -1,0 +1,250 @@
+"""The command line: `edge-gateway`. Errors of the user are one line with the fix, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gateway import __version__
+from gateway.config import Settings, load_settings, suspicious_variables
+from gateway.errors import ConfigError, GatewayError
+
+if TYPE_CHECKING:
+    from gateway.adapters.mqtt import MqttBroker, MqttSettings
+
+FILE = click.Path(exists=False, path_type=Path)
+RECEIVE_MARGIN = 64
+"""Messages that the broker may send beyond those which the queue holds, so that freshness is ours to decide."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="edge-gateway")
+def cli() -> None:
+    """Camera snapshots over MQTT, answered by two variants of a model on an NVIDIA Triton server.
+
+    Settings come from the environment and from the file named by GATEWAY_CONFIG; see docs/configuration.md.
+    """
+
+
+@cli.command()
+@click.option("--config", type=FILE, help="gateway.yaml to read; the environment wins.  [default: $GATEWAY_CONFIG]")
+def serve(config: Path | None) -> None:
+    """Run the gateway between a broker and a Triton."""
+    from gateway.logs import configure_logging
+
+    settings = load_settings(config)
+    configure_logging(settings.log_level, settings.log_format)
+    _warn_of_typos(settings)
+    sys.exit(asyncio.run(_serve(settings)))
+
+
+async def _serve(settings: Settings) -> int:
+    from gateway.adapters.mqtt import MqttBroker
+    from gateway.adapters.triton import TritonServer
+    from gateway.admin.status import status_publication
+    from gateway.app import Gateway, stop_on_signals
+    from gateway.metrics import Metrics
+
+    metrics = Metrics()
+    mqtt = mqtt_settings(
+        settings,
+        client_id=settings.client_id,
+        subscriptions=tuple(pattern.subscription for pattern in settings.patterns),
+        will=status_publication(settings, "offline", reason="connection lost"),
+        session_expiry_s=settings.aio_mqtt_session_expiry,
+    )
+    broker = MqttBroker(mqtt, events=lambda name: metrics.broker_events.labels(name).inc())
+    triton = TritonServer(settings.triton_grpc_url, metrics_url=settings.triton_metrics_url)
+    gateway = Gateway(settings, broker, triton, metrics)
+    stop_on_signals(gateway)
+    return await gateway.run()
+
+
+def mqtt_settings(settings: Settings, **more: Any) -> MqttSettings:
+    """How to reach the broker; `more` says what for."""
+    from gateway.adapters.mqtt import MqttSettings
+
+    return MqttSettings(
+        host=settings.aio_broker_hostname,
+        port=settings.aio_broker_tcp_port,
+        protocol=settings.mqtt_protocol,
+        keep_alive_s=settings.aio_mqtt_keep_alive,
+        username=settings.aio_mqtt_username,
+        password_file=settings.aio_mqtt_password_file,
+        sat_file=settings.aio_sat_file,
+        tls=settings.aio_mqtt_use_tls,
+        ca_file=settings.aio_tls_ca_file,
+        cert_file=settings.aio_tls_cert_file,
+        key_file=settings.aio_tls_key_file,
+        max_payload_bytes=settings.max_payload_bytes,
+        receive_maximum=min(65_535, settings.queue_max_messages + settings.max_in_flight + RECEIVE_MARGIN),
+        **more,
+    )
+
+
+@cli.command()
+@click.argument("pictures", nargs=-1, required=True, type=FILE)
+@click.option("--topic", help="Topic to publish to.  [default: the first of MQTT_INPUT_TOPICS, filled for this place]")
+@click.option("--as", "form", type=click.Choice(["json", "raw"]), default="json", show_default=True)
+@click.option("--device", default="camera-01", show_default=True, help="device_id of the JSON form.")
+@click.option("--model", help="model_name to ask for (JSON form).")
+@click.option("--backend", help="backend_preference: onnx, torch or dual (JSON form).")
+@click.option("--repeat", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Pictures a second at most.")
+def send(
+    pictures: tuple[Path, ...],
+    topic: str | None,
+    form: str,
+    device: str,
+    model: str | None,
+    backend: str | None,
+    repeat: int,
+    rate: float | None,
+) -> None:
+    """Publish PICTURES (files or folders) as a camera would."""
+    from gateway.messages import Publication
+    from gateway.terminal.send import find_pictures, json_snapshot
+    from gateway.terminal.send import send as publish_all
+    from gateway.topic_patterns import fill
+
+    settings = load_settings()
+    target = topic or fill(settings.mqtt_input_topics[0], {"asset": device, "stream": "snapshot", **settings.place})
+    if "+" in target or "#" in target:
+        raise ConfigError(f"'{target}' has wildcards", where="--topic", fix="Name one topic with --topic")
+    if form == "raw" and (model or backend):
+        raise ConfigError("--model and --backend need the JSON form", where="send", fix="Leave --as raw out")
+    asked = {"model_name": model, "backend_preference": backend}
+    more = {name: value for name, value in asked.items() if value}
+    publications = []
+    for path in find_pictures(pictures):
+        image = _read(path)
+        payload = image if form == "raw" else json_snapshot(image, device, **more)
+        publications.append((path.name, Publication(target, payload)))
+    broker = _person(settings, "send", ())
+    sys.exit(_run(publish_all(broker, publications, repeat=repeat, rate=rate)))
+
+
+@cli.command()
+@click.option("--count", type=click.IntRange(1), help="End after so many results and errors.")
+@click.option("--json", "raw", is_flag=True, help="Print the messages themselves, one a line.")
+def watch(count: int | None, raw: bool) -> None:
+    """Show results, comparisons, errors and status as they come."""
+    from gateway.terminal.watch import watch as show_all
+    from gateway.terminal.watch import watched_topics
+
+    settings = load_settings()
+    broker = _person(settings, "watch", watched_topics(settings))
+    click.echo(f"Watching {settings.aio_broker_hostname}:{settings.aio_broker_tcp_port}; Ctrl-C ends.", err=True)
+    sys.exit(_run(show_all(broker, count=count, raw=raw)))
+
+
+_PORT = click.IntRange(1, 65535)
+_REPOSITORY = click.option(
+    "--repository",
+    type=FILE,
+    default=lambda: Path(os.environ.get("MODEL_REPOSITORY", "model_repository")),
+    help="Folder of models for Triton.  [default: $MODEL_REPOSITORY or ./model_repository]",
+)
+
+
+@cli.command()
+@_REPOSITORY
+@click.option("--mqtt-port", type=_PORT, help="[default: a free one]")
+@click.option("--grpc-port", type=_PORT, help="[default: a free one]")
+@click.option("--http-port", type=_PORT, help="[default: a free one]")
+@click.option("--metrics-port", type=_PORT, help="[default: a free one]")
+def stack(
+    repository: Path, mqtt_port: int | None, grpc_port: int | None, http_port: int | None, metrics_port: int | None
+) -> None:
+    """Run an embedded broker and Triton only, for `serve` beside them."""
+    from gateway.local.stack import run_stack
+
+    sys.exit(
+        run_stack(repository, mqtt_port=mqtt_port, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
+    )
+
+
+@cli.command()
+@_REPOSITORY
+@click.option("--grpc-port", type=_PORT, help="[default: a free one]")
+@click.option("--http-port", type=_PORT, help="[default: a free one]")
+@click.option("--metrics-port", type=_PORT, help="[default: a free one]")
+def triton(repository: Path, grpc_port: int | None, http_port: int | None, metrics_port: int | None) -> None:
+    """Run the embedded Triton alone on a repository."""
+    from gateway.local.stack import run_triton
+
+    sys.exit(run_triton(repository, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port))
+
+
+@cli.command()
+@_REPOSITORY
+@click.option("--seconds", type=click.FloatRange(0), envvar="DEMO_SECONDS", help="End after so long.  [default: never]")
+@click.option("--rate", default=4.0, show_default=True, type=click.FloatRange(0.1, 100), help="Frames a second.")
+@click.option("--output", type=FILE, default=Path("demo-output"), show_default=True, help="Folder for the pictures.")
+def demo(repository: Path, seconds: float | None, rate: float, output: Path) -> None:
+    """Run everything on this machine: broker, Triton, gateway and two cameras; results before your eyes."""
+    from gateway.local.demo import run_demo
+
+    sys.exit(run_demo(repository, seconds=seconds or None, rate=rate, output=output))
+
+
+def _person(settings: Settings, what: str, subscriptions: tuple[str, ...]) -> MqttBroker:
+    """A short session of a person, which the broker forgets at its end; only errors are logged."""
+    from gateway.adapters.mqtt import MqttBroker
+    from gateway.logs import configure_logging
+
+    configure_logging("warning" if settings.log_level != "debug" else "debug", "text")
+    client_id = f"edge-gateway-{what}-{uuid.uuid4().hex[:8]}"
+    return MqttBroker(mqtt_settings(settings, client_id=client_id, subscriptions=subscriptions, session_expiry_s=0))
+
+
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), fix="Check its permissions") from error
+
+
+def _warn_of_typos(settings: Settings) -> None:
+    import structlog
+
+    log = structlog.get_logger(__name__)
+    for warning in suspicious_variables(os.environ):
+        log.warning(warning)
+    if settings.model_config_path is None and not settings.model_repository.is_dir():
+        raise ConfigError(
+            "no such folder", where=f"MODEL_REPOSITORY={settings.model_repository}", fix="Name the folder of the models"
+        )
+
+
+def main() -> None:
+    """Entry point: errors that a person can mend end in one line and exit code 2."""
+    try:
+        cli(prog_name="edge-gateway")
+    except* GatewayError as group:
+        for error in _leaves(group):
+            click.echo(f"edge-gateway: {error}", err=True)
+        sys.exit(2)
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
+    return [
+        leaf
+        for error in group.exceptions
+        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]

@@ -1,0 +1,57 @@
+"""5: who answers. The message, then model.yaml, then the environment decide."""
+
+from __future__ import annotations
+
+from gateway.config import Settings
+from gateway.errors import ModelUnavailable
+from gateway.messages import Selection, Snapshot
+from gateway.models.catalog import ServedModel, State
+
+
+def choose(snapshot: Snapshot, model: ServedModel, settings: Settings) -> Selection:
+    """Choose the variant that answers, those that are compared, and those to fall back on.
+
+    A variant that is known not to serve is passed over, and the reason says so; raises ModelUnavailable when
+    none serves.
+    """
+    wanted, reason = _wanted(snapshot, model, settings)
+    dual = wanted == "dual"
+    primary = _primary(wanted, model, settings)
+    order = [primary, *(name for name in model.variants if name != primary)]
+    serving = [name for name in order if model.variants[name].state is State.READY]
+    if not serving:
+        raise ModelUnavailable(f"no variant of '{model.spec.name}' serves ({model.why_not_ready()})")
+    policy = "dual" if dual else "single"
+    if serving[0] != primary:
+        reason = f"{primary} does not serve: {model.variants[primary].reason}"
+        policy = policy if dual else "fallback"
+    # In dual mode a variant that does not serve is still asked for, so that the comparison says why it is missing.
+    asked = [name for name in order if name != serving[0]]
+    return Selection(
+        policy=policy,
+        reason=reason,
+        primary=serving[0],
+        fallback=() if dual else tuple(serving[1:]),
+        compared=tuple(asked) if dual else (),
+    )
+
+
+def _wanted(snapshot: Snapshot, model: ServedModel, settings: Settings) -> tuple[str, str]:
+    if snapshot.backend_preference is not None:
+        return snapshot.backend_preference, "message"
+    if len(model.variants) > 1:
+        if model.spec.backend == "dual":
+            return "dual", "model"
+        if settings.enable_dual_backend:
+            return "dual", "ENABLE_DUAL_BACKEND"
+    if model.spec.backend is not None:
+        return model.spec.backend, "model"
+    return settings.default_backend, "default"
+
+
+def _primary(wanted: str, model: ServedModel, settings: Settings) -> str:
+    """The variant whose answer is the result; in dual mode the model's own, else the default one."""
+    for name in (wanted, model.spec.backend, settings.default_backend):
+        if name in model.variants:
+            return str(name)
+    return next(iter(model.variants))

@@ -1,0 +1,113 @@
+"""Every metric of the gateway: name, help, and the remedy when it looks wrong; docs/metrics.md is made from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+
+PREFIX = "edge_gateway_"
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """One entry of the catalogue."""
+
+    name: str
+    kind: str
+    help: str
+    remedy: str
+    labels: tuple[str, ...] = ()
+
+
+CATALOGUE = (
+    Meaning("snapshots_received_total", "counter", "Snapshots that arrived from the broker.",
+            "Zero: check MQTT_INPUT_TOPICS against what the cameras publish."),
+    Meaning("snapshots_total", "counter", "Snapshots by outcome; their sum is snapshots_received_total when idle.",
+            "Growing dropped_*: too many frames for Triton. rejected or failed: see snapshot_errors_total.",
+            ("outcome",)),
+    Meaning("snapshot_errors_total", "counter", "Error messages by their stable code.",
+            "Look the code up in docs/errors.md.", ("code",)),
+    Meaning("ignored_messages_total", "counter", "Messages that are no snapshots to answer, by reason.",
+            "retained: a camera publishes with the retain flag; switch it off there.", ("reason",)),
+    Meaning("step_duration_seconds", "histogram", "Time a snapshot spends in each step of the flow.",
+            "queued high: Triton is the bottleneck. preprocess high: large pictures. publish high: a slow broker.",
+            ("step",)),
+    Meaning("snapshot_duration_seconds", "histogram", "From arrival to the acknowledged result.",
+            "Compare with step_duration_seconds to see which step takes it.", ("model",)),
+    Meaning("inference_duration_seconds", "histogram", "Time until a variant answered, as the gateway sees it.",
+            "Compare with nv_inference_compute_infer_duration_us of Triton.", ("model", "variant")),
+    Meaning("inference_errors_total", "counter", "Variants that failed on a snapshot, by code.",
+            "See Triton's log for the model.", ("model", "variant", "code")),
+    Meaning("fallbacks_total", "counter", "Snapshots answered by another variant since the chosen one failed.",
+            "See inference_errors_total of the variant that was to answer.", ("model", "variant")),
+    Meaning("comparisons_total", "counter", "Comparisons of two variants; match is true, false or unknown.",
+            "false growing: the variants disagree; look at the comparison topic.", ("model", "match")),
+    Meaning("predictions_total", "counter", "Predictions published, by class.",
+            "Zero for long: check confidence_threshold and the camera's view.", ("model", "class")),
+    Meaning("alerts_total", "counter", "Results that contain an alert class.",
+            "See the results with alert_triggered.", ("model",)),
+    Meaning("queue_messages", "gauge", "Snapshots waiting for a free place in flight.",
+            "Near QUEUE_MAX_MESSAGES: more frames arrive than Triton answers."),
+    Meaning("queue_bytes", "gauge", "Encoded bytes that wait in the queue.",
+            "Near QUEUE_MAX_BYTES: send smaller pictures or fewer."),
+    Meaning("unacknowledged_messages", "gauge", "Messages held unacknowledged until their answer is published.",
+            "Stuck above zero without traffic: the broker does not acknowledge results."),
+    Meaning("broker_connected", "gauge", "1 while the broker session is up and subscribed.",
+            "0: see the log for the broker's reason."),
+    Meaning("broker_events_total", "counter", "What happened to the broker session.",
+            "session_lost: the broker forgot the session; raise its persistence and AIO_MQTT_SESSION_EXPIRY.",
+            ("event",)),
+    Meaning("triton_ready", "gauge", "1 while Triton can be reached and is live.",
+            "0: check that Triton runs and that TRITON_GRPC_URL names it."),
+    Meaning("model_ready", "gauge", "1 while the variant of the model answers.",
+            "0: /ready gives the reason.", ("model", "variant")),
+    Meaning("ready", "gauge", "1 while /ready says so.", "0: /ready gives the reasons."),
+    Meaning("build_info", "gauge", "Always 1; the version is a label.", "No remedy is needed.", ("version",)),
+)  # fmt: skip
+
+
+class Metrics:
+    """The catalogue as live metrics in a registry of their own; one attribute per entry, named without `_total`."""
+
+    snapshots_received: Counter
+    snapshots: Counter
+    snapshot_errors: Counter
+    ignored_messages: Counter
+    step_duration_seconds: Histogram
+    snapshot_duration_seconds: Histogram
+    inference_duration_seconds: Histogram
+    inference_errors: Counter
+    fallbacks: Counter
+    comparisons: Counter
+    predictions: Counter
+    alerts: Counter
+    queue_messages: Gauge
+    queue_bytes: Gauge
+    unacknowledged_messages: Gauge
+    broker_connected: Gauge
+    broker_events: Counter
+    triton_ready: Gauge
+    model_ready: Gauge
+    ready: Gauge
+    build_info: Gauge
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        for meaning in CATALOGUE:
+            name, text = PREFIX + meaning.name, f"{meaning.help} Remedy: {meaning.remedy}"
+            attribute = meaning.name.removesuffix("_total")
+            if meaning.kind == "counter":
+                setattr(self, attribute, Counter(name, text, meaning.labels, registry=self.registry))
+            elif meaning.kind == "gauge":
+                setattr(self, attribute, Gauge(name, text, meaning.labels, registry=self.registry))
+            else:
+                metric = Histogram(name, text, meaning.labels, buckets=_SECONDS, registry=self.registry)
+                setattr(self, attribute, metric)
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+
+    def value(self, name: str, **labels: str) -> float:
+        """The current value of one sample, 0 when it has not been seen; `name` without the prefix."""
+        return self.registry.get_sample_value(PREFIX + name, labels) or 0.0

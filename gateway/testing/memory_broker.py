@@ -1,0 +1,301 @@
+"""A broker in memory under the same port and contract tests as the real one: what it grants, Mosquitto grants too."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+
+from gateway.errors import BrokerUnavailable, PublishRefused
+from gateway.messages import Message, MessageProperties, Oversize, Publication
+from gateway.session_states import SessionStates
+from gateway.topics import topic_matches
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    properties: MessageProperties
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    """What the broker keeps for a client id, whether it is connected or not."""
+
+    subscriptions: list[str] = field(default_factory=list)
+    unacknowledged: dict[int, _Stored] = field(default_factory=dict)
+    delivered: set[int] = field(default_factory=set)
+    client: MemoryBrokerClient | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Delivery:
+    connection: object
+    number: int
+
+
+class MemoryBroker:
+    """Persistent sessions, QoS 0 and 1, retained messages, shared subscriptions, last wills and outages."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, _Session] = {}
+        self._retained: dict[str, _Stored] = {}
+        self._denied: list[str] = []
+        self._numbers = itertools.count(1)
+        self._turns: dict[str, int] = {}
+        self._clients: list[MemoryBrokerClient] = []
+        self.running = True
+
+    def client(
+        self,
+        client_id: str,
+        subscriptions: Iterable[str] = (),
+        will: Publication | None = None,
+        *,
+        max_payload_bytes: int = 8 * 1024 * 1024,
+    ) -> MemoryBrokerClient:
+        """A client that connects as soon as its `run` does; the session lasts as long as the broker object."""
+        client = MemoryBrokerClient(self, client_id, tuple(subscriptions), will, max_payload_bytes)
+        self._clients.append(client)
+        return client
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        properties: MessageProperties | None = None,
+    ) -> None:
+        """Publish as some camera would, with any properties and without a session."""
+        self._route(_Stored(topic, payload, qos, retain, properties or MessageProperties()))
+
+    def deny(self, topic_filter: str) -> None:
+        """Refuse publications of clients on these topics from now on."""
+        self._denied.append(topic_filter)
+
+    def stop(self) -> None:
+        """Go down as after `kill -9`: every connection is lost, no will is sent, sessions stay."""
+        self.running = False
+        for client in self._clients:
+            client.lose()
+
+    def start(self) -> None:
+        self.running = True
+        for client in self._clients:
+            client.wake()
+
+    # --- what clients ask ------------------------------------------------------------------------
+
+    def connect(self, client: MemoryBrokerClient) -> None:
+        """Open or resume the client's session and send what it has not acknowledged."""
+        session = self._sessions.setdefault(client.client_id, _Session())
+        if session.client is not None:
+            session.client.take_over()
+        session.client = client
+        for number, stored in list(session.unacknowledged.items()):
+            self._deliver(session, number, stored)
+        for topic_filter in client.subscriptions:
+            if topic_filter not in session.subscriptions:
+                session.subscriptions.append(topic_filter)
+                self._send_retained(session, topic_filter)
+
+    def disconnect(self, client: MemoryBrokerClient) -> None:
+        session = self._sessions.get(client.client_id)
+        if session is not None and session.client is client:
+            session.client = None
+
+    def accept(self, publication: Publication) -> None:
+        """Take a client's publication; raises PublishRefused on a denied topic or one with a wildcard."""
+        topic = publication.topic
+        if not topic or "+" in topic or "#" in topic:
+            raise PublishRefused("Not an MQTT topic", where=topic, fix="Use a topic without wildcards")
+        if any(topic_matches(denied, topic) for denied in self._denied):
+            raise PublishRefused("The broker refused the message: Not authorized", where=topic, fix="Allow this topic")
+        properties = MessageProperties(
+            content_type=publication.content_type,
+            correlation_data=publication.correlation_data,
+            user_properties=publication.user_properties,
+        )
+        self._route(_Stored(topic, publication.payload, publication.qos, publication.retain, properties))
+
+    def acknowledged(self, client_id: str, number: int) -> None:
+        session = self._sessions[client_id]
+        session.unacknowledged.pop(number, None)
+        session.delivered.discard(number)
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _route(self, stored: _Stored) -> None:
+        if stored.retain:
+            self._retained.pop(stored.topic, None)
+            if stored.payload:
+                self._retained[stored.topic] = stored
+        live = _Stored(stored.topic, stored.payload, stored.qos, False, stored.properties)
+        groups: dict[str, list[_Session]] = {}
+        for session in self._sessions.values():
+            matching = [each for each in session.subscriptions if topic_matches(each, stored.topic)]
+            if any(not each.startswith("$share/") for each in matching):
+                self._enqueue(session, live)
+            for shared in {each for each in matching if each.startswith("$share/")}:
+                groups.setdefault(shared, []).append(session)
+        for shared, members in groups.items():
+            connected = [member for member in members if member.client is not None] or members
+            turn = self._turns[shared] = self._turns.get(shared, -1) + 1
+            self._enqueue(connected[turn % len(connected)], live)
+
+    def _send_retained(self, session: _Session, topic_filter: str) -> None:
+        if not topic_filter.startswith("$share/"):
+            for stored in [each for each in self._retained.values() if topic_matches(topic_filter, each.topic)]:
+                self._enqueue(session, stored)
+
+    def _enqueue(self, session: _Session, stored: _Stored) -> None:
+        number = next(self._numbers)
+        if stored.qos:
+            session.unacknowledged[number] = stored
+        self._deliver(session, number, stored)
+
+    def _deliver(self, session: _Session, number: int, stored: _Stored) -> None:
+        if session.client is None:
+            return
+        session.client.receive(number, stored, duplicate=number in session.delivered)
+        if stored.qos:
+            session.delivered.add(number)
+
+
+class MemoryBrokerClient:
+    """The Broker port on a MemoryBroker."""
+
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        client_id: str,
+        subscriptions: tuple[str, ...],
+        will: Publication | None,
+        max_payload_bytes: int,
+    ) -> None:
+        self.client_id = client_id
+        self.subscriptions = subscriptions
+        self._broker = broker
+        self._will = will
+        self._max_payload_bytes = max_payload_bytes
+        self._states = SessionStates()
+        self._changed = asyncio.Event()
+        self._inbox: deque[Message] = deque()
+        self._connection: object | None = None
+        self._taken_over = False
+        self._closed = False
+
+    @property
+    def connected(self) -> bool:
+        return self._states.up
+
+    async def run(self) -> None:
+        try:
+            while not self._closed:
+                if self._connection is None and self._broker.running:
+                    self._open()
+                await self._next_change()
+                if self._taken_over:
+                    raise BrokerUnavailable(
+                        f"Two gateways share the client id {self.client_id!r}",
+                        fix="Give each gateway a client id of its own",
+                    )
+        finally:
+            self.drop()
+
+    def sessions(self) -> AsyncIterator[bool]:
+        return self._states.listen()
+
+    async def messages(self) -> AsyncIterator[Message]:
+        while True:
+            while not self._inbox and not self._closed:
+                await self._next_change()
+            if self._closed:
+                return
+            yield self._inbox.popleft()
+
+    def acknowledge(self, message: Message) -> None:
+        delivery = message.delivery
+        if isinstance(delivery, _Delivery) and delivery.connection is self._connection:
+            self._broker.acknowledged(self.client_id, delivery.number)
+
+    async def publish(self, publication: Publication) -> None:
+        while self._connection is None and not self._closed:
+            await self._next_change()
+        if self._closed:
+            raise BrokerUnavailable("The session with the broker has been closed", fix="Publish before close")
+        self._broker.accept(publication)
+        await asyncio.sleep(0)  # a real broker's acknowledgement does not come at once either
+
+    async def close(self) -> None:
+        self._closed = True
+        self._will = None
+        self.lose()
+        self._inbox.clear()
+        self._states.close()
+
+    def drop(self) -> None:
+        """Lose the connection as when a cable is pulled: the broker sends the last will, `run` connects again."""
+        if self._connection is None:
+            return
+        self.lose()
+        if self._will is not None:
+            with contextlib.suppress(PublishRefused):
+                self._broker.accept(self._will)
+
+    # --- what the broker does --------------------------------------------------------------------
+
+    def receive(self, number: int, stored: _Stored, *, duplicate: bool) -> None:
+        too_large = len(stored.payload) > self._max_payload_bytes
+        oversize = Oversize(len(stored.payload), hashlib.sha256(stored.payload).hexdigest()) if too_large else None
+        message = Message(
+            topic=stored.topic,
+            payload=b"" if too_large else stored.payload,
+            received_at=time.monotonic(),
+            qos=stored.qos,
+            retain=stored.retain,
+            duplicate=duplicate,
+            properties=stored.properties,
+            delivery=_Delivery(self._connection, number) if stored.qos else None,
+            oversize=oversize,
+        )
+        self._inbox.append(message)
+        self.wake()
+
+    def lose(self) -> None:
+        """The connection is gone, without a will."""
+        self._connection = None
+        self._broker.disconnect(self)
+        self._states.set(False)
+        self.wake()
+
+    def take_over(self) -> None:
+        self._taken_over = True
+        self.lose()
+
+    def wake(self) -> None:
+        """Let all go on that wait for a change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._connection = object()
+        self._inbox = deque(message for message in self._inbox if message.delivery is None)  # the rest comes again
+        self._broker.connect(self)
+        self._states.set(True)
+        self.wake()
+
+    async def _next_change(self) -> None:
+        await self._changed.wait()

@@ -1,0 +1,366 @@
+"""What the flow may rely on, from the broker in memory as from a real Mosquitto on both versions of MQTT."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Literal, Protocol
+
+import pytest
+from broker_session import DEADLINE_S, Running, running, until
+from mosquitto_server import Mosquitto
+
+from gateway.adapters.mqtt import MqttBroker, MqttSettings
+from gateway.errors import BrokerUnavailable, PublishRefused
+from gateway.messages import MessageProperties, Oversize, Publication
+from gateway.ports import Broker
+from gateway.testing import MemoryBroker
+
+LIMIT = 6_000_000
+
+
+class Site(Protocol):
+    """A broker, with clients for it, that can be stopped and started."""
+
+    has_properties: bool
+    tells_of_take_over: bool
+
+    def client(
+        self, client_id: str, *subscriptions: str, will: Publication | None = None, limit: int = LIMIT
+    ) -> Broker: ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class MemorySite:
+    has_properties = True
+    tells_of_take_over = True
+
+    def __init__(self) -> None:
+        self._broker = MemoryBroker()
+
+    def client(
+        self, client_id: str, *subscriptions: str, will: Publication | None = None, limit: int = LIMIT
+    ) -> Broker:
+        return self._broker.client(client_id, subscriptions, will, max_payload_bytes=limit)
+
+    async def start(self) -> None:
+        self._broker.start()
+
+    async def stop(self) -> None:
+        self._broker.stop()
+
+
+class MosquittoSite:
+    def __init__(self, folder: Path, protocol: Literal["5", "3.1.1"]) -> None:
+        self._server = Mosquitto(folder)
+        self._protocol = protocol
+        self.has_properties = self.tells_of_take_over = protocol == "5"
+
+    def client(
+        self, client_id: str, *subscriptions: str, will: Publication | None = None, limit: int = LIMIT
+    ) -> Broker:
+        return MqttBroker(
+            MqttSettings(
+                client_id=client_id,
+                port=self._server.port,
+                protocol=self._protocol,
+                subscriptions=subscriptions,
+                will=will,
+                max_payload_bytes=limit,
+            )
+        )
+
+    async def start(self) -> None:
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop()
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("mosquitto, MQTT 5", marks=pytest.mark.mosquitto),
+        pytest.param("mosquitto, MQTT 3.1.1", marks=pytest.mark.mosquitto),
+    ]
+)
+async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
+    broker: Site
+    if request.param == "memory":
+        broker = MemorySite()
+    else:
+        broker = MosquittoSite(tmp_path, "5" if request.param.endswith("5") else "3.1.1")
+    await broker.start()
+    yield broker
+    await broker.stop()
+
+
+@pytest.fixture
+async def camera(site: Site) -> AsyncIterator[Running]:
+    async with running(site.client("camera")) as session:
+        yield session
+
+
+async def test_delivers_what_was_published(site: Site, camera: Running) -> None:
+    async with running(site.client("gateway", "in/+")) as gateway:
+        await camera.broker.publish(Publication("in/a", b"\x00\xff payload"))
+        message = await gateway.next()
+    assert (message.topic, message.payload, message.qos) == ("in/a", b"\x00\xff payload", 1)
+    assert not message.retain
+    assert not message.duplicate
+    assert message.oversize is None
+
+
+async def test_takes_all_subscriptions(site: Site, camera: Running) -> None:
+    async with running(site.client("gateway", "in/+/snapshots", "data/#", "one")) as gateway:
+        for topic in ("in/a/snapshots", "in/a/other", "data/x/y/z", "elsewhere", "one"):
+            await camera.broker.publish(Publication(topic, b""))
+        received = [message.topic for message in await gateway.take(3)]
+    assert received == ["in/a/snapshots", "data/x/y/z", "one"]
+
+
+async def test_shared_subscription_gives_each_message_to_one_member(site: Site, camera: Running) -> None:
+    async with (
+        running(site.client("one", "$share/gateways/in/#", "all")) as one,
+        running(site.client("two", "$share/gateways/in/#", "all")) as two,
+    ):
+        sent = [f"in/{number}" for number in range(10)]
+        for topic in [*sent, "all"]:
+            await camera.broker.publish(Publication(topic, b""))
+        received = []
+        for member in (one, two):
+            while (message := await member.next()).topic != "all":
+                received.append(message.topic)
+                member.broker.acknowledge(message)
+    assert sorted(received) == sent
+
+
+async def test_quality_of_service_0_arrives_and_needs_no_acknowledgement(site: Site, camera: Running) -> None:
+    async with running(site.client("gateway", "in")) as gateway:
+        await camera.broker.publish(Publication("in", b"x", qos=0))
+        message = await gateway.next()
+        gateway.broker.acknowledge(message)
+    assert message.qos == 0
+
+
+async def test_acknowledged_is_not_sent_again(site: Site, camera: Running) -> None:
+    async with running(site.client("gateway", "in")) as gateway:
+        await camera.broker.publish(Publication("in", b"done"))
+        gateway.broker.acknowledge(await gateway.next())
+    await camera.broker.publish(Publication("in", b"next"))
+    async with running(site.client("gateway", "in")) as gateway:
+        assert (await gateway.next()).payload == b"next"
+
+
+async def test_not_acknowledged_comes_again_as_duplicate_in_order(site: Site, camera: Running) -> None:
+    sent = [b"%d" % number for number in range(5)]
+    gateway = Running(site.client("gateway", "in"))
+    await gateway.connected()
+    for payload in sent:
+        await camera.broker.publish(Publication("in", payload))
+    await gateway.take(5)
+    await gateway.crash()
+    async with running(site.client("gateway", "in")) as again:
+        messages = await again.take(5)
+    assert [message.payload for message in messages] == sent
+    assert all(message.duplicate for message in messages)
+
+
+async def test_messages_wait_for_a_client_that_is_away(site: Site, camera: Running) -> None:
+    async with running(site.client("gateway", "in")):
+        pass
+    await camera.broker.publish(Publication("in", b"meanwhile"))
+    async with running(site.client("gateway", "in")) as gateway:
+        assert (await gateway.next()).payload == b"meanwhile"  # Mosquitto calls it a duplicate, which it is not
+
+
+async def test_late_acknowledgement_of_an_old_connection_is_harmless(site: Site, camera: Running) -> None:
+    async with running(site.client("gateway", "in")) as gateway:
+        await camera.broker.publish(Publication("in", b"first"))
+        old = await gateway.next()
+        await site.stop()
+        await until(lambda: not gateway.broker.connected)
+        gateway.broker.acknowledge(old)
+        await site.start()
+        again = await gateway.next()
+        assert (again.payload, again.duplicate) == (b"first", True)
+        gateway.broker.acknowledge(old)
+        gateway.broker.acknowledge(again)
+        gateway.broker.acknowledge(again)
+        await until(lambda: camera.broker.connected)
+        await camera.broker.publish(Publication("in", b"second"))
+        assert (await gateway.next()).payload == b"second"
+
+
+async def test_publish_waits_out_an_outage(site: Site, camera: Running) -> None:
+    async with running(site.client("gateway", "in")) as gateway:
+        await site.stop()
+        await until(lambda: not camera.broker.connected and not gateway.broker.connected)
+        waiting = [asyncio.create_task(camera.broker.publish(Publication("in", b"%d" % n))) for n in range(3)]
+        cancelled = asyncio.create_task(camera.broker.publish(Publication("in", b"given up")))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await site.start()
+        async with asyncio.timeout(DEADLINE_S):
+            await asyncio.gather(*waiting)
+        assert [message.payload for message in await gateway.take(3)] == [b"0", b"1", b"2"]
+        await camera.broker.publish(Publication("in", b"last"))
+        assert (await gateway.next()).payload == b"last"
+
+
+async def test_many_publications_at_once_arrive_in_order(site: Site, camera: Running) -> None:
+    sent = [b"%d" % number for number in range(500)]
+    async with running(site.client("gateway", "in")) as gateway:
+        publishing = asyncio.gather(*(camera.broker.publish(Publication("in", payload)) for payload in sent))
+        received = []
+        while len(received) < len(sent):
+            message = await gateway.next()
+            gateway.broker.acknowledge(message)
+            received.append(message.payload)
+        await publishing
+    assert received == sent
+
+
+async def test_retained_message_comes_with_the_subscription(site: Site, camera: Running) -> None:
+    await camera.broker.publish(Publication("state", b"kept", retain=True))
+    async with running(site.client("gateway", "state")) as gateway:
+        message = await gateway.next()
+        assert (message.payload, message.retain) == (b"kept", True)
+        gateway.broker.acknowledge(message)
+        await camera.broker.publish(Publication("state", b"live", retain=True))
+        message = await gateway.next()
+    assert (message.payload, message.retain) == (b"live", False)
+
+
+async def test_empty_retained_message_clears(site: Site, camera: Running) -> None:
+    await camera.broker.publish(Publication("state", b"kept", retain=True))
+    await camera.broker.publish(Publication("state", b"", retain=True))
+    async with running(site.client("gateway", "state", "end")) as gateway:
+        await camera.broker.publish(Publication("end", b""))
+        assert (await gateway.next()).topic == "end"
+
+
+async def test_last_will_is_sent_when_the_client_dies(site: Site) -> None:
+    async with running(site.client("operator", "status")) as operator:
+        gateway = Running(site.client("gateway", will=Publication("status", b"offline", retain=True)))
+        await gateway.connected()
+        await gateway.crash()
+        message = await operator.next()
+    assert (message.topic, message.payload) == ("status", b"offline")
+
+
+async def test_last_will_is_not_sent_at_close(site: Site, camera: Running) -> None:
+    async with running(site.client("operator", "status")) as operator:
+        async with running(site.client("gateway", will=Publication("status", b"offline"))):
+            pass
+        await camera.broker.publish(Publication("status", b"marker"))
+        assert (await operator.next()).payload == b"marker"
+
+
+async def test_sessions_tell_every_change(site: Site) -> None:
+    broker = site.client("gateway", "in")
+    states = broker.sessions()
+    assert await anext(states) is False
+    run = asyncio.create_task(broker.run())
+    async with asyncio.timeout(DEADLINE_S):
+        assert await anext(states) is True
+        assert broker.connected
+        await site.stop()
+        assert await anext(states) is False
+        assert not broker.connected
+        await site.start()
+        assert await anext(states) is True
+        await broker.close()
+        assert [state async for state in states] == [False]
+        await run
+        assert [state async for state in broker.sessions()] == []
+
+
+async def test_close_ends_messages_and_run(site: Site) -> None:
+    broker = site.client("gateway", "in")
+    async with running(broker) as gateway:
+        reading = asyncio.create_task(gateway.next())
+        await asyncio.sleep(0)
+    with pytest.raises(StopAsyncIteration):
+        await reading
+    assert gateway.task.result() is None  # type: ignore[func-returns-value]
+    assert not broker.connected
+
+
+async def test_publish_fails_at_close(site: Site) -> None:
+    broker = site.client("gateway")
+    waiting = asyncio.create_task(broker.publish(Publication("out", b"")))
+    await asyncio.sleep(0)
+    await broker.close()
+    with pytest.raises(BrokerUnavailable):
+        await waiting
+    with pytest.raises(BrokerUnavailable):
+        await broker.publish(Publication("out", b""))
+
+
+@pytest.mark.parametrize("topic", ["in/+", "in/#", ""])
+async def test_topic_that_cannot_be_published_is_refused(site: Site, camera: Running, topic: str) -> None:
+    with pytest.raises(PublishRefused):
+        await camera.broker.publish(Publication(topic, b""))
+    await camera.broker.publish(Publication("in", b""))
+
+
+async def test_properties_arrive_on_mqtt_5(site: Site, camera: Running) -> None:
+    publication = Publication(
+        "in",
+        b"{}",
+        content_type="application/json",
+        correlation_data=b"\x00id",
+        user_properties=(("traceparent", "00-1-2-01"), ("id", "a"), ("id", "b")),
+    )
+    async with running(site.client("gateway", "in")) as gateway:
+        await camera.broker.publish(publication)
+        properties = (await gateway.next()).properties
+    expected = MessageProperties(
+        content_type=publication.content_type,
+        correlation_data=publication.correlation_data,
+        user_properties=publication.user_properties,
+    )
+    assert properties == (expected if site.has_properties else MessageProperties())
+
+
+async def test_large_message(site: Site, camera: Running) -> None:
+    payload = hashlib.sha256(b"seed").digest() * (5_000_000 // 32)
+    async with running(site.client("gateway", "in")) as gateway:
+        await camera.broker.publish(Publication("in", payload))
+        message = await gateway.next()
+    assert message.payload == payload
+
+
+async def test_oversize_message_is_announced_and_the_next_one_served(site: Site, camera: Running) -> None:
+    payload = b"0123456789" * 30_000
+    async with running(site.client("gateway", "in", limit=100_000)) as gateway:
+        for sent in (payload, payload[:100_000], payload[:100_001], b"next"):
+            await camera.broker.publish(Publication("in", sent, content_type="image/jpeg"))
+        messages = await gateway.take(4)
+        for message in messages:
+            gateway.broker.acknowledge(message)
+    assert [message.oversize for message in messages] == [
+        Oversize(300_000, hashlib.sha256(payload).hexdigest()),
+        None,
+        Oversize(100_001, hashlib.sha256(payload[:100_001]).hexdigest()),
+        None,
+    ]
+    assert [len(message.payload) for message in messages] == [0, 100_000, 0, 4]
+    assert {message.properties.content_type for message in messages} == {"image/jpeg" if site.has_properties else None}
+
+
+async def test_two_gateways_with_one_client_id(site: Site) -> None:
+    if not site.tells_of_take_over:
+        pytest.skip("MQTT 3.1.1 cannot say why it closes a connection")
+    first = Running(site.client("gateway"))
+    await first.connected()
+    async with running(site.client("gateway")):
+        async with asyncio.timeout(DEADLINE_S):
+            with pytest.raises(BrokerUnavailable, match="client id 'gateway'"):
+                await first.task

@@ -1,0 +1,158 @@
+"""Every payload becomes a snapshot or an error with its code and fix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pybase64
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.config import DEFAULT_INPUT_TOPICS
+from gateway.errors import SnapshotError
+from gateway.flow.acks import Ticket
+from gateway.flow.ingest import identify, open_message, take_snapshot
+from gateway.messages import Message, MessageProperties, Origin, Oversize, Snapshot
+from gateway.topic_patterns import TopicPattern
+from tests.flow.builders import PLACE, SNAPSHOT_TOPIC, jpeg, message, png, snapshot_json, user_properties
+
+PATTERNS = tuple(TopicPattern(text) for text in (*DEFAULT_INPUT_TOPICS, "factory/+/jpg"))
+LIMIT = 1 << 20
+IMAGE = jpeg()
+
+
+def origin_of(item: Message) -> Origin:
+    return identify(item, Ticket(item), PATTERNS, PLACE)
+
+
+def ingest(item: Message) -> Snapshot:
+    return take_snapshot(open_message(item, origin_of(item), LIMIT))
+
+
+def test_json_snapshot() -> None:
+    metadata = {"location": "line-3"}
+    snapshot = ingest(message(snapshot_json(IMAGE, timestamp=1697385600, metadata=metadata, priority=3)))
+    assert snapshot.image == IMAGE
+    assert snapshot.origin.device_id == "camera-01"
+    assert snapshot.origin.timestamp == 1697385600
+    assert snapshot.metadata == metadata
+    assert snapshot.priority == 3
+
+
+@pytest.mark.parametrize("timestamp", [1697385600, 1697385600.25, 1697385600123, "2025-10-15T12:00:00Z"])
+def test_the_timestamp_stays_as_it_came(timestamp: Any) -> None:
+    assert ingest(message(snapshot_json(IMAGE, timestamp=timestamp))).origin.timestamp == timestamp
+
+
+def test_camera_id_stands_for_device_id() -> None:
+    body = {"camera_id": "cam-9", "image_data": pybase64.b64encode_as_string(IMAGE)}
+    assert ingest(message(msgspec.json.encode(body))).origin.device_id == "cam-9"
+
+
+@pytest.mark.parametrize("image", [IMAGE, png()], ids=["jpeg", "png"])
+def test_raw_picture_takes_the_device_from_the_topic(image: bytes) -> None:
+    snapshot = ingest(message(image, topic="azure-iot-operations/data/cam7/snapshot"))
+    assert (snapshot.origin.device_id, snapshot.image) == ("cam7", image)
+
+
+@pytest.mark.parametrize(
+    ("topic", "device"),
+    [("factory/cam-3/jpg", "cam-3"), (SNAPSHOT_TOPIC, "gw"), ("somewhere/else", "somewhere/else")],
+)
+def test_the_device_of_other_topics(topic: str, device: str) -> None:
+    assert origin_of(message(IMAGE, topic=topic)).device_id == device
+
+
+def test_the_place_comes_from_the_topic_and_else_from_the_configuration() -> None:
+    place = origin_of(message(IMAGE, topic="edge-ai/bu/plant/camera/snapshots")).place
+    assert (place.business_unit, place.facility, place.gateway_id) == ("bu", "plant", "test")
+
+
+def test_a_user_property_may_name_the_device() -> None:
+    assert origin_of(message(IMAGE, properties=user_properties(device_id="cam-x"))).device_id == "cam-x"
+
+
+def test_the_same_message_has_the_same_id_and_another_one_another() -> None:
+    one, again, other = message(IMAGE), message(IMAGE, duplicate=True), message(jpeg(seed=1))
+    correlated = message(IMAGE, properties=MessageProperties(correlation_data=b"1"))
+    ids = [origin_of(item).result_id for item in (one, again, other, correlated)]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+
+
+def test_base64_with_line_breaks_and_as_data_url() -> None:
+    text = pybase64.b64encode_as_string(IMAGE)
+    lines = "\n".join(text[i : i + 76] for i in range(0, len(text), 76))
+    for data in (lines, f"data:image/jpeg;base64,{text}"):
+        assert ingest(message(msgspec.json.encode({"image_data": data}))).image == IMAGE
+
+
+BAD = {
+    "empty": (b"", "PAYLOAD_INVALID"),
+    "text": (b"hello", "PAYLOAD_INVALID"),
+    "array": (b"[1, 2]", "PAYLOAD_INVALID"),
+    "cut off": (b'{"image_data": "abc', "PAYLOAD_INVALID"),
+    "no image": (b'{"device_id": "a"}', "PAYLOAD_INVALID"),
+    "bad base64": (b'{"image_data": "@@@@"}', "PAYLOAD_INVALID"),
+    "half base64": (b'{"image_data": "/9j/4"}', "PAYLOAD_INVALID"),
+    "empty image": (b'{"image_data": ""}', "IMAGE_UNDECODABLE"),
+    "image is no picture": (b'{"image_data": "aGVsbG8="}', "IMAGE_UNDECODABLE"),
+    "gif": (b"GIF89a....", "IMAGE_UNDECODABLE"),
+    "wrong type": (snapshot_json(IMAGE, device_id=7), "PAYLOAD_INVALID"),
+    "metadata of a wrong type": (snapshot_json(IMAGE, metadata=[1]), "PAYLOAD_INVALID"),
+    "NaN": (b'{"timestamp": NaN, "image_data": ""}', "PAYLOAD_INVALID"),
+    "infinite": (b'{"timestamp": 1e999, "image_data": ""}', "PAYLOAD_INVALID"),
+    "nested": (b'{"metadata": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b', "image_data": ""}', "PAYLOAD_INVALID"),
+    "nested, unknown key": (b'{"x": ' + b"[" * 50_000 + b"]" * 50_000 + b', "image_data": ""}', "PAYLOAD_INVALID"),
+    "invalid UTF-8": (b'{"device_id": "\xff\xfe", "image_data": ""}', "PAYLOAD_INVALID"),
+    "deadline of the past": (snapshot_json(IMAGE, deadline_ms=-1), "PAYLOAD_INVALID"),
+    "endless priority": (snapshot_json(IMAGE, priority=10**9), "PAYLOAD_INVALID"),
+    "long timestamp": (snapshot_json(IMAGE, timestamp="9" * 300), "PAYLOAD_INVALID"),
+    "too large": (b"\xff\xd8\xff" + bytes(LIMIT), "PAYLOAD_TOO_LARGE"),
+}
+
+
+@pytest.mark.parametrize(("payload", "code"), BAD.values(), ids=BAD)
+def test_bad_input_is_refused_with_code_and_fix(payload: bytes, code: str) -> None:
+    with pytest.raises(SnapshotError) as caught:
+        ingest(message(payload))
+    assert caught.value.code == code
+    assert caught.value.message
+    assert caught.value.fix
+    assert len(caught.value.message) < 500
+
+
+def test_an_oversize_message_is_refused_though_its_payload_was_never_kept() -> None:
+    item = message(b"", oversize=Oversize(size=50_000_000, sha256="ab" * 32))
+    with pytest.raises(SnapshotError, match="50000000 bytes") as caught:
+        ingest(item)
+    assert caught.value.code == "PAYLOAD_TOO_LARGE"
+    assert origin_of(item).payload_bytes == 50_000_000
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.binary(max_size=400)
+    | st.builds(
+        lambda d: msgspec.json.encode(d),
+        st.dictionaries(
+            st.sampled_from(
+                ["device_id", "timestamp", "image_data", "metadata", "priority", "deadline_ms", "model_name", "x"]
+            ),
+            st.recursive(
+                st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers(-(2**53), 2**53) | st.text(),
+                lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+                max_leaves=5,
+            ),
+        ),
+    )
+)
+def test_no_payload_does_anything_but_pass_or_be_refused(payload: bytes) -> None:
+    try:
+        snapshot = ingest(message(payload))
+    except SnapshotError as error:
+        assert error.fix
+    else:
+        assert snapshot.image
