@@ -124,7 +124,7 @@ class MqttBroker:
     def _up(self, connection: Connection, session: Session) -> None:
         if session.resumed:
             self._inbox.forget_older_than(connection)
-        elif self._had_session:
+        elif self._had_session and self._settings.session_expiry_s:
             self._event("session_lost")
             log.warning(
                 "The broker has forgotten the session; messages that it held for the gateway are lost",
@@ -138,17 +138,18 @@ class MqttBroker:
         self._outbox.connected(connection.send, min(self._settings.publish_window, session.receive_maximum))
         self._states.set(True)
 
-    def _received(self, message: Message) -> None:
-        if not self._inbox.put(message):
+    def _received(self, message: Message) -> bool:
+        kept = self._inbox.put(message)
+        if not kept:
             self._event("inbox_full")
+        return kept
 
 
 class _Inbox:
     """Messages that have arrived and are not yet read, bounded in number and in bytes.
 
     Receive Maximum bounds QoS 1, as far as the broker keeps to it, and nothing bounds QoS 0; so what does not fit is
-    dropped. The broker still holds a QoS 1 message that was dropped and sends it again on the next connection,
-    which is made as soon as the inbox has been read.
+    dropped; the connection sees to it that QoS 1 messages come again.
     """
 
     def __init__(self, settings: MqttSettings) -> None:
@@ -158,14 +159,11 @@ class _Inbox:
         self._messages: deque[Message] = deque()
         self._arrived = asyncio.Event()
         self._closed = False
-        self._owed_by: Connection | None = None
 
     def put(self, message: Message) -> bool:
         """False when it did not fit."""
         full = len(self._messages) >= self._max_messages or self._bytes + len(message.payload) > self._max_bytes
         if full and self._messages:
-            if isinstance(message.delivery, Delivery):
-                self._owed_by = message.delivery.connection
             return False
         self._messages.append(message)
         self._bytes += len(message.payload)
@@ -182,9 +180,6 @@ class _Inbox:
             message = self._messages.popleft()
             self._bytes -= len(message.payload)
             yield message
-            if not self._messages and self._owed_by is not None:
-                self._owed_by.abort()
-                self._owed_by = None
 
     def forget_older_than(self, connection: Connection) -> None:
         """Drop QoS 1 messages of earlier connections: the broker sends them again on this one."""
@@ -243,7 +238,7 @@ class _Complaints:
                 fix=end.fix,
             )
         elif end.event == "lost":
-            log.warning("Lost the session with the broker", broker=end.where, reason=end.message)
+            log.warning("Lost the session with the broker", broker=end.where, reason=end.message, fix=end.fix)
         else:
             log.error("No session with the broker", broker=end.where, reason=end.message, fix=end.fix)
 

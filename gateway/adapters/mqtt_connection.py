@@ -7,8 +7,6 @@ that has no socket any more, never a newer message that happens to have the same
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -17,15 +15,14 @@ from typing import Any, TypeVar
 
 import structlog
 from paho.mqtt import client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.exception import MQTTException
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from gateway.adapters.mqtt_framing import FramedSocket, Framing
-from gateway.adapters.mqtt_packets import new_properties, packet_size, publish_properties, to_message
+from gateway.adapters.mqtt_client import FramedClient
+from gateway.adapters.mqtt_packets import packet_size, publish_properties, to_message
 from gateway.adapters.mqtt_settings import MqttSettings
 from gateway.errors import BrokerError, BrokerUnavailable, PublishRefused
 from gateway.messages import Message, Publication
@@ -33,7 +30,6 @@ from gateway.messages import Message, Publication
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-ANSWER_TIMEOUT_S = 10.0
 READS_PER_TURN = 64
 _SESSION_TAKEN_OVER = 0x8E
 _BAD_CREDENTIALS = {0x86, 0x87, 0x8C}  # user name or password, not authorised, authentication method
@@ -65,13 +61,17 @@ class Delivery:
 
 
 class Connection:
-    """Opened once, ends once; afterwards all its methods are without effect."""
+    """Opened once, ends once; afterwards all its methods are without effect.
+
+    `received` returns False for a message that it had to drop. The broker still holds it and sends it again on the
+    next connection, which is made as soon as those before it have been acknowledged.
+    """
 
     def __init__(
         self,
         settings: MqttSettings,
         *,
-        received: Callable[[Message], None],
+        received: Callable[[Message], bool],
         answered: Callable[[int, BrokerError | None], None],
     ) -> None:
         self._settings = settings
@@ -84,7 +84,8 @@ class Connection:
         self._attached = False
         self._maximum_packet_size: int | None = None
         self._unacknowledged: dict[int, Delivery] = {}
-        self._client = _Client(settings)
+        self._dropped = False
+        self._client = FramedClient(settings)
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = self._on_subscribe
         self._client.on_message = self._on_message
@@ -146,7 +147,7 @@ class Connection:
 
     async def _answer(self, answer: asyncio.Future[T], what: str) -> T:
         either: set[asyncio.Future[Any]] = {answer, self._ended}
-        await asyncio.wait(either, timeout=ANSWER_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, timeout=self._settings.answer_timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if answer.done():
             return answer.result()
         raise self._end("unreachable", f"No {what} came", fix="Check that an MQTT broker listens at this address")
@@ -156,6 +157,8 @@ class Connection:
     def send(self, publication: Publication) -> int:
         """Hand one publication to paho and return its packet identifier; raises PublishRefused."""
         try:
+            if not publication.topic or "\0" in publication.topic:
+                raise ValueError("the topic is empty or has a NUL")
             properties = publish_properties(publication) if self._settings.protocol == "5" else None
             self._check_size(publication, properties)
             info = self._client.publish(
@@ -182,6 +185,8 @@ class Connection:
         if self._unacknowledged.get(delivery.packet_id) is delivery:
             del self._unacknowledged[delivery.packet_id]
             self._client.ack(delivery.packet_id, 1)
+            if self._dropped and not self._unacknowledged:
+                self._client.disconnect()
 
     # --- the event loop --------------------------------------------------------------------------
 
@@ -261,9 +266,11 @@ class Connection:
 
     def _on_message(self, _client: paho.Client, _userdata: Any, incoming: paho.MQTTMessage) -> None:
         delivery = Delivery(self, incoming.mid) if incoming.qos == 1 else None
-        if delivery is not None:
+        kept = self._received(to_message(incoming, delivery, self._client.stream.oversize, time.monotonic()))
+        if delivery is not None and kept:
             self._unacknowledged[incoming.mid] = delivery
-        self._received(to_message(incoming, delivery, self._client.stream.oversize, time.monotonic()))
+        elif delivery is not None:
+            self._dropped = True
 
     def _on_publish(
         self, _client: paho.Client, _userdata: Any, mid: int, reason: ReasonCode, _properties: Properties | None
@@ -285,80 +292,16 @@ class Connection:
         if flags.is_disconnect_packet_from_server and reason.value == _SESSION_TAKEN_OVER:
             fix = "Give each gateway a client id of its own (AIO_MQTT_CLIENT_ID or GATEWAY_ID)"
             self._end("taken_over", f"Another client connected as {self._settings.client_id!r}", fix=fix)
+        elif self._dropped:
+            fix = "Raise inbox_max_messages or inbox_max_bytes, or lower receive_maximum"
+            self._end("lost", "Asking the broker again for messages that did not fit into the inbox", fix=fix)
         elif self._connack.done():
             by = "The broker closed the session" if flags.is_disconnect_packet_from_server else "The connection is gone"
-            self._end("lost", f"{by}: {reason}", fix="The gateway connects again by itself")
+            fix = f"If this goes on, look for another client with the id {self._settings.client_id!r}"
+            self._end("lost", f"{by}: {reason}", fix=fix)  # Mosquitto 2.0.11 does not say 0x8E, MQTT 3.1.1 cannot
         else:
             fix = "Check that an MQTT broker, with this protocol version and TLS setting, listens at this address"
             self._end("unreachable", f"The connection ended before CONNACK: {reason}", fix=fix)
-
-
-class _Client(paho.Client):
-    """paho with a framed socket, and with what it keeps to itself but an event loop needs."""
-
-    stream: FramedSocket
-
-    def __init__(self, settings: MqttSettings) -> None:
-        self._settings = settings
-        is_v5 = settings.protocol == "5"
-        super().__init__(
-            CallbackAPIVersion.VERSION2,
-            client_id=settings.client_id,
-            clean_session=None if is_v5 else False,
-            protocol=MQTTProtocolVersion.MQTTv5 if is_v5 else MQTTProtocolVersion.MQTTv311,
-            reconnect_on_failure=False,  # or paho goes down to MQTT 3.1 by itself
-            manual_ack=True,
-        )
-        self.max_inflight_messages = 0  # the outbox holds the window
-        self.connect_timeout = settings.connect_timeout_s
-
-    def dial(self) -> None:
-        """Connect the socket and queue CONNECT; blocks, and raises OSError or ValueError."""
-        settings = self._settings
-        if settings.username is not None:
-            password = settings.password_file.read_text("utf-8").rstrip("\r\n") if settings.password_file else None
-            self.username_pw_set(settings.username, password)
-        if settings.will is not None:
-            will, is_v5 = settings.will, settings.protocol == "5"
-            properties = publish_properties(will, PacketTypes.WILLMESSAGE) if is_v5 else None
-            self.will_set(will.topic, will.payload, will.qos, will.retain, properties)
-        if settings.protocol == "5":
-            properties = _connect_properties(settings)
-            self.connect(settings.host, settings.port, settings.keep_alive_s, clean_start=False, properties=properties)
-        else:
-            self.connect(settings.host, settings.port, settings.keep_alive_s)
-
-    def abort(self) -> None:
-        self._sock_close()
-
-    def _create_socket(self) -> FramedSocket:
-        settings = self._settings
-        sock = socket.create_connection((settings.host, settings.port), timeout=settings.connect_timeout_s)
-        with contextlib.ExitStack() as on_failure:
-            on_failure.callback(sock.close)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # an acknowledgement shall not wait for Nagle
-            if settings.tls:
-                sock = _tls_context(settings).wrap_socket(sock, server_hostname=settings.host)
-            on_failure.pop_all()
-        self.stream = FramedSocket(sock, Framing(settings.max_payload_bytes, properties=settings.protocol == "5"))
-        return self.stream
-
-
-def _tls_context(settings: MqttSettings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=settings.ca_file)
-    if settings.cert_file is not None:
-        context.load_cert_chain(settings.cert_file, settings.key_file)
-    return context
-
-
-def _connect_properties(settings: MqttSettings) -> Properties:
-    properties = new_properties(PacketTypes.CONNECT)
-    properties.SessionExpiryInterval = settings.session_expiry_s
-    properties.ReceiveMaximum = settings.receive_maximum
-    if settings.sat_file is not None:
-        properties.AuthenticationMethod = "K8S-SAT"
-        properties.AuthenticationData = settings.sat_file.read_bytes().strip()
-    return properties
 
 
 def _subscriptions(settings: MqttSettings) -> list[Any]:

@@ -19,7 +19,7 @@ class MqttSettings:
     port: int = 1883
     protocol: Literal["5", "3.1.1"] = "5"
     keep_alive_s: int = 30
-    session_expiry_s: int = 86_400
+    session_expiry_s: int = 86_400  # 0: the broker forgets the session at its end, for short visits
 
     username: str | None = None
     password_file: Path | None = None
@@ -35,10 +35,11 @@ class MqttSettings:
     max_payload_bytes: int = 8 * 1024 * 1024
     receive_maximum: int = 128  # unacknowledged messages that the broker may send; MQTT 5 only
     inbox_max_messages: int = 1024
-    inbox_max_bytes: int = 256 * 1024 * 1024
+    inbox_max_bytes: int = 64 * 1024 * 1024
     publish_window: int = 100  # publications in flight, or fewer where the broker's Receive Maximum says so
     max_waiting_publications: int = 10_000
     connect_timeout_s: float = 5.0
+    answer_timeout_s: float = 10.0  # for CONNACK and SUBACK, each
 
     def __post_init__(self) -> None:
         if not self.client_id:

@@ -11,14 +11,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from gateway.adapters.triton_codec import decode_response, encode_request
 from gateway.adapters.triton_errors import answer_error, model_error
 from gateway.adapters.triton_memory import ResidentMemory
-from gateway.errors import BackendInvalidResponse, BackendUnavailable, ModelUnavailable, SnapshotError
+from gateway.errors import BackendUnavailable, ModelUnavailable, SnapshotError
 from gateway.messages import InferRequest, InferResponse, ModelSignature, ModelStatistics, TensorSpec
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -47,6 +46,7 @@ class TritonServer:
         self._load_timeout_s = load_timeout_s
         self._memory = ResidentMemory(metrics_url) if metrics_url else None
         self._channel: Any = None
+        self._stub: Any = None
         self._closed = False
 
     async def is_ready(self) -> bool:
@@ -87,7 +87,8 @@ class TritonServer:
     async def infer(self, request: InferRequest) -> InferResponse:
         """Ask one model; the arrays of the answer are read-only. Raises what the port says."""
         payload = encode_request(request)
-        ask = self._connection().unary_unary(MODEL_INFER)
+        self._connect()
+        ask = self._channel.unary_unary(MODEL_INFER)  # no serialisers: triton_codec does it
         answer = await self._guarded(
             lambda: ask(payload, timeout=request.timeout_s), model=request.model, error_of=answer_error
         )
@@ -117,21 +118,22 @@ class TritonServer:
         if self._memory is not None:
             await self._memory.close()
 
-    def _connection(self) -> Any:
-        """The channel, made at the first use because it belongs to the event loop that runs then."""
+    def _connect(self) -> None:
+        """Make the channel at the first use, because it belongs to the event loop that runs then."""
         if self._closed:
             raise BackendUnavailable("the connection has been closed", where=f"Triton at {self.url}")
         if self._channel is None:
             self._channel = grpc.aio.insecure_channel(self.url, options=_channel_options(self._connect_timeout_s))
-        return self._channel
+            self._stub = GRPCInferenceServiceStub(self._channel)
 
     async def _call(self, method: str, request: Any, *, model: str, timeout_s: float | None = None) -> Any:
         """Call a method of Triton's API that is about a model's state."""
-        stub = GRPCInferenceServiceStub(self._connection())
-        timeout = timeout_s or self._call_timeout_s
-        return await self._guarded(
-            lambda: getattr(stub, method)(request, timeout=timeout), model=model, error_of=model_error
-        )
+        self._connect()
+        ask, timeout = getattr(self._stub, method), timeout_s or self._call_timeout_s
+        answer = await self._guarded(lambda: ask(request, timeout=timeout), model=model, error_of=model_error)
+        if answer is None:  # gRPC logs bytes that are no such message, and gives None
+            raise BackendUnavailable(f"what answers at {self.url} is not Triton", where=f"Triton at {self.url}")
+        return answer
 
     async def _guarded(self, start: Callable[[], Awaitable[Any]], *, model: str, error_of: ErrorOf) -> Any:
         """Await a call; every foreign exception becomes one of ours, a cancellation of the caller passes."""
@@ -149,8 +151,6 @@ class TritonServer:
             raise
         except grpc.aio.BaseError as error:
             raise BackendUnavailable(f"the connection cannot be used ({error})", where=where) from error
-        except DecodeError as error:
-            raise BackendInvalidResponse(f"the answer is not Triton's ({error})", where=where) from error
 
 
 def _tensor_specs(tensors: Any) -> tuple[TensorSpec, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
@@ -59,7 +60,8 @@ def parse_gauge(text: str) -> Mapping[str, int]:
     totals: dict[str, int] = defaultdict(int)
     for family in text_string_to_metric_families(lines):
         for sample in family.samples:
-            totals[sample.labels.get("model", "")] += int(sample.value)
+            if math.isfinite(sample.value):
+                totals[sample.labels.get("model", "")] += int(sample.value)
     return dict(totals)
 
 

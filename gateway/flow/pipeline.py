@@ -18,9 +18,11 @@ import structlog
 from gateway.config import Settings
 from gateway.errors import (
     BackendInvalidResponse,
+    BackendUnavailable,
     BrokerUnavailable,
     DeadlineExceeded,
     InternalError,
+    ModelUnavailable,
     Outcome,
     PublishRefused,
     QueueFull,
@@ -43,6 +45,8 @@ from gateway.ports import Broker, InferenceServer
 
 log = structlog.get_logger(__name__)
 
+RETRY_S = 0.25
+"""Until Triton is asked again after it could not be reached."""
 REFUSALS_WAITING = 1024
 """Error messages that may wait for the broker before intake stops reading."""
 
@@ -139,22 +143,30 @@ class Pipeline:
             await self._answer_error(origin, job.topics, self._defect(origin, error))
 
     async def _predict(self, job: Job) -> Predicted:
-        """Steps 4 to 7."""
-        model = await self._models.serving(job.model.spec.name, job.deadline_at)
-        job = replace(job, model=model)
-        prepared = await self._prepare(job)
-        selection = choose(job.snapshot, model, self._settings)
+        """Steps 4 to 7; as long as the deadline allows, Triton may be away for a moment."""
+        prepared: Prepared | None = None
+        while True:
+            model = await self._models.serving(job.model.spec.name, job.deadline_at)
+            job = replace(job, model=model)
+            prepared = replace(prepared, job=job) if prepared else await self._prepare(job)
+            try:
+                return await self._ask(prepared, choose(job.snapshot, model, self._settings))
+            except (BackendUnavailable, ModelUnavailable):
+                if time.monotonic() + RETRY_S >= job.deadline_at:
+                    raise
+                await asyncio.sleep(RETRY_S)
+
+    async def _ask(self, prepared: Prepared, selection: Selection) -> Predicted:
+        """Steps 6 and 7, once more with the next variant when the first one's answer cannot be read."""
         while True:
             with self._timed("infer"):
                 answered = await self._inference.infer(prepared, selection)
             with self._timed("postprocess"):
                 predicted = postprocess(answered)
-            selection = answered.selection
             primary = predicted.primary
             if primary.error is None:
                 return predicted
-            # The variant answered with something unreadable: it failed as much as one that did not answer.
-            selection = _without(selection, primary.error, predicted)
+            selection = _without(answered.selection, primary.error, predicted)
             if selection.primary in predicted.results:
                 return replace(predicted, selection=selection)
 

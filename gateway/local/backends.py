@@ -96,14 +96,18 @@ def _fill(folder: Path, wheel: Path, stub: Path, sources: Path) -> None:
     (python / stub.name).symlink_to(stub)
     for backend in BACKENDS:
         (folder / backend).mkdir()
-        shutil.copyfile(sources / backend / "model.py", folder / backend / "model.py")
-        shutil.copyfile(sources / SHARED_FILE, folder / backend / SHARED_FILE)
+        for path in (sources / SHARED_FILE, *_modules(sources, backend)):
+            shutil.copyfile(path, folder / backend / path.name)
 
 
 def _digest(wheel: Path, stub: Path, sources: Path) -> str:
     digest = hashlib.sha256(f"{stub}\n".encode())
     library = (wheel / "backends" / "python" / "libtriton_python.so").stat()
     digest.update(f"{library.st_size} {library.st_mtime_ns}\n".encode())
-    for path in (sources / SHARED_FILE, *(sources / backend / "model.py" for backend in BACKENDS)):
+    for path in (sources / SHARED_FILE, *(path for backend in BACKENDS for path in _modules(sources, backend))):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+def _modules(sources: Path, backend: str) -> list[Path]:
+    return sorted((sources / backend).glob("*.py"))

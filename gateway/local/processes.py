@@ -21,14 +21,15 @@ LOG_LINES = 500
 LOG_LINE_LENGTH = 2000
 POLL_S = 0.02
 
-# Asks the kernel for a signal at the parent's death, then becomes the program. A wrapper and not
+# Asks the kernel for SIGKILL (9) at the parent's death, then becomes the program. A wrapper and not
 # preexec_fn, which runs Python between fork and exec and can deadlock in a process with threads.
+# SIGKILL and not SIGTERM, which a program that hangs would survive (seen with Triton).
 _WRAPPER = """
 import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, int(sys.argv[2]))
+ctypes.CDLL(None).prctl(1, 9)
 if os.getppid() != int(sys.argv[1]):
     sys.exit("the parent has died before the start")
-os.execvp(sys.argv[3], sys.argv[3:])
+os.execvp(sys.argv[2], sys.argv[2:])
 """
 
 # The kernel sends that signal when the *thread* that forked ends. Whoever calls start() may do so from
@@ -37,9 +38,9 @@ _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="child-spawner")
 
 
 class ChildProcess:
-    """One run of a program: in a session of its own, so that Ctrl-C in the terminal does not reach it.
+    """One run of a program that dies with this process, even when this one is killed.
 
-    `death_signal` is what it gets when this process dies, even by kill -9.
+    It has a session of its own: Ctrl-C in the terminal does not reach it before its parent has drained.
     """
 
     def __init__(
@@ -48,19 +49,17 @@ class ChildProcess:
         argv: Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
-        death_signal: signal.Signals = signal.SIGKILL,
     ) -> None:
         self.name = name
         self._argv = list(argv)
         self._env = dict(env) if env is not None else None
-        self._death_signal = death_signal
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the program; returns at once, see wait_ready."""
-        wrapper = [sys.executable, "-I", "-S", "-c", _WRAPPER, str(os.getpid()), str(int(self._death_signal))]
+        wrapper = [sys.executable, "-I", "-S", "-c", _WRAPPER, str(os.getpid())]
         self._process = _spawner.submit(self._spawn, wrapper + self._argv).result()
         self._reader = threading.Thread(target=self._read_log, name=f"{self.name}-log", daemon=True)
         self._reader.start()

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import os
-import signal
 import sys
 import sysconfig
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from gateway.errors import StackError
-from gateway.local.backends import PYTHON_VERSION, build_backend_directory, find_wheel
+from gateway.local.backends import PYTHON_VERSION, build_backend_directory, cache_folder, find_wheel
 from gateway.local.debian import find_shared_library, install_package
 from gateway.local.processes import LOOPBACK, ChildProcess, free_ports, port_is_free, require_free_port
+from gateway.local.segments import SegmentOwner
 
 START_TIMEOUT_S = 60.0
 EXIT_TIMEOUT_S = 2  # Triton needs over 1 s for each stub process to end in order, and nothing is lost by force
@@ -48,7 +46,7 @@ class EmbeddedTriton:
         self._ports: dict[str, int] = {}
         self._extra_args = list(extra_args)
         self._env = dict(env or {})
-        self._shm_prefix = ""
+        self._segments: SegmentOwner | None = None
         self._process: ChildProcess | None = None
 
     @property
@@ -114,13 +112,11 @@ class EmbeddedTriton:
                 return
 
     def _start_once(self, wheel: Path, backends: Path, environment: dict[str, str]) -> None:
-        self._shm_prefix = f"edge_gateway_{uuid.uuid4().hex[:12]}_"
+        self._segments = SegmentOwner(cache_folder() / "running")
         process = ChildProcess(
             "the embedded Triton",
-            [str(wheel / "bin" / "tritonserver"), *self._arguments(backends)],
+            [str(wheel / "bin" / "tritonserver"), *self._arguments(backends, self._segments.prefix)],
             env=environment,
-            # Not SIGKILL: Triton then takes its stub processes and its shared memory with it.
-            death_signal=signal.SIGTERM,
         )
         self._process = process
         process.start()
@@ -143,7 +139,7 @@ class EmbeddedTriton:
     def _port_was_lost(self) -> bool:
         return not all(port_is_free(port) for port in self._ports.values())
 
-    def _arguments(self, backends: Path) -> list[str]:
+    def _arguments(self, backends: Path, segment_prefix: str) -> list[str]:
         return [
             f"--model-repository={self.repository}",
             f"--backend-directory={backends}",
@@ -162,8 +158,7 @@ class EmbeddedTriton:
             "--metrics-interval-ms=2000",
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             f"--backend-config=python,stub-timeout-seconds={STUB_TIMEOUT_S}",
-            # A prefix of our own, to remove the segments that a killed Triton leaves in /dev/shm.
-            f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
+            f"--backend-config=python,shm-region-prefix-name={segment_prefix}",
             *self._extra_args,
         ]
 
@@ -207,9 +202,9 @@ class EmbeddedTriton:
             self._remove_shared_memory()
 
     def _remove_shared_memory(self) -> None:
-        for segment in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
-            with contextlib.suppress(FileNotFoundError):
-                segment.unlink()
+        if self._segments is not None:
+            self._segments.release()
+            self._segments = None
 
     def __enter__(self) -> Self:
         self.start()

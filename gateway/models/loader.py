@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from gateway.errors import BackendUnavailable, ConfigError, SnapshotError
+from gateway.errors import BackendUnavailable, ConfigError, GatewayError, SnapshotError
 from gateway.messages import ModelStatistics
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models, ServedModel, ServedVariant, State, VariantFigures
@@ -96,8 +96,7 @@ class Loader:
             return  # Triton went away; the next look sees it
         except (ConfigError, SnapshotError) as error:
             watched.retry_at = time.monotonic() + RETRY_REFUSED_S
-            self._put(name, replace(variant, state=State.REFUSED, reason=error.message))
-            log.error("A model is refused", model=name, variant=variant.name, reason=str(error), fix=error.fix)
+            self._refuse(name, variant, error)
             return
         watched.statistics = None
         self._put(name, ready)
@@ -109,6 +108,11 @@ class Loader:
             version=ready.version,
             seconds=round(time.monotonic() - started, 2),
         )
+
+    def _refuse(self, name: str, variant: ServedVariant, error: GatewayError) -> None:
+        if (variant.state, variant.reason) != (State.REFUSED, error.message):  # said once, not at every try
+            log.error("A model is refused", model=name, variant=variant.name, reason=error.message, fix=error.fix)
+        self._put(name, replace(variant, state=State.REFUSED, reason=error.message))
 
     async def _measure(self, name: str, variant: ServedVariant, watched: _Watched) -> None:
         """Mean queue and compute time of the requests since the last look, and memory, as Triton counts them."""

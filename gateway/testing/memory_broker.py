@@ -117,7 +117,7 @@ class MemoryBroker:
     def accept(self, publication: Publication) -> None:
         """Take a client's publication; raises PublishRefused on a denied topic or one with a wildcard."""
         topic = publication.topic
-        if not topic or "+" in topic or "#" in topic:
+        if not topic or set(topic) & set("+#\0"):
             raise PublishRefused("Not an MQTT topic", where=topic, fix="Use a topic without wildcards")
         if any(topic_matches(denied, topic) for denied in self._denied):
             raise PublishRefused("The broker refused the message: Not authorized", where=topic, fix="Allow this topic")

@@ -1,6 +1,7 @@
 """paho must get the same packets however the network cut them, and never an oversize payload."""
 
 import hashlib
+import itertools
 import socket
 from dataclasses import dataclass
 
@@ -65,7 +66,7 @@ def packets(*, mqtt5: bool) -> st.SearchStrategy[list[Packet]]:
 
 def feed(framing: Framing, wire: bytes, cuts: list[int]) -> tuple[bytes, list[Oversize]]:
     edges = [0, *sorted(cut % (len(wire) + 1) for cut in cuts), len(wire)]
-    pieces = [piece for start, end in zip(edges, edges[1:], strict=False) for piece in framing.feed(wire[start:end])]
+    pieces = [piece for start, end in itertools.pairwise(edges) for piece in framing.feed(wire[start:end])]
     return b"".join(piece.data for piece in pieces), [piece.oversize for piece in pieces if piece.oversize]
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import pytest
-from broker_session import DEADLINE_S, Running, running, until
-from mosquitto_server import Mosquitto
 
 from gateway.adapters.mqtt import MqttBroker, MqttSettings
 from gateway.errors import BrokerUnavailable, PublishRefused
 from gateway.messages import MessageProperties, Oversize, Publication
 from gateway.ports import Broker
 from gateway.testing import MemoryBroker
+from tests.broker_session import DEADLINE_S, Running, running, until
+from tests.mosquitto_server import Mosquitto
 
 LIMIT = 6_000_000
 
@@ -25,7 +25,6 @@ class Site(Protocol):
     """A broker, with clients for it, that can be stopped and started."""
 
     has_properties: bool
-    tells_of_take_over: bool
 
     def client(
         self, client_id: str, *subscriptions: str, will: Publication | None = None, limit: int = LIMIT
@@ -38,7 +37,6 @@ class Site(Protocol):
 
 class MemorySite:
     has_properties = True
-    tells_of_take_over = True
 
     def __init__(self) -> None:
         self._broker = MemoryBroker()
@@ -59,7 +57,7 @@ class MosquittoSite:
     def __init__(self, folder: Path, protocol: Literal["5", "3.1.1"]) -> None:
         self._server = Mosquitto(folder)
         self._protocol = protocol
-        self.has_properties = self.tells_of_take_over = protocol == "5"
+        self.has_properties = protocol == "5"
 
     def client(
         self, client_id: str, *subscriptions: str, will: Publication | None = None, limit: int = LIMIT
@@ -132,7 +130,7 @@ async def test_shared_subscription_gives_each_message_to_one_member(site: Site, 
         sent = [f"in/{number}" for number in range(10)]
         for topic in [*sent, "all"]:
             await camera.broker.publish(Publication(topic, b""))
-        received = []
+        received: list[str] = []
         for member in (one, two):
             while (message := await member.next()).topic != "all":
                 received.append(message.topic)
@@ -217,7 +215,7 @@ async def test_many_publications_at_once_arrive_in_order(site: Site, camera: Run
     sent = [b"%d" % number for number in range(500)]
     async with running(site.client("gateway", "in")) as gateway:
         publishing = asyncio.gather(*(camera.broker.publish(Publication("in", payload)) for payload in sent))
-        received = []
+        received: list[bytes] = []
         while len(received) < len(sent):
             message = await gateway.next()
             gateway.broker.acknowledge(message)
@@ -269,10 +267,8 @@ async def test_sessions_tell_every_change(site: Site) -> None:
     run = asyncio.create_task(broker.run())
     async with asyncio.timeout(DEADLINE_S):
         assert await anext(states) is True
-        assert broker.connected
         await site.stop()
         assert await anext(states) is False
-        assert not broker.connected
         await site.start()
         assert await anext(states) is True
         await broker.close()
@@ -288,7 +284,7 @@ async def test_close_ends_messages_and_run(site: Site) -> None:
         await asyncio.sleep(0)
     with pytest.raises(StopAsyncIteration):
         await reading
-    assert gateway.task.result() is None  # type: ignore[func-returns-value]
+    gateway.task.result()
     assert not broker.connected
 
 
@@ -303,7 +299,7 @@ async def test_publish_fails_at_close(site: Site) -> None:
         await broker.publish(Publication("out", b""))
 
 
-@pytest.mark.parametrize("topic", ["in/+", "in/#", ""])
+@pytest.mark.parametrize("topic", ["in/+", "in/#", "", "in/\0"])
 async def test_topic_that_cannot_be_published_is_refused(site: Site, camera: Running, topic: str) -> None:
     with pytest.raises(PublishRefused):
         await camera.broker.publish(Publication(topic, b""))
@@ -353,14 +349,3 @@ async def test_oversize_message_is_announced_and_the_next_one_served(site: Site,
     ]
     assert [len(message.payload) for message in messages] == [0, 100_000, 0, 4]
     assert {message.properties.content_type for message in messages} == {"image/jpeg" if site.has_properties else None}
-
-
-async def test_two_gateways_with_one_client_id(site: Site) -> None:
-    if not site.tells_of_take_over:
-        pytest.skip("MQTT 3.1.1 cannot say why it closes a connection")
-    first = Running(site.client("gateway"))
-    await first.connected()
-    async with running(site.client("gateway")):
-        async with asyncio.timeout(DEADLINE_S):
-            with pytest.raises(BrokerUnavailable, match="client id 'gateway'"):
-                await first.task

@@ -4,10 +4,10 @@ Triton starts one stub process per model instance with the backend's own folder 
 embedded stack copies this file beside each model.py (see gateway/local/backends.py).
 """
 
-import contextlib
 import os
 import re
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ NUMPY_TYPES = {
 TRITON_TYPES = {np.dtype(kind): name for name, kind in NUMPY_TYPES.items()}
 GAUGE_NAME = "edge_backend_resident_memory_bytes"
 GAUGE_PERIOD_S = 2.0
+PARENT_CHECK_S = 0.5
 
 
 class ModelError(Exception):
@@ -134,9 +135,7 @@ def declared(config, side):
 
 def dims_allowed(dims, model_dims):
     """Whether `dims` of config.pbtxt fit a model; -1 in the model stands for any size."""
-    return len(dims) == len(model_dims) and all(
-        model in (-1, dim) for dim, model in zip(dims, model_dims, strict=True)
-    )
+    return len(dims) == len(model_dims) and all(model in (-1, dim) for dim, model in zip(dims, model_dims, strict=True))
 
 
 def warm_up_inputs(config, batch):
@@ -178,7 +177,7 @@ class Batcher:
     def _answer_group(self, group):
         try:
             return self._run_group(group)
-        except Exception as error:  # every runtime has its own; each must become the answer of its request
+        except Exception as error:  # noqa: BLE001 - runtimes have their own; each must become the answer of its request
             if len(group) > 1:  # one bad request must not fail its neighbours: ask for each alone
                 return [pair for member in group for pair in self._answer_group([member])]
             return [(group[0][0], self._error(error))]
@@ -221,45 +220,49 @@ class Batcher:
 class Watch:
     """A thread per stub: reports its memory to Triton's metrics and ends it when Triton is gone.
 
-    The stub asks whether Triton's process id still exists, which stays true for a zombie that no one
-    reaps (a container without an init process); the parent's id changes at once.
+    The stub itself asks whether Triton's process id still exists, which stays true for a zombie that no
+    one reaps (a container without an init process); the parent's id changes at once.
     """
 
     def __init__(self, args):
-        labels = {"model": args["model_name"], "version": str(args["model_version"])}
         self._family = pb_utils.MetricFamily(
             name=GAUGE_NAME,
-            description="Resident memory of the processes that serve this model version, in bytes",
+            description="Resident memory of the process that serves this instance of a model version, in bytes",
             kind=pb_utils.MetricFamily.GAUGE,
         )
-        self._gauge = self._family.Metric(labels=labels)
-        self._reported = 0
-        self._stop = threading.Event()
+        # One series per instance: a reloaded or restarted one takes over the series of its predecessor.
+        self._gauge = self._family.Metric(
+            labels={
+                "model": args["model_name"],
+                "version": str(args["model_version"]),
+                "instance": args["model_instance_name"],
+            }
+        )
+        self._gauge.set(resident_memory())
         self._parent = os.getppid()
-        self._report(resident_memory())
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="edge-watch", daemon=True)
         self._thread.start()
 
-    def _report(self, size):
-        # Instances share one gauge (same labels): each adds its own change, so the gauge is their sum.
-        self._gauge.increment(size - self._reported)
-        self._reported = size
-
     def _loop(self):
-        while not self._stop.wait(GAUGE_PERIOD_S):
+        reported = time.monotonic()
+        while not self._stop.wait(PARENT_CHECK_S):
             if os.getppid() != self._parent:
                 os._exit(0)
-            with contextlib.suppress(pb_utils.TritonModelException):  # while unloading; the next turn sees _stop
-                self._report(resident_memory())
+            if time.monotonic() - reported >= GAUGE_PERIOD_S:
+                self._gauge.set(resident_memory())
+                reported = time.monotonic()
 
-    def close(self):
-        """Take this process out of the gauge; called from finalize."""
+    def close_and_exit(self):
+        """End this process with its series at 0; called last in finalize.
+
+        Not by returning: the destructor of a metric would delete the series in Triton, although the
+        successor of this instance may hold it by then (measured: series lost, then Triton hung).
+        """
         self._stop.set()
         self._thread.join()
-        self._report(0)
-        # Deleted here and in this order: Triton drops the series, and the family may not go first.
-        self._gauge = None
-        self._family = None
+        self._gauge.set(0)
+        os._exit(0)
 
 
 def resident_memory():

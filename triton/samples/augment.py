@@ -59,7 +59,7 @@ def detector_batch(
     truth[..., 1:] += np.array([box.left, box.top] * 2, np.float32)
     sign = rng.choice((-1.0, 1.0), count)
     spread = 0.0 if plain else 1.0
-    scale = np.exp(rng.uniform(-0.22, 0.25, count) * spread)
+    scale = np.exp(rng.uniform(-0.2, 0.35, count) * spread)
     shift = rng.uniform(-0.12, 0.12, (count, 2)) * spread
     images = _affine(images, scale, shift, sign, recipe.PAD_VALUE / 255)
     x = (truth[..., 1::2] - width / 2) * sign[:, None, None]

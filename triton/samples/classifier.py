@@ -20,7 +20,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(2 * 128, len(recipe.CLASSIFIER_LABELS))
 
     def start_from(self, detector: Detector) -> None:
-        """Takes over the detector's trained layers: it already knows scenes, so that training takes a third of the time."""
+        """Takes over the detector's trained layers: it already knows scenes, which shortens the training."""
         layers = (*detector.level3, *detector.level4, *list(detector.level5)[:2])
         for mine, theirs in zip(self.features, layers, strict=True):
             mine.load_state_dict(theirs.state_dict())
@@ -28,7 +28,7 @@ class Classifier(nn.Module):
         first = self.features[0]
         assert isinstance(first, nn.Sequential)
         with torch.no_grad():
-            first[0].weight.mul_(torch.tensor(recipe.STD).view(1, 3, 1, 1))  # type: ignore[operator,union-attr]
+            first[0].weight.mul_(torch.tensor(recipe.STD).view(1, 3, 1, 1))  # type: ignore[operator]
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name is the port's name in Triton
         maps = self.features(input)

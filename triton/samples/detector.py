@@ -76,6 +76,7 @@ class Detector(nn.Module):
         self.up4, self.up3 = conv(neck, neck), conv(neck, neck)
         self.down4, self.down5 = conv(neck, neck, 3, 2), conv(neck, neck, 3, 2)
         self.out4, self.out5 = conv(neck, neck), conv(neck, neck)
+        self.hint = nn.Conv2d(48, 1, 1)  # "a helmet is here", for training only: see detector_loss.helmet_loss
         self.heads = nn.ModuleList(Head(neck) for _ in STRIDES)
         centres, strides = _anchors()
         self.centres: Tensor
@@ -86,8 +87,10 @@ class Detector(nn.Module):
         extent = torch.tensor([recipe.DETECTOR_WIDTH, recipe.DETECTOR_HEIGHT], dtype=torch.float32)
         self.register_buffer("extent", extent, persistent=False)
 
-    def raw(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes (batch, anchors, 4) as x1, y1, x2, y2 in pixels, and class logits (batch, anchors, classes)."""
+    def raw(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (batch, anchors, 4) as x1, y1, x2, y2 in pixels, class logits (batch, anchors, classes), and one logit
+        per cell of the finest level for a helmet there.
+        """
         c3 = self.level3(images)
         c4 = self.level4(c3)
         p5 = self.side5(self.level5(c4))
@@ -97,10 +100,11 @@ class Detector(nn.Module):
         n5 = self.out5(p5 + self.down5(n4))
         flat = torch.cat([head(level) for head, level in zip(self.heads, (p3, n4, n5), strict=True)], 2).transpose(1, 2)
         distances = flat[..., :4].clamp(max=4.5).exp() * self.strides
-        return torch.cat((self.centres - distances[..., :2], self.centres + distances[..., 2:]), 2), flat[..., 4:]
+        boxes = torch.cat((self.centres - distances[..., :2], self.centres + distances[..., 2:]), 2)
+        return boxes, flat[..., 4:], self.hint(c3).flatten(1)
 
     def forward(self, images: Tensor) -> Tensor:
-        boxes, logits = self.raw(images)
+        boxes, logits, _ = self.raw(images)
         # A box ends where the picture ends.
         low, high = (torch.minimum(edge.clamp(min=0), self.extent) for edge in (boxes[..., :2], boxes[..., 2:]))
         return torch.cat(((low + high) / 2, high - low, logits.sigmoid()), 2).transpose(1, 2)

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 CANDIDATES = 10
-BOX_WEIGHT, SCORE_WEIGHT = 5.0, 1.0
+BOX_WEIGHT, SCORE_WEIGHT, HELMET_WEIGHT = 2.5, 1.0, 2.0
 
 
 def overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,8 +47,29 @@ def assign(boxes: Tensor, scores: Tensor, centres: Tensor, truth: Tensor) -> tup
     return functional.one_hot(label, CLASSES) * weight[..., None], target_box
 
 
-def detector_loss(boxes: Tensor, logits: Tensor, centres: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss over the boxes and the loss over the scores, each relative to the weight of all objects."""
+def helmet_loss(hint: Tensor, centres: Tensor, truth: Tensor) -> Tensor:
+    """Whether the cells around each person's head, the strongest of them, say "helmet" rightly.
+
+    The cells that answer for a person lie at the waist, and from there the few pixels of a helmet are found by chance
+    only, late or never: without this loss both kinds of people still had the same score after eight epochs.
+    """
+    classes, boxes = truth[..., 0], truth[..., 1:]
+    head = boxes[..., 1] + 0.14 * (boxes[..., 3] - boxes[..., 1])
+    x, y = centres[: hint.shape[1]].unbind(1)
+    people = (classes == 0) | (classes == 1)
+    across = (x > boxes[..., 0, None]) & (x < boxes[..., 2, None])
+    near = across & (y > boxes[..., 1, None] - 4) & (y < head[..., None] + 4) & people[..., None]
+    strongest = hint[:, None].masked_fill(~near, -1e4).amax(2)
+    asked = near.any(2)
+    if not asked.any():
+        return hint.sum() * 0.0
+    return functional.binary_cross_entropy_with_logits(strongest[asked], (classes[asked] == 0).float())
+
+
+def detector_loss(
+    boxes: Tensor, logits: Tensor, hint: Tensor, centres: Tensor, truth: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The losses over boxes and scores, relative to the weight of all objects, and the helmet loss."""
     target_scores, target_boxes = assign(boxes.detach(), logits.detach().sigmoid(), centres, truth)
     weight = target_scores.sum(-1)
     total = weight.sum().clamp(min=1.0)
@@ -56,4 +77,5 @@ def detector_loss(boxes: Tensor, logits: Tensor, centres: Tensor, truth: Tensor)
     positive = weight > 0
     _, giou = overlap(boxes[positive], target_boxes[positive])
     box_loss = ((1.0 - giou) * weight[positive]).sum() / total
-    return BOX_WEIGHT * box_loss, SCORE_WEIGHT * score_loss
+    hints = HELMET_WEIGHT * helmet_loss(hint, centres, truth)
+    return BOX_WEIGHT * box_loss, SCORE_WEIGHT * score_loss, hints

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 BATCH = 16
-PEAK_RATE = 3e-3
+PEAK_RATE = 2.5e-3
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -64,13 +64,12 @@ def fit_detector(train: Split, validation: Split, epochs: int) -> Detector:
     optimiser, schedule = _optimiser(model, steps * epochs, PEAK_RATE)
     for epoch in range(epochs):
         model.train()
-        began, sums = time.perf_counter(), np.zeros(2)
+        began, sums = time.perf_counter(), np.zeros(3)
         order = rng.permutation(len(train))
         plain = epoch >= epochs - 2  # the last epochs see the pictures as they will come
         for step in range(steps):
             images, truth = detector_batch(train, np.sort(order[step * BATCH : (step + 1) * BATCH]), rng, plain)
-            boxes, logits = model.raw(images)
-            parts = detector_loss(boxes, logits, model.centres, truth)
+            parts = detector_loss(*model.raw(images), model.centres, truth)
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(parts)
             nn.utils.clip_grad_norm_(model.parameters(), 10.0)
@@ -80,10 +79,10 @@ def fit_detector(train: Split, validation: Split, epochs: int) -> Detector:
             sums += [part.item() for part in parts]
         torch.save(average.model.state_dict(), recipe.CACHE / "detector.pt")
         figures = validate_detector(average.model, validation)
+        losses = ", ".join(f"{name} {v:.3f}" for name, v in zip(("box", "score", "helmet"), sums / steps, strict=True))
         found = ", ".join(f"{name} {f.average_precision:.3f}" for name, f in figures.classes.items())
-        took = time.perf_counter() - began
-        print(f"  detector {epoch + 1}/{epochs}: box {sums[0] / steps:.3f} score {sums[1] / steps:.3f}, "
-              f"mAP50 {figures.map50:.3f} ({found}), {took:.0f} s", flush=True)  # fmt: skip
+        print(f"  detector {epoch + 1}/{epochs} in {time.perf_counter() - began:.0f} s: loss {losses}", flush=True)
+        print(f"    validation: mAP50 {figures.map50:.3f} ({found})", flush=True)
     return average.model
 
 
@@ -135,11 +134,8 @@ def fit_classifier(train: Split, validation: Split, epochs: int, detector: Detec
             total += loss.item()
         torch.save(average.model.state_dict(), recipe.CACHE / "classifier.pt")
         right = validate_classifier(average.model, validation)
-        took = time.perf_counter() - began
-        print(
-            f"  classifier {epoch + 1}/{epochs}: loss {total / steps:.3f}, accuracy {right:.3f}, {took:.0f} s",
-            flush=True,
-        )
+        print(f"  classifier {epoch + 1}/{epochs} in {time.perf_counter() - began:.0f} s: loss {total / steps:.3f}")
+        print(f"    validation: accuracy {right:.3f}", flush=True)
     return average.model
 
 

@@ -37,9 +37,11 @@ def providers(config, gpu, available):
     chosen = []
     if gpu is not None:
         accelerators = config.get("optimization", {}).get("execution_accelerators", {})
-        for accelerator in accelerators.get("gpu_execution_accelerator", []):
-            if accelerator["name"] == "tensorrt" and "TensorrtExecutionProvider" in available:
-                chosen.append(("TensorrtExecutionProvider", tensorrt_options(accelerator, gpu)))
+        chosen += [
+            ("TensorrtExecutionProvider", tensorrt_options(accelerator, gpu))
+            for accelerator in accelerators.get("gpu_execution_accelerator", [])
+            if accelerator["name"] == "tensorrt" and "TensorrtExecutionProvider" in available
+        ]
         if "CUDAExecutionProvider" in available:
             chosen.append(("CUDAExecutionProvider", {"device_id": gpu}))
     return [*chosen, ("CPUExecutionProvider", {})]
@@ -62,9 +64,7 @@ def session_options(config):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = edge.integer_parameter(
-        config, "intra_op_thread_count", edge.default_threads(config)
-    )
+    options.intra_op_num_threads = edge.integer_parameter(config, "intra_op_thread_count", edge.default_threads(config))
     options.inter_op_num_threads = edge.integer_parameter(config, "inter_op_thread_count", 1)
     if edge.integer_parameter(config, "execution_mode", 0) == 1:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
@@ -92,7 +92,7 @@ def open_session(path, config, gpu=None):
         return onnxruntime.InferenceSession(
             str(path), options, providers=providers(config, gpu, onnxruntime.get_available_providers())
         )
-    except Exception as error:  # onnxruntime's own exceptions share no base class
+    except Exception as error:  # noqa: BLE001 - onnxruntime's own exceptions share no base class
         edge.fail(
             f"onnxruntime {onnxruntime.__version__} cannot read the model: {error}",
             path,
@@ -106,9 +106,7 @@ def signature(nodes, path):
     found = {}
     for node in nodes:
         if node.type not in TYPES:
-            edge.fail(
-                f"tensor '{node.name}' has type {node.type}", path, f"export the model with {', '.join(TYPES)}"
-            )
+            edge.fail(f"tensor '{node.name}' has type {node.type}", path, f"export the model with {', '.join(TYPES)}")
         shape = [dim if isinstance(dim, int) and dim >= 0 else -1 for dim in node.shape]
         found[node.name] = (TYPES[node.type], shape)
     return found
@@ -222,7 +220,7 @@ class TritonPythonModel:
             return
         try:
             self._session.run(None, inputs)
-        except Exception as error:  # zeros may be no valid input for this model; real requests will tell
+        except Exception as error:  # noqa: BLE001 - zeros may be no valid input for this model; real requests will tell
             pb_utils.Logger.log_warn(f"{config['name']}: not warmed up with zeros: {error}")
 
     def _run(self, inputs, wanted):
@@ -241,4 +239,4 @@ class TritonPythonModel:
         return self._batcher.answer(requests)
 
     def finalize(self):
-        self._watch.close()
+        self._watch.close_and_exit()

@@ -1,0 +1,120 @@
+"""`edge-gateway stack` and `edge-gateway triton`: the embedded parts in the foreground until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from gateway.local.broker import EmbeddedBroker
+from gateway.local.tritonserver import EmbeddedTriton
+
+WATCH_PERIOD_S = 0.2
+
+Say = Callable[[str], None]
+
+
+def run_stack(
+    repository: Path,
+    *,
+    mqtt_port: int | None = None,
+    grpc_port: int | None = None,
+    http_port: int | None = None,
+    metrics_port: int | None = None,
+    say: Say = print,
+) -> int:
+    """Broker and Triton until SIGINT or SIGTERM (0), or until one of them dies (1); StackError if none starts."""
+    broker = EmbeddedBroker(port=mqtt_port)
+    triton = EmbeddedTriton(repository, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
+    return _run([broker, triton], say)
+
+
+def run_triton(
+    repository: Path,
+    *,
+    grpc_port: int | None = None,
+    http_port: int | None = None,
+    metrics_port: int | None = None,
+    say: Say = print,
+) -> int:
+    """Triton alone; otherwise like run_stack."""
+    return _run([EmbeddedTriton(repository, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)], say)
+
+
+def _run(parts: list[EmbeddedBroker | EmbeddedTriton], say: Say) -> int:
+    with contextlib.ExitStack() as stack, _terminate_like_interrupt():
+        try:
+            for part in parts:
+                stack.enter_context(part)
+                say(_describe(part))
+            for line in _instructions(parts):
+                say(line)
+            return _watch(parts, say)
+        except KeyboardInterrupt:
+            say("\nStopping ...")
+            return 0
+
+
+def _watch(parts: list[EmbeddedBroker | EmbeddedTriton], say: Say) -> int:
+    while all(part.running for part in parts):
+        time.sleep(WATCH_PERIOD_S)
+    for part in parts:
+        if not part.running:
+            say(f"{_title(part)} has died unexpectedly{part.log_excerpt()}")
+    return 1
+
+
+def _title(part: EmbeddedBroker | EmbeddedTriton) -> str:
+    return "The MQTT broker" if isinstance(part, EmbeddedBroker) else "Triton"
+
+
+def _describe(part: EmbeddedBroker | EmbeddedTriton) -> str:
+    if isinstance(part, EmbeddedBroker):
+        return f"MQTT broker  {part.host}:{part.port}  ({part.name}, MQTT {part.protocol})"
+    return (
+        f"Triton       gRPC {part.grpc_url}, HTTP {part.http_url}, metrics {part.metrics_url}\n"
+        f"Models       {part.repository}  (loaded when the gateway or a client asks for them)"
+    )
+
+
+def environment(part: EmbeddedBroker | EmbeddedTriton) -> dict[str, str]:
+    """What the gateway needs in its environment to use this part."""
+    if isinstance(part, EmbeddedBroker):
+        return {
+            "AIO_BROKER_HOSTNAME": part.host,
+            "AIO_BROKER_TCP_PORT": str(part.port),
+            "AIO_MQTT_USE_TLS": "false",
+            "MQTT_PROTOCOL": part.protocol,
+        }
+    return {
+        "TRITON_GRPC_URL": part.grpc_url,
+        "TRITON_METRICS_URL": part.metrics_url,
+        "MODEL_REPOSITORY": str(part.repository),
+    }
+
+
+def _instructions(parts: list[EmbeddedBroker | EmbeddedTriton]) -> Iterator[str]:
+    yield "\nFor the gateway, in another terminal:"
+    for part in parts:
+        for key, value in environment(part).items():
+            yield f"  export {key}={value}"
+    yield "  edge-gateway serve"
+    yield "\nCtrl-C stops all of it."
+
+
+@contextlib.contextmanager
+def _terminate_like_interrupt() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt like SIGINT does, so that both take the same way out."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

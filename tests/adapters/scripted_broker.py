@@ -1,0 +1,79 @@
+"""A TCP server that a test scripts byte by byte, for what a well-behaved Mosquitto never does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+CONNACK = bytes.fromhex("20 03 00 00 00")
+CONNACK_3_1_1 = bytes.fromhex("20 02 00 00")
+DISCONNECT_TAKEN_OVER = bytes.fromhex("e0 01 8e")
+
+CONNECT, PUBLISH, SUBSCRIBE = 1, 3, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    kind: int
+    flags: int
+    body: bytes
+
+    @property
+    def publish_identifier(self) -> bytes:
+        end = 2 + int.from_bytes(self.body[:2], "big")
+        return self.body[end : end + 2]
+
+
+class Peer:
+    """One connection of a client under test."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self) -> Packet:
+        """The next packet; raises IncompleteReadError when the client has closed."""
+        first = (await self._reader.readexactly(1))[0]
+        length, place = 0, 0
+        while True:
+            byte = (await self._reader.readexactly(1))[0]
+            length |= (byte & 0x7F) << place
+            place += 7
+            if not byte & 0x80:
+                return Packet(first >> 4, first & 15, await self._reader.readexactly(length))
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def acknowledge(self, packet: Packet) -> None:
+        await self.send(b"\x40\x02" + packet.publish_identifier)
+
+
+@contextlib.asynccontextmanager
+async def scripted_broker(script: Callable[[Peer], Awaitable[None]]) -> AsyncIterator[int]:
+    """Runs the script on each connection and closes it at the script's end; yields the port."""
+    failures: list[BaseException] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await script(Peer(reader, writer))
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # the client under test has gone, as clients may
+        except Exception as failure:
+            failures.append(failure)
+            raise
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await server.wait_closed()
+    assert not failures

@@ -1,0 +1,328 @@
+"""What the flow relies on, held by the memory server and by the real Triton alike."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gateway.adapters.triton import TritonServer
+from gateway.errors import BackendRejected, BackendTimeout, BackendUnavailable, ModelUnavailable
+from gateway.local.tritonserver import EmbeddedTriton
+from gateway.messages import InferRequest
+from gateway.ports import InferenceServer
+from gateway.testing import MemoryTriton
+from tests import triton_models as models
+
+DEADLINE_S = 60.0
+ROWS = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.float32)
+
+
+class Controls(Protocol):
+    """What a test does to the server itself."""
+
+    def freeze(self) -> None: ...
+    def thaw(self) -> None: ...
+    def kill(self) -> None: ...
+    def start(self) -> None: ...
+
+
+class MemoryControls:
+    """Freezing holds every answer."""
+
+    def __init__(self, server: MemoryTriton) -> None:
+        self._server = server
+        self.kill, self.start = server.stop, server.start
+
+    def freeze(self) -> None:
+        self._server.hold("double-onnx")
+
+    def thaw(self) -> None:
+        self._server.release("double-onnx")
+
+
+class TritonControls:
+    """Freezing stops the whole process, as a machine without processor time would."""
+
+    def __init__(self, triton: EmbeddedTriton) -> None:
+        self._triton = triton
+        self.kill, self.start = triton.kill, triton.start
+
+    def freeze(self) -> None:
+        os.kill(self._triton.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self._triton.pid, signal.SIGCONT)
+
+
+def memory_server() -> MemoryTriton:
+    server = MemoryTriton()
+    for name in ("double-onnx", "double-torch"):
+        server.add_model(models.double_signature(name), models.double)
+    server.add_model(models.types_signature("types"), models.identities)
+    server.add_model(models.double_signature("broken"), models.double)
+    server.refuse_load("broken", "version 1: cannot read the model: no model")
+    return server
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
+    repository = tmp_path_factory.mktemp("models")
+    models.write_double_onnx(repository, "double-onnx")
+    models.write_double_torch(repository, "double-torch")
+    models.write_types_onnx(repository, "types")
+    models.write_broken_onnx(repository, "broken")
+    with EmbeddedTriton(repository=repository) as running:
+        yield running
+
+
+@pytest.fixture(params=["memory", pytest.param("triton", marks=pytest.mark.triton)])
+async def both(request: pytest.FixtureRequest) -> AsyncIterator[tuple[InferenceServer, Controls]]:
+    server: InferenceServer
+    controls: Controls
+    if request.param == "memory":
+        server = memory_server()
+        controls = MemoryControls(server)
+    else:
+        embedded: EmbeddedTriton = request.getfixturevalue("triton")
+        server = TritonServer(embedded.grpc_url, metrics_url=embedded.metrics_url)
+        controls = TritonControls(embedded)
+    yield server, controls
+    await server.close()
+
+
+@pytest.fixture
+def server(both: tuple[InferenceServer, Controls]) -> InferenceServer:
+    return both[0]
+
+
+@pytest.fixture
+def controls(both: tuple[InferenceServer, Controls]) -> Controls:
+    return both[1]
+
+
+def ask(model: str, rows: NDArray[Any] = ROWS, *, timeout_s: float = DEADLINE_S, version: str = "") -> InferRequest:
+    return InferRequest(model, {"x": rows}, ("y__0",), timeout_s, version)
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Poll until the condition holds; TimeoutError at the deadline."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not await condition():
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("model", ["double-onnx", "double-torch"])
+async def test_a_loaded_model_answers(server: InferenceServer, model: str) -> None:
+    await server.load(model)
+    response = await server.infer(ask(model))
+
+    assert await server.is_ready()
+    assert await server.is_model_ready(model)
+    assert response.model_version == "1"
+    assert list(response.outputs) == ["y__0"]
+    np.testing.assert_array_equal(response.outputs["y__0"], ROWS * 2)
+    assert not response.outputs["y__0"].flags.writeable
+
+
+async def test_a_reload_keeps_answering(server: InferenceServer) -> None:
+    await server.load("double-onnx")
+    await server.load("double-onnx")
+
+    np.testing.assert_array_equal((await server.infer(ask("double-onnx"))).outputs["y__0"], ROWS * 2)
+
+
+async def test_the_signature_is_that_of_the_model(server: InferenceServer) -> None:
+    for signature in (models.double_signature("double-onnx"), models.types_signature("types")):
+        await server.load(signature.name)
+
+        assert await server.describe(signature.name) == signature
+
+
+async def test_every_type_and_an_empty_tensor_pass_unchanged(server: InferenceServer) -> None:
+    await server.load("types")
+    sent: dict[str, NDArray[Any]] = {
+        "FP32": np.array([1.5, np.nan, -np.inf], np.float32),
+        "FP16": np.array([[0.5, 7.0], [2.0, 3.0]], np.float16)[:, 0],  # not contiguous
+        "INT32": np.array([-(2**31), 2**31 - 1], np.int32),
+        "INT64": np.array([-(2**63), 2**63 - 1], np.int64),
+        "UINT8": np.array([], np.uint8),
+        "BOOL": np.array([True, False, True]),
+    }
+    inputs = {f"in_{kind}": array for kind, array in sent.items()}
+    response = await server.infer(InferRequest("types", inputs, tuple(f"out_{kind}" for kind in sent), DEADLINE_S))
+
+    for kind, array in sent.items():
+        received = response.outputs[f"out_{kind}"]
+        assert received.dtype == array.dtype
+        np.testing.assert_array_equal(received, array)
+
+
+async def test_only_the_outputs_asked_for_come_back(server: InferenceServer) -> None:
+    await server.load("types")
+    signature = models.types_signature("types")
+    inputs = {spec.name: np.zeros(2, models.numpy_type(spec)) for spec in signature.inputs}
+
+    some = await server.infer(InferRequest("types", inputs, ("out_INT64",), DEADLINE_S))
+    every = await server.infer(InferRequest("types", inputs, (), DEADLINE_S))
+
+    assert set(some.outputs) == {"out_INT64"}
+    assert set(every.outputs) == {spec.name for spec in signature.outputs}
+
+
+async def test_a_refused_load_says_why(server: InferenceServer) -> None:
+    with pytest.raises(ModelUnavailable, match=r"version 1: .*cannot read the model") as refused:
+        await server.load("broken")
+
+    assert refused.value.fix
+    assert "\n" not in str(refused.value)
+    assert "Traceback" not in str(refused.value)
+    assert "broken" in refused.value.where
+    assert not await server.is_model_ready("broken")
+
+
+async def test_an_unknown_model_is_unavailable(server: InferenceServer) -> None:
+    assert not await server.is_model_ready("nowhere")
+    for call in (server.load, server.describe, server.statistics):
+        with pytest.raises(ModelUnavailable) as unavailable:
+            await call("nowhere")
+        assert unavailable.value.fix
+    with pytest.raises(ModelUnavailable):
+        await server.infer(ask("nowhere"))
+
+
+async def test_a_version_that_is_not_loaded_is_unavailable(server: InferenceServer) -> None:
+    await server.load("double-onnx")
+
+    np.testing.assert_array_equal((await server.infer(ask("double-onnx", version="1"))).outputs["y__0"], ROWS * 2)
+    with pytest.raises(ModelUnavailable):
+        await server.infer(ask("double-onnx", version="7"))
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"x": ROWS[:, :2]},
+        {"x": ROWS[0]},
+        {"x": np.zeros((5, 3), np.float32)},
+        {"x": ROWS.astype(np.int32)},
+        {"x": ROWS.astype(object)},
+        {"z": ROWS},
+        {},
+    ],
+    ids=["too narrow", "no batch axis", "above max_batch_size", "wrong type", "unknown type", "unknown name", "none"],
+)
+async def test_a_request_that_does_not_fit_is_rejected(
+    server: InferenceServer, inputs: dict[str, NDArray[Any]]
+) -> None:
+    await server.load("double-onnx")
+
+    with pytest.raises(BackendRejected) as rejected:
+        await server.infer(InferRequest("double-onnx", inputs, ("y__0",), DEADLINE_S))
+    assert "\n" not in rejected.value.message
+    with pytest.raises(BackendRejected):
+        await server.infer(InferRequest("double-onnx", {"x": ROWS}, ("nothing",), DEADLINE_S))
+
+
+async def test_no_answer_in_time_is_a_timeout(server: InferenceServer, controls: Controls) -> None:
+    await server.load("double-onnx")
+    await server.infer(ask("double-onnx"))
+    controls.freeze()
+    try:
+        with pytest.raises(BackendTimeout):
+            await server.infer(ask("double-onnx", timeout_s=0.3))
+    finally:
+        controls.thaw()
+
+    np.testing.assert_array_equal((await server.infer(ask("double-onnx"))).outputs["y__0"], ROWS * 2)
+
+
+async def test_a_cancelled_request_is_cancelled(server: InferenceServer, controls: Controls) -> None:
+    await server.load("double-onnx")
+    controls.freeze()
+    try:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await server.infer(ask("double-onnx"))
+    finally:
+        controls.thaw()
+
+    np.testing.assert_array_equal((await server.infer(ask("double-onnx"))).outputs["y__0"], ROWS * 2)
+
+
+async def test_a_request_in_flight_ends_with_close(server: InferenceServer, controls: Controls) -> None:
+    await server.load("double-onnx")
+    controls.freeze()
+    try:
+        request = asyncio.create_task(server.infer(ask("double-onnx")))
+        await asyncio.sleep(0)
+        await server.close()
+        with pytest.raises(BackendUnavailable):
+            await request
+    finally:
+        controls.thaw()
+    assert not await server.is_ready()
+    with pytest.raises(BackendUnavailable):
+        await server.infer(ask("double-onnx"))
+
+
+async def test_an_outage_is_seen_and_overcome(server: InferenceServer, controls: Controls) -> None:
+    await server.load("double-onnx")
+    await server.infer(ask("double-onnx"))
+    controls.kill()
+    try:
+        assert not await server.is_ready()
+        assert not await server.is_model_ready("double-onnx")
+        for call in (server.load, server.describe, server.statistics):
+            with pytest.raises(BackendUnavailable):
+                await call("double-onnx")
+        with pytest.raises(BackendUnavailable):
+            await server.infer(ask("double-onnx"))
+    finally:
+        await asyncio.to_thread(controls.start)
+
+    await until(server.is_ready)
+    with pytest.raises(ModelUnavailable):  # nothing is loaded after a restart
+        await server.infer(ask("double-onnx"))
+    await server.load("double-onnx")
+    np.testing.assert_array_equal((await server.infer(ask("double-onnx"))).outputs["y__0"], ROWS * 2)
+
+
+async def test_statistics_grow_with_the_answers(server: InferenceServer) -> None:
+    await server.load("double-onnx")
+    before = await server.statistics("double-onnx")
+    for _ in range(3):
+        await server.infer(ask("double-onnx"))
+    with pytest.raises(BackendRejected):
+        await server.infer(ask("double-onnx", ROWS[:, :2]))
+    after = await server.statistics("double-onnx")
+
+    assert after.success_count == before.success_count + 3
+    assert after.compute_ns > before.compute_ns
+    assert after.queue_ns >= before.queue_ns
+
+
+async def test_requests_at_the_same_time_keep_apart(server: InferenceServer) -> None:
+    await server.load("double-onnx")
+    await server.load("double-torch")
+    wishes = [(model, ROWS * number) for number in range(20) for model in ("double-onnx", "double-torch")]
+    responses = await asyncio.gather(*(server.infer(ask(model, rows)) for model, rows in wishes))
+
+    for (_, rows), response in zip(wishes, responses, strict=True):
+        np.testing.assert_array_equal(response.outputs["y__0"], rows * 2)
+
+
+@pytest.mark.triton
+async def test_the_embedded_triton_reports_memory(triton: EmbeddedTriton) -> None:
+    server = TritonServer(triton.grpc_url, metrics_url=triton.metrics_url)
+    try:
+        await server.load("double-onnx")
+        assert ((await server.statistics("double-onnx")).memory_bytes or 0) > 10_000_000
+    finally:
+        await server.close()

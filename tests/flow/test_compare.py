@@ -1,0 +1,66 @@
+"""Agreement is symmetric, exact on itself, and counts what is missing or flipped."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.flow.compare import agree
+from gateway.messages import Prediction
+
+sides = st.integers(1, 60)
+boxes = st.builds(
+    lambda x, y, w, h: (float(x), float(y), float(x + w), float(y + h)),
+    st.integers(0, 100), st.integers(0, 100), sides, sides,
+)  # fmt: skip
+predictions = st.lists(
+    st.builds(Prediction, st.just("c"), st.integers(0, 2), st.floats(0.1, 1.0), boxes), max_size=8
+).map(tuple)
+
+
+def detection(class_id: int, *bbox: float, confidence: float = 0.9) -> Prediction:
+    return Prediction(f"c{class_id}", class_id, confidence, (bbox[0], bbox[1], bbox[2], bbox[3]))
+
+
+@given(predictions, predictions)
+def test_the_counts_add_up(first: tuple[Prediction, ...], second: tuple[Prediction, ...]) -> None:
+    result = agree(first, second, 0.5)
+    assert result.matched + result.class_flips + result.only_first == len(first)
+    assert result.matched + result.class_flips + result.only_second == len(second)
+    assert result.mean_iou is None or 0.5 <= result.mean_iou <= 1.0 + 1e-6
+
+
+@given(predictions)
+def test_everything_agrees_with_itself(first: tuple[Prediction, ...]) -> None:
+    result = agree(first, first, 0.5)
+    assert result.match
+    assert result.matched == len(first)
+    assert not first or result.max_confidence_delta is not None
+
+
+def test_missing_and_flipped_detections_are_told_apart() -> None:
+    first = (detection(0, 0, 0, 10, 10), detection(1, 50, 50, 60, 60), detection(2, 80, 80, 90, 90))
+    second = (detection(0, 0, 0, 10, 9, confidence=0.8), detection(2, 50, 50, 60, 60))
+    result = agree(first, second, 0.5)
+    assert (result.matched, result.class_flips, result.only_first, result.only_second) == (1, 1, 1, 0)
+    assert result.mean_iou == pytest.approx((0.9 + 1.0) / 2)
+    assert result.max_confidence_delta == pytest.approx(0.1)
+    assert not result.match
+
+
+def test_two_objects_in_one_place_do_not_cross_over() -> None:
+    pair = (detection(0, 0, 0, 10, 10), detection(1, 0, 0, 10, 10))
+    assert agree(pair, pair[::-1], 0.5).match
+
+
+def test_classes_without_a_place_pair_by_rank() -> None:
+    clear, blocked = Prediction("clear", 0, 0.9), Prediction("blocked", 1, 0.8)
+    assert agree((clear,), (clear,), 0.5).match
+    assert agree((clear,), (blocked,), 0.5).class_flips == 1
+
+
+def test_nothing_on_both_sides_is_agreement() -> None:
+    result = agree((), (), 0.5)
+    assert result.match
+    assert result.mean_iou is None
