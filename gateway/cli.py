@@ -47,6 +47,7 @@ def serve(config: Path | None) -> None:
 
 
 async def _serve(settings: Settings) -> int:
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC's core writes to stderr, past the log
     from gateway.adapters.mqtt import MqttBroker
     from gateway.adapters.triton import TritonServer
     from gateway.admin.status import status_publication
@@ -85,6 +86,7 @@ def mqtt_settings(settings: Settings, **more: Any) -> MqttSettings:
         cert_file=settings.aio_tls_cert_file,
         key_file=settings.aio_tls_key_file,
         max_payload_bytes=settings.max_payload_bytes,
+        inbox_max_bytes=settings.queue_max_bytes + settings.max_payload_bytes,
         receive_maximum=min(65_535, settings.queue_max_messages + settings.max_in_flight + RECEIVE_MARGIN),
         **more,
     )

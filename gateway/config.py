@@ -79,10 +79,10 @@ class Settings(BaseSettings):
     snapshot_deadline_ms: float = Field(10_000, gt=0, le=3_600_000)
     """From arrival; for snapshots that name no deadline_ms and no message expiry of their own."""
     max_payload_bytes: int = Field(16 * 2**20, ge=1024, le=256 * 2**20)
-    max_image_pixels: int = Field(50_000_000, ge=4096, le=1_000_000_000)
-    queue_max_messages: int = Field(256, ge=1, le=100_000)
-    queue_max_bytes: int = Field(64 * 2**20, ge=2**20)
-    max_in_flight: int = Field(8, ge=1, le=256)
+    max_image_pixels: int = Field(16_000_000, ge=4096, le=1_000_000_000)
+    queue_max_messages: int = Field(64, ge=1, le=100_000)
+    queue_max_bytes: int = Field(16 * 2**20, ge=2**20)
+    max_in_flight: int = Field(4, ge=1, le=256)
     """Snapshots between queue and broker at the same time."""
     drain_timeout_s: float = Field(20, ge=0, le=600)
 

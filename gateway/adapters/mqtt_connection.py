@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
+from paho.mqtt import MQTTException
 from paho.mqtt import client as paho
 from paho.mqtt.enums import MQTTErrorCode
-from paho.mqtt.exception import MQTTException
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -30,7 +30,8 @@ from gateway.messages import Message, Publication
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-READS_PER_TURN = 64
+BYTES_PER_TURN = 262_144
+"""Read at most so much, give or take a packet, before other tasks have their turn."""
 _SESSION_TAKEN_OVER = 0x8E
 _BAD_CREDENTIALS = {0x86, 0x87, 0x8C}  # user name or password, not authorised, authentication method
 
@@ -197,13 +198,14 @@ class Connection:
             self._on_register_write(self._client, None, None)
 
     def _on_readable(self) -> None:
-        for _ in range(READS_PER_TURN):
-            if self._ended.done():
-                return
+        stream = self._client.stream
+        enough = stream.received_bytes + BYTES_PER_TURN
+        while not self._ended.done() and stream.received_bytes < enough:
             self._guarded(self._client.loop_read)
-            if not self._client.stream.pending():
+            if not stream.pending():
                 return
-        self._loop.call_soon(self._on_readable)
+        if not self._ended.done():
+            self._loop.call_soon(self._on_readable)
 
     def _on_writable(self) -> None:
         self._guarded(self._client.loop_write)

@@ -157,6 +157,7 @@ class FramedSocket:
         self._framing = framing
         self._pieces: deque[Piece] = deque()
         self._read = 0
+        self.received_bytes = 0
         self.oversize: Oversize | None = None
 
     def recv(self, buffer_size: int) -> bytes:
@@ -165,6 +166,7 @@ class FramedSocket:
             data = self._sock.recv(READ_BYTES)
             if not data:
                 return b""
+            self.received_bytes += len(data)
             self._pieces.extend(self._framing.feed(data))
             if not self._pieces:
                 raise BlockingIOError  # it was swallowed: back to the event loop, which comes again for more

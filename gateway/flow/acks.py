@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.errors import Outcome
 from gateway.messages import Message
@@ -13,7 +13,7 @@ from gateway.metrics import Metrics
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """The receipt of one message; travels with its snapshot and is settled exactly once."""
+    """The receipt of one message, whose payload it does not hold; settled exactly once."""
 
     message: Message
     outcome: Outcome | None = None
@@ -33,7 +33,8 @@ class AckLedger:
     def open(self, message: Message) -> Ticket:
         """Take a message in; from here on it gets an outcome."""
         self._metrics.snapshots_received.inc()
-        ticket = Ticket(message)
+        # Without the payload: a ticket lives until the acknowledgement, the bytes only until they are decoded.
+        ticket = Ticket(replace(message, payload=b""))
         self._open.append(ticket)
         self._metrics.unacknowledged_messages.set(len(self._open))
         return ticket

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from gateway.local.debian import find_program, install_package
 from gateway.local.processes import LOOPBACK, ChildProcess, free_ports, port_is_free, require_free_port
 
 Kind = Literal["mosquitto", "amqtt"]
+Protocol = Literal["5", "3.1.1"]
 
 START_TIMEOUT_S = 20.0
 STOP_GRACE_S = 3.0
@@ -70,7 +72,7 @@ class EmbeddedBroker:
         self._port = 0
         self._kind = kind
         self._save_each_change = save_each_change
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
         self._process: ChildProcess | None = None
         self._program: Path | None = None
 
@@ -84,10 +86,10 @@ class EmbeddedBroker:
         """Its configuration and, with Mosquitto, its saved sessions; removed by stop()."""
         if self._folder is None:
             raise RuntimeError("the embedded broker has not been started")
-        return Path(self._folder.name)
+        return self._folder
 
     @property
-    def protocol(self) -> str:
+    def protocol(self) -> Protocol:
         """The highest version of MQTT that it speaks, as MQTT_PROTOCOL takes it."""
         return "5" if self._kind == "mosquitto" else "3.1.1"
 
@@ -119,17 +121,26 @@ class EmbeddedBroker:
         if self.running:
             raise RuntimeError("the embedded broker runs already")
         self._choose_kind()
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="edge-gateway-broker-")
+        self._choose_port()
+        fresh = self._folder is None
+        if fresh:
+            self._folder = Path(tempfile.mkdtemp(prefix="edge-gateway-broker-"))
+        try:
+            self._start()
+        except BaseException:
+            if fresh:
+                self._forget()
+            raise
+
+    def _start(self) -> None:
         for attempt in range(1, ATTEMPTS + 1):
-            self._choose_port()
             try:
                 self._start_once(self.data_folder)
             except StackError:
                 # A free port can be taken by somebody else before the broker listens on it: then once more.
                 if attempt == ATTEMPTS or self._given_port or port_is_free(self._port):
                     raise
-                self._port = 0
+                self._port = free_ports(1)[0]
             else:
                 return
 
@@ -218,8 +229,11 @@ class EmbeddedBroker:
         """End it in order and forget its sessions. Harmless when not running."""
         if self._process is not None:
             self._process.stop(STOP_GRACE_S)
+        self._forget()
+
+    def _forget(self) -> None:
         if self._folder is not None:
-            self._folder.cleanup()
+            shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
     def kill(self) -> None:

@@ -25,6 +25,7 @@ from gateway.local.broker import EmbeddedBroker
 from gateway.local.camera import JSON_DEVICE, RAW_DEVICE
 from gateway.local.processes import LOOPBACK, ChildProcess, free_ports
 from gateway.local.tritonserver import EmbeddedTriton
+from gateway.logs import configure_logging
 from gateway.messages import Message
 from gateway.terminal.lines import parse_message, readable_line
 from gateway.terminal.watch import watched_topics
@@ -135,6 +136,7 @@ def run_demo(repository: Path, *, seconds: float | None, rate: float, output: Pa
 def _run_demo(
     stack: contextlib.ExitStack, repository: Path, *, seconds: float | None, rate: float, output: Path
 ) -> int:
+    configure_logging("warning", "text")
     output.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     broker = stack.enter_context(EmbeddedBroker())
@@ -226,7 +228,7 @@ async def _read(broker: MqttBroker, show: Show) -> None:
 def _child(
     stack: contextlib.ExitStack, name: str, arguments: list[str], environment: dict[str, str], grace: float
 ) -> ChildProcess:
-    child = ChildProcess(name, [sys.executable, *arguments], env=environment, death_signal=signal.SIGTERM)
+    child = ChildProcess(name, [sys.executable, *arguments], env=environment)
     child.start()
     stack.callback(child.stop, grace)
     return child

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
 
 from gateway.local import props, sprites
@@ -36,6 +37,7 @@ MAX_HIDDEN = 0.45
 BLOCKERS = ("pallets", "goods", "crate", "drum", "forklift")
 NEAR, FAR = 5.0, 12.2
 _MASK = 4  # occlusion is worked out on a grid of this many pixels
+_OPAQUE = [0] * 96 + [255] * 160  # alpha -> whether a cell counts as covered
 
 
 @dataclass(frozen=True)
@@ -207,9 +209,8 @@ def _new_item(rng: random.Random, kind: str, helmet: bool = False) -> Item:
         facing = rng.choice(("left", "right", "left", "right", "front", "back"))
         lateral = facing in ("left", "right")
         step = rng.uniform(-0.35, 0.35)
-        return Item(
-            kind, 0.0, 0.0, 1.6 if lateral else 0.65, 2.25, seed, None, facing, (step, 0.0) if lateral else (0.0, step)
-        )
+        sway = (step, 0.0) if lateral else (0.0, step)
+        return Item(kind, 0.0, 0.0, 1.6 if lateral else 0.65, 2.25, seed, None, facing, sway)
     half_width = {"drum": 0.3, "cone": 0.24, "ball": 0.2, "bollard": 0.12, "shelf": 0.95, "jack": 0.8}.get(kind, 0.6)
     return Item(kind, 0.0, 0.0, half_width, _height(kind, seed), seed)
 
@@ -246,9 +247,8 @@ def _plan(seed: int, size: tuple[int, int]) -> Plan:
         for _ in range(14):
             x, z = _place(rng, view, 13.5 if kind not in ("worker", "forklift") else FAR)
             item = replace(item, x=x, z=z)
-            free = walkway.distance(x, z) > walkway.width / 2 + 0.15 + (item.half_width if along else 0.45) + abs(
-                item.sway[0 if along else 1]
-            )
+            room = 0.15 + (item.half_width if along else 0.45) + abs(item.sway[0 if along else 1])
+            free = walkway.distance(x, z) > walkway.width / 2 + room
             if (kind == "worker" or free) and _fits(item, items, view, walkway):
                 items.append(item)
                 break
@@ -258,7 +258,7 @@ def _plan(seed: int, size: tuple[int, int]) -> Plan:
 def _block(rng: random.Random, view: View, walkway: Walkway, items: list[Item]) -> None:
     """Puts one to three things onto the walkway, where the camera sees them."""
     for kind in rng.choices(BLOCKERS, (3, 3, 3, 1.5, 2.5), k=rng.randint(1, 3)):
-        item = _new_item(rng, kind)
+        item = replace(_new_item(rng, kind), sway=(0.0, 0.0))
         for _ in range(20):
             shift = rng.uniform(-0.25, 0.25) * walkway.width
             if walkway.along:
@@ -283,9 +283,8 @@ def _moved(item: Item, frame: int) -> Item:
     if worker is not None:
         worker = replace(worker, phase=worker.phase + frame * 0.55)
         ahead = math.cos(angle) * (item.sway[0] or item.sway[1]) > 0
-        worker = replace(
-            worker, view=("right" if ahead else "left") if item.sway[0] else ("back" if ahead else "front")
-        )
+        view = ("right" if ahead else "left") if item.sway[0] else ("back" if ahead else "front")
+        worker = replace(worker, view=view)
         shift *= 0.5
     return replace(item, x=item.x + item.sway[0] * shift, z=item.z + item.sway[1] * shift, worker=worker)
 
@@ -314,27 +313,16 @@ def _draw(plan: Plan, items: list[Item], image: Image.Image) -> tuple[SceneObjec
         left, top = round(x) - sprite.foot[0], round(y) - sprite.foot[1]
         image.paste(sprite.image, (left, top), sprite.image)
         alpha = sprite.image.getchannel("A")
-        inner = alpha.getbbox()
-        if inner is None:
-            continue
         small = alpha.reduce(_MASK).point(_OPAQUE)
         owners.paste(number, (left // _MASK, top // _MASK), small)
-        clipped = (
-            max(0, left + inner[0]),
-            max(0, top + inner[1]),
-            min(width, left + inner[2]),
-            min(height, top + inner[3]),
-        )
+        x1, y1, x2, y2 = alpha.getbbox() or (0, 0, 0, 0)
+        clipped = (max(0, left + x1), max(0, top + y1), min(width, left + x2), min(height, top + y2))
         drawn.append((item, clipped, int(np.count_nonzero(np.asarray(small)))))
     return _truth(plan, drawn, np.asarray(owners))
 
 
-_OPAQUE = [0] * 96 + [255] * 160
-
-
-def _truth(
-    plan: Plan, drawn: list[tuple[Item, Box, int]], owners: "np.ndarray[tuple[int, int], np.dtype[np.uint8]]"
-) -> tuple[SceneObject, ...]:
+def _truth(plan: Plan, drawn: list[tuple[Item, Box, int]], owners: NDArray[np.uint8]) -> tuple[SceneObject, ...]:
+    """The objects that can be recognised; `drawn` has each item's box in the picture and its area in cells."""
     objects: list[SceneObject] = []
     for number, (item, full, area) in enumerate(drawn, start=1):
         if item.kind not in ("worker", "forklift") or area == 0:
@@ -354,9 +342,8 @@ def _truth(
     return tuple(objects)
 
 
-def _head_visible(
-    item: Item, view: View, owners: "np.ndarray[tuple[int, int], np.dtype[np.uint8]]", number: int
-) -> float:
+def _head_visible(item: Item, view: View, owners: NDArray[np.uint8], number: int) -> float:
+    """The share of a head that is in view; about 0.85 of the box around a free one is head."""
     x1, y1, x2, y2 = (v / _MASK for v in item.head(view))
     inner = (x1 + (x2 - x1) * 0.2, x2 - (x2 - x1) * 0.2)
     if inner[0] < 0 or inner[1] > owners.shape[1] or y1 < 0:

@@ -17,6 +17,11 @@ WATCH_PERIOD_S = 0.2
 Say = Callable[[str], None]
 
 
+def say_at_once(line: str) -> None:
+    """print() that a pipe does not hold back."""
+    print(line, flush=True)
+
+
 def run_stack(
     repository: Path,
     *,
@@ -24,7 +29,7 @@ def run_stack(
     grpc_port: int | None = None,
     http_port: int | None = None,
     metrics_port: int | None = None,
-    say: Say = print,
+    say: Say = say_at_once,
 ) -> int:
     """Broker and Triton until SIGINT or SIGTERM (0), or until one of them dies (1); StackError if none starts."""
     broker = EmbeddedBroker(port=mqtt_port)
@@ -38,7 +43,7 @@ def run_triton(
     grpc_port: int | None = None,
     http_port: int | None = None,
     metrics_port: int | None = None,
-    say: Say = print,
+    say: Say = say_at_once,
 ) -> int:
     """Triton alone; otherwise like run_stack."""
     return _run([EmbeddedTriton(repository, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)], say)

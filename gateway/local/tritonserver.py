@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from gateway.errors import StackError
-from gateway.local.backends import PYTHON_VERSION, build_backend_directory, cache_folder, find_wheel
+from gateway.local.backend_directory import PYTHON_VERSION, build_backend_directory, cache_folder, find_wheel
 from gateway.local.debian import find_shared_library, install_package
 from gateway.local.processes import LOOPBACK, ChildProcess, free_ports, port_is_free, require_free_port
 from gateway.local.segments import SegmentOwner

@@ -55,8 +55,10 @@ async def listening() -> AsyncIterator[tuple[Wire, str]]:
     server.add_generic_rpc_handlers((handler,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    yield handler, f"127.0.0.1:{port}"
-    await server.stop(None)
+    try:
+        yield handler, f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
 
 
 def statistics_response(*memory: int) -> Any:

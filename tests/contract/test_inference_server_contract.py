@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,6 +58,15 @@ class TritonControls:
 
     def freeze(self) -> None:
         os.kill(self._triton.pid, signal.SIGSTOP)
+        # The signal is delivered thread by thread; until the last one has stopped an answer may still come.
+        deadline = time.monotonic() + DEADLINE_S
+        while not all(state == "T" for state in self._thread_states()):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+    def _thread_states(self) -> list[str]:
+        stats = Path(f"/proc/{self._triton.pid}/task").glob("*/stat")
+        return [stat.read_text().rpartition(")")[2].split()[0] for stat in stats]
 
     def thaw(self) -> None:
         os.kill(self._triton.pid, signal.SIGCONT)

@@ -17,8 +17,8 @@ from tests.flow.builders import message
 def test_acknowledgements_follow_the_order_of_arrival(order: list[int], settled: int) -> None:
     acknowledged: list[Message] = []
     ledger = AckLedger(acknowledged.append, Metrics())
-    messages = [message(b"%d" % number) for number in range(8)]
-    tickets = [ledger.open(item) for item in messages]
+    tickets = [ledger.open(message(b"%d" % number)) for number in range(8)]
+    messages = [ticket.message for ticket in tickets]
     done: set[int] = set()
     for index in order[:settled]:
         ledger.settle(tickets[index], Outcome.PUBLISHED)

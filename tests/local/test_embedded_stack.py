@@ -20,12 +20,13 @@ import numpy as np
 import paho.mqtt.client as paho
 import psutil
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from gateway.errors import StackError
-from gateway.local.backends import build_backend_directory, find_wheel
+from gateway.local.backend_directory import build_backend_directory, find_wheel
 from gateway.local.broker import EmbeddedBroker, Kind
 from gateway.local.debian import find_program, install_package
 from gateway.local.processes import LOOPBACK, ChildProcess, free_ports, port_is_free
@@ -48,7 +49,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 def is_gone(pid: int) -> bool:
     """Ended, be it still listed because nobody has asked for its exit code."""
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 
@@ -240,6 +241,13 @@ def test_a_missing_wheel_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 # --- the broker
 
 
+def new_client(broker: EmbeddedBroker, client_id: str) -> paho.Client:
+    """With a session that lasts, in the version that the broker speaks."""
+    if broker.protocol == "5":
+        return paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
+    return paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, clean_session=False)
+
+
 class Listener:
     """A subscriber at QoS 1 that keeps what comes."""
 
@@ -247,20 +255,16 @@ class Listener:
         self.received: queue.Queue[bytes] = queue.Queue()
         self.subscribed = threading.Event()
         self._topic = topic
-        self._five = broker.protocol == "5"
-        self._client = paho.Client(
-            paho.CallbackAPIVersion.VERSION2,
-            client_id="listener",
-            protocol=paho.MQTTv5 if self._five else paho.MQTTv311,
-            **({} if self._five else {"clean_session": False}),
-        )
+        self._client = new_client(broker, "listener")
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = lambda *_: self.subscribed.set()
-        self._client.on_message = lambda _client, _data, message: self.received.put(message.payload)
+        self._client.on_message = lambda _client, _data, message: self.received.put(bytes(message.payload))
         lasting = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         lasting.SessionExpiryInterval = 3600
-        session = {"clean_start": False, "properties": lasting} if self._five else {}
-        self._client.connect(broker.host, broker.port, **session)
+        if broker.protocol == "5":
+            self._client.connect(broker.host, broker.port, clean_start=False, properties=lasting)
+        else:
+            self._client.connect(broker.host, broker.port)
         self._client.loop_start()
         assert self.subscribed.wait(DEADLINE_S)
 
@@ -276,8 +280,7 @@ class Listener:
 
 def publish(broker: EmbeddedBroker, topic: str, payload: bytes) -> None:
     """At QoS 1, until the broker has acknowledged it."""
-    protocol = paho.MQTTv5 if broker.protocol == "5" else paho.MQTTv311
-    client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=protocol)
+    client = new_client(broker, "publisher")
     client.connect(broker.host, broker.port)
     client.loop_start()
     client.publish(topic, payload, qos=1).wait_for_publish(DEADLINE_S)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 import time
 import urllib.request
@@ -17,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
-from gateway.local.backends import find_sources, find_wheel
+from gateway.local.backend_directory import find_sources, find_wheel
 from tests.local import tiny_models
 from tests.local.conftest import CALL_TIMEOUT_S, Server, tensor
 from tests.local.tiny_models import (
@@ -36,6 +35,7 @@ pytestmark = pytest.mark.triton
 VARIANTS = ["onnx", "torch"]
 OUTPUT = {"onnx": "y", "torch": "y__0"}
 ONES = np.ones((1, 3), np.float32)
+ROW = ("FP32", [3])
 
 ECHO = {
     "a": ("FP32", np.float32, TensorProto.FLOAT),
@@ -176,106 +176,6 @@ def test_onnx_with_a_fixed_first_axis_is_not_batched(server: Server, repository:
     np.testing.assert_array_equal(server.ask("fixed", {"x": ONES}, ["y"])["y"], ONES * 2)
 
 
-SIDES = {"inputs": {"x": ("FP32", [3])}, "outputs": {"y": ("FP32", [3])}}
-TORCH_SIDES = {"inputs": {"x": ("FP32", [3])}, "outputs": {"y__0": ("FP32", [3])}}
-REFUSED = {
-    # name: (variant, config, content or None for no file, what the answer must say)
-    "garbage-onnx": ("onnx", pbtxt("onnx"), b"not a model", ["cannot read the model", "1/model.onnx", "sha256"]),
-    "garbage-torch": ("torch", pbtxt("torch", **TORCH_SIDES), b"not a model", ["cannot read", "1/model.pt", "sha256"]),
-    "truncated-onnx": ("onnx", pbtxt("onnx", **SIDES), onnx_double()[:-40], ["cannot read the model", "1/model.onnx"]),
-    "empty-onnx": ("onnx", pbtxt("onnx"), b"", ["0 bytes"]),
-    "empty-torch": ("torch", pbtxt("torch", **TORCH_SIDES), b"", ["0 bytes"]),
-    "missing-onnx": ("onnx", pbtxt("onnx"), None, ["no model file 'model.onnx'", "notes.txt"]),
-    "missing-torch": ("torch", pbtxt("torch", **TORCH_SIDES), None, ["no model file 'model.pt'", "notes.txt"]),
-    "bare-torch": ("torch", pbtxt("torch"), "double", ["must declare input and output", "x: Tensor", "dims"]),
-    "wrong-name": (
-        "onnx",
-        pbtxt("onnx", inputs={"picture": ("FP32", [3])}, outputs=SIDES["outputs"], max_batch_size=2),
-        onnx_double(),
-        ["input 'picture'", "the model has x"],
-    ),
-    "wrong-type": (
-        "onnx",
-        pbtxt("onnx", inputs=SIDES["inputs"], outputs={"y": ("FP16", [3])}, max_batch_size=2),
-        onnx_double(),
-        ["output 'y' is TYPE_FP16", "TYPE_FP32"],
-    ),
-    "wrong-dims": (
-        "onnx",
-        pbtxt("onnx", inputs=SIDES["inputs"], outputs={"y": ("FP32", [4])}, max_batch_size=2),
-        onnx_double(),
-        ["output 'y' has dims [4]", "set dims: [3]"],
-    ),
-    "wrong-type-torch": (
-        "torch",
-        pbtxt("torch", inputs=SIDES["inputs"], outputs={"y__0": ("INT64", [3])}, max_batch_size=2),
-        "double",
-        ["output 'y__0' is TYPE_INT64", "TYPE_FP32"],
-    ),
-    "too-many-outputs": (
-        "torch",
-        pbtxt(
-            "torch", inputs=SIDES["inputs"], outputs={"y__0": ("FP32", [3]), "y__1": ("FP32", [3])}, max_batch_size=2
-        ),
-        "double",
-        ["returned 1 tensor(s)", "y__1"],
-    ),
-    "too-many-inputs": (
-        "torch",
-        pbtxt(
-            "torch",
-            inputs={"x": ("FP32", [3]), "z": ("FP32", [3])},
-            outputs=TORCH_SIDES["outputs"],
-            max_batch_size=2,
-        ),
-        "double",
-        ["declares 2 input(s)", "forward() takes 1: x"],
-    ),
-    "bad-threads": (
-        "onnx",
-        pbtxt("onnx", **SIDES, max_batch_size=2, extra=parameters(intra_op_thread_count="many")),
-        onnx_double(),
-        ["intra_op_thread_count is 'many'"],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_model_that_cannot_serve_is_refused_with_the_reason(
-    server: Server, repository: Path, tmp_path: Path, name: str
-) -> None:
-    variant, config, content, expected = REFUSED[name]
-    if content == "double":
-        content = torch_model(tiny_models.Double(), tmp_path / "double.pt")
-    if content is None:
-        add_model(repository, name, config, "notes.txt", b"no model here")
-    else:
-        assert isinstance(content, bytes)
-        add_model(repository, name, config, FILES[variant], content)
-    with pytest.raises(InferenceServerException) as refusal:
-        server.load(name)
-    assert refusal.value.status() == "StatusCode.INVALID_ARGUMENT"
-    for text in [*expected, "Fix: "]:
-        assert text in str(refusal.value)
-
-
-def test_a_version_that_cannot_be_read_leaves_the_old_one_serving(
-    server: Server, repository: Path, add_double: Callable[..., Path]
-) -> None:
-    path = add_double(repository, "stays", "onnx", max_batch_size=2)
-    server.load("stays")
-    (path.parents[1] / "2").mkdir()
-    (path.parents[1] / "2" / "model.onnx").write_bytes(b"not a model")
-    both = {
-        "platform": "onnxruntime_onnx",
-        "max_batch_size": 2,
-        "version_policy": {"specific": {"versions": [1, 2]}},
-    }
-    with pytest.raises(InferenceServerException, match="cannot read the model"):
-        server.load("stays", json.dumps(both))
-    np.testing.assert_array_equal(server.ask("stays", {"x": ONES}, ["y"], version="1")["y"], ONES * 2)
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_default_model_filename_names_the_file(
     server: Server, repository: Path, add_double: Callable[..., Path], variant: str
@@ -307,13 +207,24 @@ def test_threads_follow_the_parameter(server: Server, repository: Path, tmp_path
     counts = []
     for threads in (1, 4):
         name = f"threads-{threads}-{variant}"
-        sides = SIDES if variant == "onnx" else TORCH_SIDES
         extra = f"instance_group [{{ count: 1 kind: KIND_CPU }}]\n{parameters(**{key: threads})}"
-        add_model(repository, name, pbtxt(variant, **sides, max_batch_size=2, extra=extra), FILES[variant], content)
+        add_model(
+            repository,
+            name,
+            pbtxt(
+                variant,
+                inputs={"x": ("FP32", [3])},
+                outputs={OUTPUT[variant]: ("FP32", [3])},
+                max_batch_size=2,
+                extra=extra,
+            ),
+            FILES[variant],
+            content,
+        )
         server.load(name)
         (stub,) = server.stubs(name)
         counts.append(stub.num_threads())
-    assert counts[1] - counts[0] == 3
+    assert counts[1] - counts[0] >= 3  # torch makes more than one pool of that size
 
 
 NAMING = {

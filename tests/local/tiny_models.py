@@ -14,14 +14,15 @@ from onnx import TensorProto, helper
 PLATFORMS = {"onnx": "onnxruntime_onnx", "torch": "pytorch_libtorch"}
 FILES = {"onnx": "model.onnx", "torch": "model.pt"}
 
-Tensor = tuple[str, int, Sequence[int | str]]
+OnnxTensor = tuple[str, int, Sequence[int | str]]
+Tensors = Mapping[str, tuple[str, Sequence[int]]]
 
 
 def pbtxt(
     variant: str,
     *,
-    inputs: Mapping[str, tuple[str, Sequence[int]]] | None = None,
-    outputs: Mapping[str, tuple[str, Sequence[int]]] | None = None,
+    inputs: Tensors | None = None,
+    outputs: Tensors | None = None,
     max_batch_size: int = 0,
     extra: str = "",
 ) -> str:
@@ -52,7 +53,7 @@ def add_model(repository: Path, name: str, config: str, file: str, content: byte
     return path
 
 
-def onnx_model(nodes: Sequence[Any], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> bytes:
+def onnx_model(nodes: Sequence[Any], inputs: Sequence[OnnxTensor], outputs: Sequence[OnnxTensor]) -> bytes:
     """A graph of these nodes; an old opset and format, so that any onnxruntime reads it."""
     graph = helper.make_graph(
         list(nodes),
@@ -84,7 +85,7 @@ def torch_model(module: torch.nn.Module, path: Path) -> bytes:
     """The module as TorchScript, by way of a file as people do it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated in favour of torch.export; Triton takes both
-        torch.jit.save(torch.jit.script(module), str(path))  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.script(module), str(path))
     return path.read_bytes()
 
 

@@ -1,7 +1,7 @@
 """What both Python-based backends share: model files, batching, errors per request, the memory gauge.
 
 Triton starts one stub process per model instance with the backend's own folder on sys.path, so the
-embedded stack copies this file beside each model.py (see gateway/local/backends.py).
+embedded stack copies this file beside each model.py (see gateway/local/backend_directory.py).
 """
 
 import os

@@ -24,7 +24,7 @@ walk on it do not block it. Made to show and to test the gateway, not to protect
 
 ## Model
 
-Convolutional network of 0.67 million parameters; output `(batch, 2)` logits. Input `(batch, 3, 224, 224)`: RGB,
+Convolutional network of 0.53 million parameters; output `(batch, 2)` logits. Input `(batch, 3, 224, 224)`: RGB,
 the whole picture stretched to the square, normalised with mean 0.485, 0.456, 0.406 and standard deviation
 0.229, 0.224, 0.225.
 """
