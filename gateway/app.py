@@ -19,6 +19,7 @@ from gateway import __version__
 from gateway.admin.health import Health
 from gateway.admin.http import HttpServer
 from gateway.admin.status import StatusPublisher, status_publication
+from gateway.allocator import Allocator
 from gateway.config import Settings
 from gateway.errors import BrokerError, GatewayError
 from gateway.flow.pipeline import Pipeline
@@ -40,6 +41,7 @@ class Gateway:
 
     def __init__(self, settings: Settings, broker: Broker, server: InferenceServer, metrics: Metrics) -> None:
         logical, refused = read_models(settings)
+        self._allocator = Allocator()
         self._settings = settings
         self._broker = broker
         self._server = server
@@ -90,6 +92,7 @@ class Gateway:
             "models": self._loader.run(),
             "status": self._status.run(),
             "intake": self._pipeline.intake(),
+            "allocator": self._allocator.run(),
         }
         for index in range(REFUSAL_WORKERS):
             work[f"refusals-{index}"] = self._pipeline.answer_refusals()

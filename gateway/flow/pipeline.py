@@ -7,6 +7,7 @@ place in flight is free. Whatever happens on the way, its ticket is settled exac
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,7 @@ from gateway.ports import Broker, InferenceServer
 
 log = structlog.get_logger(__name__)
 
+DECODING_THREADS = min(4, os.cpu_count() or 1)
 RETRY_S = 0.25
 """Until Triton is asked again after it could not be reached."""
 REFUSALS_WAITING = 1024
@@ -63,7 +65,7 @@ class Pipeline:
         self._metrics = metrics
         self._patterns = settings.patterns
         self._inference = Inference(server, metrics, settings.infer_timeout_ms)
-        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="preprocess")
+        self._threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="preprocess")
         self._refusals: asyncio.Queue[tuple[Origin, ReplyTopics, SnapshotError]] = asyncio.Queue(REFUSALS_WAITING)
         self.acks = AckLedger(broker.acknowledge, metrics)
         self.schedule = Schedule(settings.queue_max_messages, settings.queue_max_bytes, metrics)
