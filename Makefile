@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format sample-models stack docs clean
+.PHONY: help demo test check format sample-models measure stack docs clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -32,6 +32,9 @@ format: $(VENV)/.installed ## Format the code
 
 sample-models: $(VENV)/.installed ## Train and export the sample models again (up to 40 minutes on 2 cores)
 	$(BIN)/python triton/samples/train.py
+
+measure: $(VENV)/.installed ## Send all test scenes through a running gateway and write the model cards
+	$(BIN)/python triton/samples/measure.py
 
 docs: $(VENV)/.installed ## Write docs/metrics.md, docs/errors.md and docs/configuration.md anew from the code
 	$(BIN)/python docs/generate.py

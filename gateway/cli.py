@@ -16,6 +16,7 @@ import click
 from gateway import __version__
 from gateway.config import Settings, load_settings, suspicious_variables
 from gateway.errors import ConfigError, GatewayError
+from gateway.terminal.overview import Overview
 
 if TYPE_CHECKING:
     from gateway.adapters.mqtt import MqttBroker, MqttSettings
@@ -25,19 +26,56 @@ RECEIVE_MARGIN = 64
 """Messages that the broker may send beyond those which the queue holds, so that freshness is ours to decide."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="edge-gateway")
-def cli() -> None:
-    """Camera snapshots over MQTT, answered by two variants of a model on an NVIDIA Triton server.
+_PORT = click.IntRange(1, 65535)
+_REPOSITORY = click.option(
+    "--repository",
+    type=FILE,
+    default=lambda: Path(os.environ.get("MODEL_REPOSITORY", "model_repository")),
+    help="Folder of models for Triton.  [default: $MODEL_REPOSITORY or ./model_repository]",
+)
 
-    Settings come from the environment and from the file named by GATEWAY_CONFIG; see docs/configuration.md.
+
+@click.group(
+    cls=Overview,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(__version__, prog_name="edge-gateway")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Camera snapshots over MQTT, answered by two variants of a model on an NVIDIA Triton server."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@cli.command()
+@_REPOSITORY
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0),
+    envvar="DEMO_SECONDS",
+    help="End after so many seconds; 0: never.  [default: $DEMO_SECONDS or never]",
+)
+@click.option("--rate", default=4.0, show_default=True, type=click.FloatRange(0.1, 100), help="Frames a second.")
+@click.option("--output", type=FILE, default=Path("demo-output"), show_default=True, help="Folder for the pictures.")
+def demo(repository: Path, seconds: float | None, rate: float, output: Path) -> None:
+    """Run broker, Triton, gateway and two cameras on this machine.
+
+    Results appear as they come, pictures with boxes in the output folder. Ctrl-C ends all of it with a summary.
     """
+    from gateway.local.demo import run_demo
+
+    sys.exit(run_demo(repository, seconds=seconds or None, rate=rate, output=output))
 
 
 @cli.command()
 @click.option("--config", type=FILE, help="gateway.yaml to read; the environment wins.  [default: $GATEWAY_CONFIG]")
 def serve(config: Path | None) -> None:
-    """Run the gateway between a broker and a Triton."""
+    """Run the gateway between a broker and a Triton.
+
+    It waits for both, says so, and becomes ready when they are there (http://localhost:8080/ready). SIGTERM or Ctrl-C
+    finishes what was accepted, then ends.
+    """
     from gateway.logs import configure_logging
 
     settings = load_settings(config)
@@ -93,71 +131,6 @@ def mqtt_settings(settings: Settings, **more: Any) -> MqttSettings:
 
 
 @cli.command()
-@click.argument("pictures", nargs=-1, required=True, type=FILE)
-@click.option("--topic", help="Topic to publish to.  [default: the first of MQTT_INPUT_TOPICS, filled for this place]")
-@click.option("--as", "form", type=click.Choice(["json", "raw"]), default="json", show_default=True)
-@click.option("--device", default="camera-01", show_default=True, help="device_id of the JSON form.")
-@click.option("--model", help="model_name to ask for (JSON form).")
-@click.option("--backend", help="backend_preference: onnx, torch or dual (JSON form).")
-@click.option("--repeat", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Pictures a second at most.")
-def send(
-    pictures: tuple[Path, ...],
-    topic: str | None,
-    form: str,
-    device: str,
-    model: str | None,
-    backend: str | None,
-    repeat: int,
-    rate: float | None,
-) -> None:
-    """Publish PICTURES (files or folders) as a camera would."""
-    from gateway.messages import Publication
-    from gateway.terminal.send import find_pictures, json_snapshot
-    from gateway.terminal.send import send as publish_all
-    from gateway.topic_patterns import fill
-
-    settings = load_settings()
-    target = topic or fill(settings.mqtt_input_topics[0], {"asset": device, "stream": "snapshot", **settings.place})
-    if "+" in target or "#" in target:
-        raise ConfigError(f"'{target}' has wildcards", where="--topic", fix="Name one topic with --topic")
-    if form == "raw" and (model or backend):
-        raise ConfigError("--model and --backend need the JSON form", where="send", fix="Leave --as raw out")
-    asked = {"model_name": model, "backend_preference": backend}
-    more = {name: value for name, value in asked.items() if value}
-    publications = []
-    for path in find_pictures(pictures):
-        image = _read(path)
-        payload = image if form == "raw" else json_snapshot(image, device, **more)
-        publications.append((path.name, Publication(target, payload)))
-    broker = _person(settings, "send", ())
-    sys.exit(_run(publish_all(broker, publications, repeat=repeat, rate=rate)))
-
-
-@cli.command()
-@click.option("--count", type=click.IntRange(1), help="End after so many results and errors.")
-@click.option("--json", "raw", is_flag=True, help="Print the messages themselves, one a line.")
-def watch(count: int | None, raw: bool) -> None:
-    """Show results, comparisons, errors and status as they come."""
-    from gateway.terminal.watch import watch as show_all
-    from gateway.terminal.watch import watched_topics
-
-    settings = load_settings()
-    broker = _person(settings, "watch", watched_topics(settings))
-    click.echo(f"Watching {settings.aio_broker_hostname}:{settings.aio_broker_tcp_port}; Ctrl-C ends.", err=True)
-    sys.exit(_run(show_all(broker, count=count, raw=raw)))
-
-
-_PORT = click.IntRange(1, 65535)
-_REPOSITORY = click.option(
-    "--repository",
-    type=FILE,
-    default=lambda: Path(os.environ.get("MODEL_REPOSITORY", "model_repository")),
-    help="Folder of models for Triton.  [default: $MODEL_REPOSITORY or ./model_repository]",
-)
-
-
-@cli.command()
 @_REPOSITORY
 @click.option("--mqtt-port", type=_PORT, help="[default: a free one]")
 @click.option("--grpc-port", type=_PORT, help="[default: a free one]")
@@ -166,7 +139,10 @@ _REPOSITORY = click.option(
 def stack(
     repository: Path, mqtt_port: int | None, grpc_port: int | None, http_port: int | None, metrics_port: int | None
 ) -> None:
-    """Run an embedded broker and Triton only, for `serve` beside them."""
+    """Run an embedded broker and Triton for `serve`.
+
+    Says what to export so that the other commands find them.
+    """
     from gateway.local.stack import run_stack
 
     sys.exit(
@@ -187,15 +163,78 @@ def triton(repository: Path, grpc_port: int | None, http_port: int | None, metri
 
 
 @cli.command()
-@_REPOSITORY
-@click.option("--seconds", type=click.FloatRange(0), envvar="DEMO_SECONDS", help="End after so long.  [default: never]")
-@click.option("--rate", default=4.0, show_default=True, type=click.FloatRange(0.1, 100), help="Frames a second.")
-@click.option("--output", type=FILE, default=Path("demo-output"), show_default=True, help="Folder for the pictures.")
-def demo(repository: Path, seconds: float | None, rate: float, output: Path) -> None:
-    """Run everything on this machine: broker, Triton, gateway and two cameras; results before your eyes."""
-    from gateway.local.demo import run_demo
+@click.argument("pictures", nargs=-1, required=True, type=FILE)
+@click.option(
+    "--topic", help="Topic to publish to.  [default: the first of MQTT_INPUT_TOPICS that fits, for this place]"
+)
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["json", "raw"]),
+    default="json",
+    show_default=True,
+    help="JSON with the picture in base64, or the bytes of the file as they are.",
+)
+@click.option("--device", default="camera-01", show_default=True, help="Camera to appear as.")
+@click.option("--model", help="model_name to ask for (JSON form).")
+@click.option("--backend", help="backend_preference: onnx, torch or dual (JSON form).")
+@click.option("--repeat", default=1, show_default=True, type=click.IntRange(1), help="Rounds through all pictures.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Pictures a second at most.")
+@click.option(
+    "--timeout",
+    default=15.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds to wait for the broker before giving up.",
+)
+def send(
+    pictures: tuple[Path, ...],
+    topic: str | None,
+    form: str,
+    device: str,
+    model: str | None,
+    backend: str | None,
+    repeat: int,
+    rate: float | None,
+    timeout: float,
+) -> None:
+    """Publish PICTURES as a camera would.
 
-    sys.exit(run_demo(repository, seconds=seconds or None, rate=rate, output=output))
+    They are JPEG or PNG files, or folders of them. The answers come to `edge-gateway watch`.
+    """
+    from gateway.messages import Publication
+    from gateway.terminal.send import default_topic, find_pictures, json_snapshot, unpublishable
+    from gateway.terminal.send import send as publish_all
+
+    settings = load_settings()
+    target = topic or default_topic(settings, form, device)
+    if problem := unpublishable(target):
+        raise ConfigError(f"'{target}' {problem}", where="--topic", fix="Name one topic with --topic")
+    if form == "raw" and (model or backend):
+        raise ConfigError("--model and --backend need the JSON form", where="send", fix="Leave --as raw out")
+    asked = {"model_name": model, "backend_preference": backend}
+    more = {name: value for name, value in asked.items() if value}
+    publications = []
+    for path in find_pictures(pictures):
+        image = _read(path)
+        payload = image if form == "raw" else json_snapshot(image, device, **more)
+        publications.append((path.name, Publication(target, payload)))
+    broker = _person(settings, "send", ())
+    work = publish_all(broker, _address(settings), publications, repeat=repeat, rate=rate, timeout_s=timeout)
+    sys.exit(_run(work))
+
+
+@cli.command()
+@click.option("--count", type=click.IntRange(1), help="End after so many results and errors.")
+@click.option("--json", "raw", is_flag=True, help="Print the messages themselves, one a line.")
+def watch(count: int | None, raw: bool) -> None:
+    """Show results, comparisons, errors and status live."""
+    from gateway.terminal.watch import watch as show_all
+    from gateway.terminal.watch import watched_topics
+
+    settings = load_settings()
+    broker = _person(settings, "watch", watched_topics(settings))
+    sys.exit(_run(show_all(broker, _address(settings), count=count, raw=raw)))
 
 
 def _person(settings: Settings, what: str, subscriptions: tuple[str, ...]) -> MqttBroker:
@@ -203,9 +242,16 @@ def _person(settings: Settings, what: str, subscriptions: tuple[str, ...]) -> Mq
     from gateway.adapters.mqtt import MqttBroker
     from gateway.logs import configure_logging
 
-    configure_logging("warning" if settings.log_level != "debug" else "debug", "text")
+    if settings.log_level == "debug":
+        configure_logging("debug", "text")
+    else:
+        configure_logging("warning", "sentence")
     client_id = f"edge-gateway-{what}-{uuid.uuid4().hex[:8]}"
     return MqttBroker(mqtt_settings(settings, client_id=client_id, subscriptions=subscriptions, session_expiry_s=0))
+
+
+def _address(settings: Settings) -> str:
+    return f"{settings.aio_broker_hostname}:{settings.aio_broker_tcp_port}"
 
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
@@ -213,6 +259,9 @@ def _run(work: Coroutine[Any, Any, int]) -> int:
         return asyncio.run(work)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except BrokenPipeError:  # `edge-gateway watch | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails once more
+        return 128 + signal.SIGPIPE
 
 
 def _read(path: Path) -> bytes:
@@ -237,11 +286,32 @@ def _warn_of_typos(settings: Settings) -> None:
 def main() -> None:
     """Entry point: errors that a person can mend end in one line and exit code 2."""
     try:
-        cli(prog_name="edge-gateway")
-    except* GatewayError as group:
-        for error in _leaves(group):
-            click.echo(f"edge-gateway: {error}", err=True)
-        sys.exit(2)
+        code = cli.main(prog_name="edge-gateway", standalone_mode=False)
+    except click.ClickException as error:
+        sys.exit(_complain(_usage_error(error)))
+    except click.Abort:
+        sys.exit(128 + signal.SIGINT)
+    except GatewayError as error:
+        sys.exit(_complain(str(error)))
+    except BaseExceptionGroup as group:
+        errors, defects = group.split(GatewayError)
+        if errors is None or defects is not None:
+            raise
+        sys.exit(_complain(*map(str, _leaves(errors))))
+    sys.exit(code)
+
+
+def _usage_error(error: click.ClickException) -> str:
+    text = " ".join(error.format_message().split())
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = context.command_path if context else "edge-gateway"
+    return f"{text}{'' if text.endswith(('.', '?')) else '.'} See {path} --help"
+
+
+def _complain(*lines: str) -> int:
+    for line in lines:
+        click.echo(f"edge-gateway: {line}", err=True)
+    return 2
 
 
 def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:

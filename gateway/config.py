@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from gateway import topic_patterns
 from gateway.errors import ConfigError
-from gateway.schema import describe, read_yaml, unknown_key
+from gateway.schema import ANSWER_PARTS, PLACE_PARTS, describe, output_topic, read_yaml, unknown_key
 from gateway.topic_patterns import TopicPattern
 
 DEFAULT_INPUT_TOPICS = (
@@ -24,73 +25,113 @@ DEFAULT_INPUT_TOPICS = (
     "azure-iot-operations/data/{asset}/{stream}",
 )
 _OUTPUT = "edge-ai/{business_unit}/{facility}/{gateway_id}/ai/"
-_PLACE_NAMES = {"business_unit", "facility", "gateway_id"}
-# Names that start like ours but are set by Kubernetes (service links) or read by others.
-_FOREIGN = ("_SERVICE_HOST", "_SERVICE_PORT", "_PORT_", "_TCP", "_PORT")
-_OUR_PREFIXES = ("AIO_", "MQTT_", "TRITON_", "MODEL_", "QUEUE_", "HTTP_", "LOG_", "GATEWAY_")
+# What Kubernetes sets for each service of the namespace; `<SERVICE>_PORT` too, whose value is an address.
+_SERVICE_LINK = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 
 
 class Settings(BaseSettings):
     """The configuration of one gateway; the environment wins over gateway.yaml."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, case_sensitive=False, str_strip_whitespace=True)
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        case_sensitive=False,
+        str_strip_whitespace=True,
+        env_ignore_empty=True,  # compose files and charts pass `NAME=` for what nobody has set
+        use_attribute_docstrings=True,
+    )
 
     # The broker. The AIO_ names are those of the Azure IoT Operations SDK.
     aio_broker_hostname: str = "localhost"
+    """Host name or address of the MQTT broker."""
     aio_broker_tcp_port: int = Field(1883, ge=1, le=65535)
+    """TCP port of the MQTT broker; with TLS usually 8883."""
     aio_mqtt_use_tls: bool = False
+    """Whether the connection to the broker is encrypted with TLS."""
     aio_tls_ca_file: Path | None = None
+    """PEM file of the authorities that vouch for the broker; without it those that the system trusts."""
     aio_tls_cert_file: Path | None = None
+    """PEM file of the gateway's own certificate for mutual TLS; needs AIO_TLS_KEY_FILE and AIO_MQTT_USE_TLS."""
     aio_tls_key_file: Path | None = None
+    """PEM file of the private key that belongs to AIO_TLS_CERT_FILE."""
     aio_sat_file: Path | None = None
     """Token of the service account for Azure IoT Operations (MQTT 5 enhanced authentication K8S-SAT)."""
     aio_mqtt_username: str | None = None
+    """User name at the broker."""
     aio_mqtt_password_file: Path | None = None
+    """File with the password of AIO_MQTT_USERNAME; read again at each connect."""
     aio_mqtt_client_id: str | None = None
+    """MQTT client id, under which the broker keeps the session; without it `edge-gateway-` and the GATEWAY_ID."""
     aio_mqtt_session_expiry: int = Field(86_400, ge=0, le=4_294_967_295)
     """Seconds for which the broker keeps unanswered snapshots while the gateway is away."""
     aio_mqtt_keep_alive: int = Field(30, ge=1, le=65_535)
+    """Seconds of silence after which gateway and broker check that the other is still there."""
     mqtt_protocol: Literal["5", "3.1.1"] = "5"
+    """Version of MQTT to speak with the broker."""
     mqtt_input_topics: Annotated[tuple[str, ...], NoDecode] = DEFAULT_INPUT_TOPICS
+    """Topics to take snapshots from; a level may be a `{name}`, `+` or a final `#`, and `$share/group/` may lead."""
 
     # Where this gateway stands; fills the parts that an input topic lacks.
     business_unit: str = "default"
+    """Business unit in the topics of answers to snapshots whose own topic names none; one topic level."""
     facility: str = "default"
+    """Facility in the topics of answers to snapshots whose own topic names none; one topic level."""
     gateway_id: str = Field(default_factory=lambda: socket.gethostname().split(".")[0] or "gateway")
+    """Name of this gateway, one topic level; without it the host name up to its first dot."""
 
     # Where answers go.
     result_topic: str = _OUTPUT + "inference/vision"
+    """Topic of results; may also hold `{device_id}` and `{model_name}`."""
     comparison_topic: str = _OUTPUT + "inference/comparison"
+    """Topic of comparisons of two variants; parts as in RESULT_TOPIC."""
     error_topic: str = _OUTPUT + "errors"
+    """Topic of errors; parts as in RESULT_TOPIC."""
     status_topic: str = _OUTPUT + "status"
+    """Topic of the retained status, which is also the last will."""
     metrics_topic: str = _OUTPUT + "metrics"
+    """Topic of the summary of the metrics every 30 seconds."""
 
     # Triton and the models.
     triton_grpc_url: str = "localhost:8001"
+    """Triton's gRPC endpoint as host:port."""
     triton_metrics_url: str | None = None
+    """Triton's metrics page as a URL, for the memory of each model in comparisons; without it that is null."""
     model_repository: Path = Path("model_repository")
+    """Folder of the models, as Triton sees it too; each folder in it with a model.yaml is served."""
     model_config_path: Path | None = None
+    """One model.yaml to serve in place of all those in MODEL_REPOSITORY."""
     default_backend: Literal["onnx", "torch"] = "onnx"
+    """Variant that answers when neither the message nor model.yaml names one."""
     enable_dual_backend: bool = False
+    """Whether both variants are asked and compared when neither the message nor model.yaml says otherwise."""
     infer_timeout_ms: float = Field(5_000, gt=0, le=600_000)
-    """Longest wait for one variant, so that time is left to ask the other."""
+    """Longest wait for one variant in milliseconds, so that time is left to ask the other."""
 
     # Limits.
     snapshot_deadline_ms: float = Field(10_000, gt=0, le=3_600_000)
-    """From arrival; for snapshots that name no deadline_ms and no message expiry of their own."""
+    """Milliseconds from arrival, for snapshots that name no deadline_ms and no message expiry of their own."""
     max_payload_bytes: int = Field(16 * 2**20, ge=1024, le=256 * 2**20)
+    """Largest message in bytes; a larger one is answered with PAYLOAD_TOO_LARGE and never kept in memory."""
     max_image_pixels: int = Field(16_000_000, ge=4096, le=1_000_000_000)
+    """Largest picture, width times height in pixels; a larger one is answered with IMAGE_TOO_LARGE undecoded."""
     queue_max_messages: int = Field(64, ge=1, le=100_000)
+    """Snapshots that may wait; beyond it the stalest and least important give way with QUEUE_FULL."""
     queue_max_bytes: int = Field(16 * 2**20, ge=2**20)
+    """Bytes of encoded pictures that may wait; beyond it as with QUEUE_MAX_MESSAGES."""
     max_in_flight: int = Field(4, ge=1, le=256)
     """Snapshots between queue and broker at the same time."""
     drain_timeout_s: float = Field(20, ge=0, le=600)
+    """Seconds to finish what was accepted after SIGTERM; the rest stays with the broker."""
 
     # Seen from outside.
     http_host: str = "0.0.0.0"  # noqa: S104 - probes and scrapers come from other hosts; actions need a token
+    """Address to listen on for probes and metrics."""
     http_port: int = Field(8080, ge=0, le=65535)
+    """TCP port for probes and metrics; 0 takes any free one and logs it."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is logged."""
     log_format: Literal["json", "text"] = "json"
+    """One JSON object a line, or text for people."""
 
     @field_validator("mqtt_input_topics", mode="before")
     @classmethod
@@ -117,21 +158,15 @@ class Settings(BaseSettings):
                 raise ValueError(f"'{text}' is no topic filter: {problem}")
         return value
 
-    @field_validator("result_topic", "comparison_topic", "error_topic", "status_topic", "metrics_topic")
+    @field_validator("result_topic", "comparison_topic", "error_topic")
     @classmethod
     def _valid_template(cls, value: str) -> str:
-        if unknown := topic_patterns.names_in(value) - _PLACE_NAMES - {"model_name", "device_id"}:
-            raise ValueError(unknown_key(unknown.pop(), _PLACE_NAMES | {"model_name", "device_id"}))
-        if "+" in value or "#" in value or not value:
-            raise ValueError("an output topic has no wildcards")
-        return value
+        return output_topic(value, ANSWER_PARTS)
 
     @field_validator("status_topic", "metrics_topic")
     @classmethod
     def _place_only(cls, value: str) -> str:
-        if unknown := topic_patterns.names_in(value) - _PLACE_NAMES:
-            raise ValueError(f"'{{{unknown.pop()}}}' is not known here; only {', '.join(sorted(_PLACE_NAMES))}")
-        return value
+        return output_topic(value, PLACE_PARTS)
 
     @field_validator("business_unit", "facility", "gateway_id")
     @classmethod
@@ -181,29 +216,26 @@ def load_settings(config_file: Path | None = None) -> Settings:
     if config_file is None and os.environ.get("GATEWAY_CONFIG"):
         config_file = Path(os.environ["GATEWAY_CONFIG"])
     data = read_yaml(config_file) if config_file else {}
-    for key in data:
-        if key not in Settings.model_fields:
-            raise ConfigError(
-                unknown_key(str(key), Settings.model_fields), where=str(config_file), fix="Correct the key"
-            )
+    unknown = [unknown_key(str(key), Settings.model_fields) for key in data if key not in Settings.model_fields]
+    if unknown:
+        raise ConfigError("; ".join(unknown), where=str(config_file), fix=f"Correct the key{'s' * (len(unknown) > 1)}")
     try:
         return Settings(**data)
     except ValidationError as error:
         where = f"{config_file} or the environment" if config_file else "environment"
-        text = describe(error)
-        for name in Settings.model_fields:
-            text = text.replace(f"{name}: ", f"{name.upper()}: ")
-        raise ConfigError(text, where=where, fix="Correct the named settings") from error
+        raise ConfigError(
+            describe(error, as_written=str.upper), where=where, fix="Correct the named settings"
+        ) from error
 
 
 def suspicious_variables(environment: Mapping[str, str]) -> list[str]:
     """Warnings for environment variables that look like a misspelt setting of ours."""
     known = [name.upper() for name in Settings.model_fields] + ["GATEWAY_CONFIG"]
     warnings = []
-    for name in environment:
-        if name in known or not name.startswith(_OUR_PREFIXES) or name.endswith(_FOREIGN) or "_PORT_" in name:
+    for name, value in environment.items():
+        if name.upper() in known or _SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and "://" in value):
             continue
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
         if nearest:
             warnings.append(f"{name} is not a setting; did you mean {nearest[0]}?")
     return warnings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import MutableMapping
 from typing import Any, TextIO
 
 import structlog
@@ -17,13 +18,15 @@ _SHARED: list[Any] = [
 
 
 def configure_logging(level: str, log_format: str, stream: TextIO | None = None) -> None:
-    """Send the gateway's log and that of its libraries to `stream` (stderr) in one form."""
+    """Send the gateway's log and that of its libraries to `stream` (stderr) in one form: json, text or sentence."""
     out = stream or sys.stderr
     if log_format == "json":
         render: list[Any] = [
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(ensure_ascii=False),
         ]
+    elif log_format == "sentence":
+        render = [structlog.processors.format_exc_info, _sentence]
     else:
         render = [structlog.dev.ConsoleRenderer(colors=use_colour(out))]
     handler = logging.StreamHandler(out)
@@ -48,6 +51,18 @@ def configure_logging(level: str, log_format: str, stream: TextIO | None = None)
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _sentence(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
+    """`What (where): why. How to mend it`, for commands that a person runs, as their errors are written too."""
+    said = dict(event)
+    text, traceback = str(said.pop("event", "")), said.pop("exception", "")
+    reason, fix = said.pop("reason", ""), said.pop("fix", "")
+    details = ", ".join(f"{key} {value}" for key, value in said.items() if key not in ("level", "timestamp"))
+    text += f" ({details})" if details else ""
+    text += f": {reason}" if reason else ""
+    text += f". {fix}" if fix else ""
+    return f"edge-gateway: {text}\n{traceback}".rstrip()
 
 
 def use_colour(stream: TextIO) -> bool:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+DEVICE_PARTS = ("asset", "device_id", "camera_id", "camera", "device")
+"""The named parts that say which device a topic belongs to, the first of them that it has."""
 _NAME = re.compile(r"\{([a-z_]+)\}")
 _FORBIDDEN_IN_LEVEL = re.compile(r"[\x00+#/]")
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import yaml
 from numpy.typing import NDArray
 
@@ -110,6 +109,14 @@ class Site:
             return await self.running
 
 
+def _prepare(repository: Path, triton: MemoryTriton) -> None:
+    if not list(repository.glob("*/model.yaml")):
+        write_model(repository)
+    if not triton.known:
+        for variant in ("detector-onnx", "detector-torch"):
+            triton.add_model(signature(variant), sees(HELMET))
+
+
 @contextlib.asynccontextmanager
 async def site(
     repository: Path,
@@ -121,11 +128,7 @@ async def site(
 ) -> AsyncIterator[Site]:
     """A gateway between a MemoryBroker and a MemoryTriton, with a detector unless the repository has another."""
     broker, triton = broker or MemoryBroker(), triton or MemoryTriton()
-    if not list(repository.glob("*/model.yaml")):
-        write_model(repository)
-    if not triton.known:
-        for variant in ("detector-onnx", "detector-torch"):
-            triton.add_model(signature(variant), sees(HELMET))
+    _prepare(repository, triton)
     config = settings(model_repository=repository, **environment)
     metrics = Metrics()
     client = broker.client(
@@ -154,8 +157,3 @@ async def site(
             await place.stop()
         await viewer.close()
         await asyncio.gather(*watching)
-
-
-def grey(value: int = 90) -> NDArray[np.uint8]:
-    """A picture in one colour."""
-    return np.full((48, 64, 3), value, dtype=np.uint8)

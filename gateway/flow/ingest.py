@@ -15,12 +15,11 @@ import pybase64
 from gateway.errors import ImageUndecodable, PayloadInvalid, PayloadTooLarge
 from gateway.flow.acks import Ticket
 from gateway.messages import Message, Origin, Place, Snapshot
-from gateway.topic_patterns import TopicPattern
+from gateway.topic_patterns import DEVICE_PARTS, TopicPattern
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _OTHER_PICTURES = {b"GIF8": "GIF", b"RIFF": "WebP", b"BM": "BMP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF"}
-_DEVICE_NAMES = ("asset", "device_id", "camera_id", "camera", "device")
 _MAX_NAME = 256
 _WHITESPACE = re.compile(r"\s+")
 
@@ -86,7 +85,7 @@ def _from_topic(topic: str, patterns: tuple[TopicPattern, ...]) -> tuple[dict[st
         parsed = pattern.parse(topic)
         if parsed is not None:
             named, unnamed = parsed
-            device = next((named[name] for name in _DEVICE_NAMES if name in named), "")
+            device = next((named[name] for name in DEVICE_PARTS if name in named), "")
             return named, device or "/".join(unnamed) or named.get("gateway_id", "") or topic
     return {}, topic
 

@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from gateway import topic_patterns
 from gateway.errors import ConfigError
-from gateway.schema import StrictModel, parse, read_yaml
+from gateway.schema import ANSWER_PARTS, StrictModel, output_topic, parse, read_yaml
 
 MAX_LABELS = 10_000
 
@@ -19,12 +20,17 @@ class PreprocessingSpec(StrictModel):
     resize: tuple[int, int] = (224, 224)
     """Height and width of the input in pixels."""
     mode: Literal["letterbox", "stretch", "crop"] = "letterbox"
+    """How the picture is fitted: padded in its own proportions, stretched to the input, or its middle cut out."""
     pad_value: int = Field(114, ge=0, le=255)
+    """Grey of the padding around a letterboxed picture, before normalisation."""
     normalize: bool = True
     """True: (value / 255 - mean) / std. False: the values 0 to 255 as they are."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Subtracted per colour channel, in the order of `color`, in units of 0 to 1."""
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Divided by per colour channel after `mean`; each above 0."""
     color: Literal["RGB", "BGR"] = "RGB"
+    """Order of the colour channels that the model expects."""
 
     @field_validator("resize")
     @classmethod
@@ -45,15 +51,21 @@ class InferenceSpec(StrictModel):
     """How the output tensors become predictions."""
 
     output: Literal["yolov8", "classification"]
+    """Layout of the output tensor: `[4 + classes, anchors]` of a YOLOv8 detector, or one number per class."""
     confidence_threshold: float = Field(0.5, ge=0, le=1)
+    """Predictions below this confidence are left out."""
     iou_threshold: float = Field(0.5, ge=0, le=1)
     """Boxes of one class that overlap more than this are one object (NMS)."""
     match_iou: float = Field(0.5, ge=0, le=1)
     """Boxes of two variants that overlap at least this much are the same object (comparison)."""
     max_detections: int = Field(300, ge=1, le=10_000)
+    """Most detections per picture, the most confident first."""
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    """What turns the numbers of a classifier into confidences; `none` when the model does it itself."""
     top_k: int = Field(1, ge=1, le=1000)
+    """Classes that a classifier reports, the most confident first."""
     alert_classes: tuple[str, ...] = ()
+    """Labels that set `alert_triggered` in the result."""
     batch_size: int = Field(1, ge=1, le=1)
     """Pictures per request; Triton's dynamic batching joins the requests of different cameras."""
 
@@ -62,16 +74,35 @@ class MqttSpec(StrictModel):
     """Which topics the model takes and where its results go."""
 
     input_topics: tuple[str, ...] = ()
+    """Topics whose snapshots this model answers when the message names no model; the narrowest filter wins."""
     output_topic_template: str | None = None
+    """Topic of results in place of RESULT_TOPIC; same named parts."""
     comparison_topic_template: str | None = None
+    """Topic of comparisons in place of COMPARISON_TOPIC; same named parts."""
     error_topic_template: str | None = None
+    """Topic of errors in place of ERROR_TOPIC; same named parts."""
+
+    @field_validator("input_topics")
+    @classmethod
+    def _valid_filters(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if problem := topic_patterns.problem(text):
+                raise ValueError(f"'{text}' is no topic filter: {problem}")
+        return tuple(topic_patterns.TopicPattern(text).subscription for text in value)
+
+    @field_validator("output_topic_template", "comparison_topic_template", "error_topic_template")
+    @classmethod
+    def _valid_template(cls, value: str | None) -> str | None:
+        return value if value is None else output_topic(value, ANSWER_PARTS)
 
 
 class ModelSpec(StrictModel):
     """One logical model: what its variants share."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    """Name of the model in messages and metrics: letters, digits, `.`, `_`, `-`."""
     model_type: Literal["object-detection", "image-classification"]
+    """What the model does; has to agree with `inference.output`."""
     backend: Literal["onnx", "torch", "dual"] | None = None
     """Which variant answers; without it DEFAULT_BACKEND and ENABLE_DUAL_BACKEND decide."""
     labels: str | tuple[str, ...] = "labels.txt"
@@ -79,8 +110,22 @@ class ModelSpec(StrictModel):
     variants: dict[str, str] = Field(default_factory=dict)
     """Variant name to Triton model name; without it `<folder>-onnx` and `<folder>-torch`."""
     preprocessing: PreprocessingSpec = PreprocessingSpec()
+    """How a picture becomes the input tensor."""
     inference: InferenceSpec
+    """How the output tensors become predictions."""
     mqtt: MqttSpec = MqttSpec()
+    """Which topics the model takes and where its results go."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_are_text(cls, value: object) -> object:
+        if isinstance(value, list | tuple):
+            for label in value:
+                if not isinstance(label, str):  # YAML reads yes, no, on and 1 as something else
+                    raise ValueError(f"a label is text, and YAML reads one of these as {label!r}; put it in quotes")  # noqa: TRY004 - pydantic's way
+        elif not isinstance(value, str):
+            raise ValueError("must be the name of a file or a list of labels")  # noqa: TRY004
+        return value
 
     @field_validator("variants")
     @classmethod

@@ -10,9 +10,12 @@ from pathlib import Path
 import msgspec
 import pybase64
 
-from gateway.errors import UserError
+from gateway.config import Settings
+from gateway.errors import BrokerUnavailable, UserError
 from gateway.messages import Publication
 from gateway.ports import Broker
+from gateway.terminal.session import session
+from gateway.topic_patterns import DEVICE_PARTS, fill, names_in, without_share
 
 PICTURES = (".jpg", ".jpeg", ".png")
 
@@ -32,6 +35,22 @@ def find_pictures(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
+def default_topic(settings: Settings, form: str, device: str) -> str:
+    """The first input topic that can carry this form: a raw picture's device is known from its topic only."""
+    templates = [without_share(text) for text in settings.mqtt_input_topics]
+    naming = [template for template in templates if names_in(template) & set(DEVICE_PARTS)]
+    template = (naming or templates)[0] if form == "raw" else templates[0]
+    parts = {name: name for name in names_in(template)} | {"stream": "snapshot"}
+    return fill(template, parts | dict.fromkeys(DEVICE_PARTS, device) | settings.place)
+
+
+def unpublishable(topic: str) -> str | None:
+    """Why nothing can be published to a topic, or None."""
+    if set(topic) & set("+#"):
+        return "has wildcards"
+    return None if topic and "\x00" not in topic else "is no topic"
+
+
 def json_snapshot(image: bytes, device_id: str, **more: object) -> bytes:
     """The JSON form of a snapshot, taken now."""
     body = {"device_id": device_id, "timestamp": round(time.time(), 3), "metadata": {}, **more}
@@ -39,19 +58,37 @@ def json_snapshot(image: bytes, device_id: str, **more: object) -> bytes:
 
 
 async def send(
-    broker: Broker, publications: Sequence[tuple[str, Publication]], *, repeat: int, rate: float | None
+    broker: Broker,
+    address: str,
+    publications: Sequence[tuple[str, Publication]],
+    *,
+    repeat: int,
+    rate: float | None,
+    timeout_s: float,
 ) -> int:
-    """Publish each named publication `repeat` times, at `rate` a second at most; returns the exit code."""
-    async with asyncio.TaskGroup() as group:
-        session = group.create_task(broker.run(), name="broker")
+    """Publish each named publication `repeat` times, at `rate` a second at most; returns the exit code.
+
+    Raises BrokerUnavailable when the broker takes one of them no sooner than in `timeout_s`.
+    """
+    async with session(broker, address, limit_s=timeout_s):
         started, sent = time.monotonic(), 0
         for _ in range(repeat):
             for name, publication in publications:
                 if rate:
                     await asyncio.sleep(max(0.0, started + sent / rate - time.monotonic()))
-                await broker.publish(publication)
+                await _publish(broker, publication, timeout_s)
                 sent += 1
                 print(f"sent {name} ({len(publication.payload)} bytes) to {publication.topic}", flush=True)
-        await broker.close()
-        session.cancel()
     return 0
+
+
+async def _publish(broker: Broker, publication: Publication, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await broker.publish(publication)
+    except TimeoutError:
+        raise BrokerUnavailable(
+            f"the broker has not acknowledged a picture within {timeout_s:g} s",
+            where=publication.topic,
+            fix="See the broker's log, or allow longer with --timeout",
+        ) from None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
+import sys
 
 from gateway.config import Settings
 from gateway.messages import Message
 from gateway.ports import Broker
-from gateway.terminal.lines import readable_line
+from gateway.terminal.lines import parse_message, readable_line
+from gateway.terminal.session import session
 from gateway.topic_patterns import fill
+
+ANSWERS = ("ai_inference_result", "ai_inference_error")
+"""The kinds of messages of which each snapshot gets exactly one."""
 
 
 def watched_topics(settings: Settings) -> tuple[str, ...]:
@@ -18,26 +22,23 @@ def watched_topics(settings: Settings) -> tuple[str, ...]:
     return tuple(fill(template, wild).replace("{any}", "+") for template in templates)
 
 
-async def watch(broker: Broker, *, count: int | None, raw: bool) -> int:
+async def watch(broker: Broker, address: str, *, count: int | None, raw: bool) -> int:
     """Print messages until interrupted, or until `count` results or errors were seen; returns the exit code."""
     seen = 0
-    async with asyncio.TaskGroup() as group:
-        session = group.create_task(broker.run(), name="broker")
+    async with session(broker, address):
+        print(f"Watching {address}; Ctrl-C ends.", file=sys.stderr, flush=True)
         async for message in broker.messages():
             broker.acknowledge(message)
-            if show(message, raw=raw):
-                seen += not message.topic.endswith(("/status", "/comparison"))
+            seen += show(message, raw=raw) in ANSWERS
             if count is not None and seen >= count:
                 break
-        await broker.close()
-        session.cancel()
     return 0
 
 
-def show(message: Message, *, raw: bool) -> bool:
-    """Print one message; False when it is none of the gateway's."""
+def show(message: Message, *, raw: bool) -> str | None:
+    """Print one message and return its message_type; None when it is none of the gateway's."""
     line = readable_line(message.topic, message.payload)
     if line is None:
-        return False
+        return None
     print(message.payload.decode("utf-8", "replace") if raw else line, flush=True)
-    return True
+    return str((parse_message(message.payload) or {}).get("message_type"))

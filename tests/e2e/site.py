@@ -156,12 +156,20 @@ class RealSite:
     def answers(self) -> list[dict[str, Any]]:
         return self.results + self.errors
 
+    def wait_for(self, *, results: int, errors: int) -> None:
+        """Wait until so many of each have come."""
+        self._wait(lambda: len(self.results) >= results and len(self.errors) >= errors, f"{results=}, {errors=}")
+
     def answered(self, count: int) -> None:
         """Wait until so many different snapshots have been answered."""
+        self._wait(lambda: len({body["result_id"] for body in self.answers}) >= count, f"{count} answers")
+
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
         try:
-            until(lambda: len({body["result_id"] for body in self.answers}) >= count, f"{count} answers")
+            until(condition, what)
         except AssertionError as error:
-            raise AssertionError(f"{error}; got {len(self.answers)}\n{self.process.log_excerpt()}") from None
+            got = f"got {len(self.results)} results and {len(self.errors)} errors"
+            raise AssertionError(f"{error}; {got}\n{self.process.log_excerpt()}") from None
 
     def metric(self, name: str) -> float:
         """The sum of a metric's samples over their labels."""

@@ -15,6 +15,8 @@ from gateway.local.tritonserver import EmbeddedTriton
 from gateway.terminal.send import json_snapshot
 from tests.e2e.site import REPOSITORY, RealSite, until
 
+MEMORY_LIMIT_MB = 150
+
 
 @pytest.fixture(scope="module")
 def images() -> list[bytes]:
@@ -147,8 +149,10 @@ def test_sigterm_under_load_finishes_what_was_accepted(site: RealSite, images: l
 
 
 def test_memory_under_load_stays_within_the_limit(site: RealSite, images: list[bytes]) -> None:
-    count = 300
-    for number in range(count):
-        site.send(json_snapshot(images[number % len(images)], f"camera-{number % 9}", backend_preference="dual"))
-    site.answered(count)
-    assert site.memory_mb() <= 150
+    rounds, cameras = 60, 3
+    for number in range(rounds):
+        for camera in range(cameras):
+            image = images[(number + camera) % len(images)]
+            site.send(json_snapshot(image, f"camera-{camera}", number=number, backend_preference="dual"))
+        site.answered((number + 1) * cameras)
+        assert site.memory_mb() <= MEMORY_LIMIT_MB

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from pathlib import Path
 
 import pybase64
 
 from gateway.local.camera import frame
 from gateway.local.scenes import TEST_SEEDS
 from gateway.terminal.send import json_snapshot
-from tests.e2e.site import RealSite, until
+from tests.e2e.site import RealSite
 
 MEMORY_LIMIT_MB = 150
 
@@ -60,20 +61,20 @@ def test_every_hostile_message_is_answered_and_the_next_snapshot_is_served(site:
     attacks = hostile(image)
     for number, (name, (payload, code)) in enumerate(attacks.items(), start=1):
         site.send(payload, site.raw_topic(f"attack-{number}"))
-        until(lambda n=number: len(site.errors) >= n, f"the error message for {name}\n{site.process.log_excerpt()}")
+        site.wait_for(errors=number, results=number - 1)
         error = site.errors[-1]
         assert error["error"]["code"] == code, name
         assert error["error"]["fix"], name
         assert error["input"]["bytes"] == len(payload), name
         assert len(json.dumps(error)) < 4000, "an error message stays small"
         site.send(image, site.raw_topic(f"honest-{number}"))
-        until(lambda n=number: len(site.results) >= n, f"the result after {name}\n{site.process.log_excerpt()}")
+        site.wait_for(errors=number, results=number)
     assert len(site.errors) == len(attacks)
     received = site.metric("edge_gateway_snapshots_received_total")
     assert received == 2 * len(attacks)
     assert site.metric("edge_gateway_snapshots_total") == received
-    with open(f"/proc/{site.process.pid}/status", encoding="ascii") as status:  # noqa: PTH123
-        peak_kb = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    status = Path(f"/proc/{site.process.pid}/status").read_text(encoding="ascii")
+    peak_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
     assert peak_kb / 1024 < MEMORY_LIMIT_MB
     log = "\n".join(site.process.log_tail(500))
     assert "Traceback" not in log

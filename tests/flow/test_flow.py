@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +167,14 @@ async def test_messages_may_choose_the_variant(tmp_path: Path) -> None:
 
 
 async def test_a_classifier(tmp_path: Path) -> None:
-    write_model(tmp_path, "gate", model_type="image-classification", labels=["clear", "blocked"],
-                variants={"onnx": "gate-onnx"}, inference={"output": "classification", "alert_classes": ["blocked"]})  # fmt: skip
+    write_model(
+        tmp_path,
+        "gate",
+        model_type="image-classification",
+        labels=["clear", "blocked"],
+        variants={"onnx": "gate-onnx"},
+        inference={"output": "classification", "alert_classes": ["blocked"]},
+    )
     triton = MemoryTriton()
     triton.add_model(signature("gate-onnx", outputs=(-1, 2)), lambda _: {"output0": np.array([[0.0, 3.0]], np.float32)})
     async with site(tmp_path, triton=triton) as place:
@@ -371,7 +378,7 @@ async def test_a_model_that_does_not_fit_its_model_yaml_is_refused_with_both_sha
         await until(lambda: "[3, 32, 64]" in str(place.gateway.health.report().reasons))
 
 
-KINDS = {
+KINDS: dict[str, Callable[[int], tuple[str, bytes]]] = {
     "json": lambda n: (SNAPSHOT_TOPIC, snapshot_json(jpeg(seed=n))),
     "raw": lambda n: (RAW_TOPIC, jpeg(seed=n)),
     "dual": lambda n: (SNAPSHOT_TOPIC, snapshot_json(jpeg(seed=n), backend_preference="dual")),
@@ -412,8 +419,7 @@ def test_received_is_the_sum_of_outcomes_whatever_happens(
 
     async def run() -> None:
         folder = tmp_path_factory.mktemp("models")
-        limits = {"max_in_flight": in_flight, "queue_max_messages": queue, "snapshot_deadline_ms": 2000}
-        async with site(folder, **limits) as place:
+        async with site(folder, max_in_flight=in_flight, queue_max_messages=queue, snapshot_deadline_ms=2000) as place:
             sent = 0
             for number, step in enumerate(plan):
                 if step in KINDS:

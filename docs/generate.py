@@ -1,0 +1,202 @@
+"""Writes metrics.md, errors.md and configuration.md from the code; `--check` only says which are not current."""
+# ruff: noqa: INP001, T201 - a script for people, not a package
+
+from __future__ import annotations
+
+import sys
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from gateway.config import Settings
+from gateway.errors import SnapshotError
+from gateway.metrics import CATALOGUE, PREFIX
+from gateway.models.spec import ModelSpec
+
+HERE = Path(__file__).parent
+NOTE = "<!-- Made from the code by docs/generate.py (`make docs`); change it there. -->\n"
+# The first setting of each section of configuration.md.
+SECTIONS = {
+    "aio_broker_hostname": "The broker",
+    "business_unit": "Where this gateway stands",
+    "result_topic": "Where answers go",
+    "triton_grpc_url": "Triton and the models",
+    "snapshot_deadline_ms": "Limits",
+    "http_host": "Seen from outside",
+}
+DERIVED = {"gateway_id": "the host name"}
+TYPES: dict[object, str] = {str: "text", int: "integer", float: "number", bool: "`true` or `false`", Path: "path"}
+LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """A Markdown table."""
+    yield f"| {' | '.join(head)} |"
+    yield "|" + " --- |" * len(head)
+    for row in rows:
+        yield f"| {' | '.join(map(cell, row))} |"
+    yield ""
+
+
+def cell(text: str) -> str:
+    """What a cell shows as it is: outside of code, `<x>` would be taken for HTML and vanish."""
+    parts = text.split("`")
+    return "`".join(part if index % 2 else part.replace("<", "&lt;") for index, part in enumerate(parts))
+
+
+def type_of(annotation: Any) -> str:
+    """A field's type in a few words."""
+    arguments = typing.get_args(annotation)
+    match typing.get_origin(annotation):
+        case typing.Literal:
+            return " or ".join(f"`{value}`" for value in arguments)
+        case typing.Union | types.UnionType:
+            return " or ".join(type_of(part) for part in arguments if part is not type(None))
+        case origin if origin is tuple and arguments[-1] is ...:
+            return f"list of {type_of(arguments[0])}"
+        case origin if origin is tuple:
+            return f"list of {len(arguments)} {type_of(arguments[0])}s"
+        case origin if origin is dict:
+            return "mapping"
+    return "mapping" if is_model(annotation) else TYPES[annotation]
+
+
+def type_and_range(field: FieldInfo) -> str:
+    """The type with its limits."""
+    limits = {name: getattr(item, name) for item in field.metadata for name in LIMITS if hasattr(item, name)}
+    if limits.get("ge") == limits.get("le") is not None:
+        return f"{type_of(field.annotation)}, always {limits['ge']}"
+    if set(limits) == {"ge", "le"}:
+        return f"{type_of(field.annotation)}, {limits['ge']} to {limits['le']}"
+    return ", ".join([type_of(field.annotation), *(f"{LIMITS[name]} {value}" for name, value in limits.items())])
+
+
+def default_of(name: str, field: FieldInfo) -> str:
+    """A field's default as one writes it."""
+    value = field.default
+    if value is PydanticUndefined:
+        made = field.default_factory is not None
+        return DERIVED.get(name, "none") if made else "**required**"
+    if value is None or isinstance(value, BaseModel):
+        return "none" if value is None else ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, tuple) and value and not isinstance(value[0], str):
+        return f"`{list(value)}`"
+    if isinstance(value, tuple):
+        return ", ".join(f"`{item}`" for item in value) or "none"
+    return f"`{value}`"
+
+
+def is_model(annotation: object) -> TypeGuard[type[BaseModel]]:
+    """Whether a key holds keys of its own."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def meaning(owner: type[BaseModel], name: str, field: FieldInfo) -> str:
+    """The docstring of a field in one line; a field without one is not fit to be documented."""
+    if not field.description:
+        raise SystemExit(f"{owner.__name__}.{name} has no docstring; add one below it")
+    return " ".join(field.description.split())
+
+
+def configuration() -> Iterator[str]:
+    """Every setting and every key of model.yaml."""
+    yield "# Configuration\n"
+    yield NOTE
+    yield (
+        "Each setting is an environment variable and, in lower case, a key of the YAML file that `GATEWAY_CONFIG` (or\n"
+        "`edge-gateway serve --config`) names. The environment wins; an empty variable counts as not set. An unknown\n"
+        "key in the file is an error, a variable that looks like a misspelt setting a warning in the log. Lists are\n"
+        "separated by commas in the environment, and YAML lists in the file.\n"
+    )
+    yield "```yaml\n# gateway.yaml\naio_broker_hostname: broker.plant.example\nfacility: hall-2\n```\n"
+    sections: list[tuple[str, list[tuple[str, ...]]]] = []
+    for name, field in Settings.model_fields.items():
+        if name in SECTIONS:
+            sections.append((SECTIONS[name], []))
+        text = meaning(Settings, name, field)
+        row = (f"`{name.upper()}`", f"`{name}`", type_and_range(field), default_of(name, field), text)
+        sections[-1][1].append(row)
+    for title, rows in sections:
+        yield f"## {title}\n"
+        yield from table(("Environment", "Key in `gateway.yaml`", "Type", "Default", "Meaning"), rows)
+    yield "## model.yaml\n"
+    yield (
+        "One file in the folder of each logical model in `MODEL_REPOSITORY`, beside the Triton models that are its\n"
+        "variants; `model_repository/industrial-safety/model.yaml` is an example. Unknown keys are errors.\n"
+    )
+    yield from model_keys(ModelSpec, "")
+
+
+def model_keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    """The keys of one mapping of model.yaml, then those of the mappings in it."""
+    rows = [
+        (f"`{prefix}{name}`", type_and_range(field), default_of(name, field), meaning(model, name, field))
+        for name, field in model.model_fields.items()
+    ]
+    yield from table(("Key", "Type", "Default", "Meaning"), rows)
+    for name, field in model.model_fields.items():
+        if is_model(field.annotation):
+            yield f"### {prefix}{name}\n"
+            yield from model_keys(field.annotation, f"{prefix}{name}.")
+
+
+def errors() -> Iterator[str]:
+    """Every code of an error message."""
+    yield "# Error codes\n"
+    yield NOTE
+    yield (
+        "The `error.code` of an error message (see [messages.md](messages.md)), also the label `code` of\n"
+        "`edge_gateway_snapshot_errors_total`. Codes are stable. *Retryable* says whether the same snapshot can\n"
+        "succeed when it is sent again; *outcome* is the label under which `edge_gateway_snapshots_total` counts it.\n"
+    )
+    classes = SnapshotError.__subclasses__()
+    rows = []
+    for kind in classes:
+        text = " ".join((kind.__doc__ or "").split())
+        others = [other for other in classes if other.code == kind.code and other is not kind]
+        if others:
+            text += f" (One of {len(others) + 1} causes of this code; the outcome tells them apart.)"
+        rows.append((f"`{kind.code}`", text, f"`{kind.outcome}`", "yes" if kind.retryable else "no", kind.default_fix))
+    yield from table(("Code", "Meaning", "Outcome", "Retryable", "Fix"), sorted(rows))
+
+
+def metrics() -> Iterator[str]:
+    """Every metric of the catalogue."""
+    yield "# Metrics\n"
+    yield NOTE
+    yield (
+        "Prometheus metrics of the gateway at `/metrics`, beside the usual ones of the process (`process_*`) and of\n"
+        "Python. Histograms are in seconds and have the usual `_bucket`, `_sum` and `_count`.\n"
+    )
+    rows = (
+        (f"`{PREFIX}{item.name}`", item.kind, ", ".join(f"`{label}`" for label in item.labels), item.help, item.remedy)
+        for item in CATALOGUE
+    )
+    yield from table(("Name", "Type", "Labels", "Meaning", "When it looks wrong"), rows)
+
+
+def main() -> int:
+    """Write what is not current, or with --check only name it."""
+    pages = {"metrics.md": metrics(), "errors.md": errors(), "configuration.md": configuration()}
+    stale = 0
+    for name, lines in pages.items():
+        path, text = HERE / name, "\n".join(lines).rstrip() + "\n"
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale += 1
+        print(f"docs/{name} {'is not current: run make docs' if '--check' in sys.argv else 'written'}")
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+    return stale if "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

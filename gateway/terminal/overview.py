@@ -1,0 +1,44 @@
+"""What `edge-gateway` shows of itself: its commands in the order of use, and the nearest one to a mistyped name."""
+
+from __future__ import annotations
+
+import difflib
+
+import click
+
+EXAMPLES = (
+    ("edge-gateway demo", "everything on this machine, results before your eyes"),
+    ("edge-gateway stack", "a broker and a Triton to try things on; says what to export"),
+    ("edge-gateway serve", "the gateway itself"),
+    ("edge-gateway watch", "what it answers, as it comes"),
+    ("edge-gateway send photo.jpg", "a picture for it to answer"),
+)
+
+
+class Overview(click.Group):
+    """A group that lists its commands as they were declared and names the nearest one to a typo."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of declaration, which is the order of use."""
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does; an unknown name is an error that names the nearest command."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            nearest = difflib.get_close_matches(name.lower(), self.commands, n=1, cutoff=0.5)
+            hint = f"did you mean '{nearest[0]}'?" if nearest else f"commands: {', '.join(self.commands)}."
+            raise click.UsageError(f"no command '{name}'; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """A first walk through the commands."""
+        with formatter.section("To begin with, each in a terminal of its own"):
+            formatter.write_dl(EXAMPLES)
+        with formatter.section("Settings"):
+            formatter.write_text(
+                "From the environment (AIO_BROKER_HOSTNAME, TRITON_GRPC_URL, MODEL_REPOSITORY, ...) and from the YAML "
+                "file that GATEWAY_CONFIG names; docs/configuration.md has them all."
+            )

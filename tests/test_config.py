@@ -1,0 +1,303 @@
+"""What people write into gateway.yaml, the environment and model.yaml, and what they are told when it is wrong."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gateway.config import DEFAULT_INPUT_TOPICS, Settings, load_settings, suspicious_variables
+from gateway.errors import ConfigError
+from gateway.models.spec import read_labels, read_spec
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {*Settings.model_fields, "gateway_config"}
+    for name in os.environ:
+        if name.lower() in known:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "gateway.yaml"
+
+
+def complaint(path: Path | None = None) -> str:
+    """The one line that a person reads."""
+    with pytest.raises(ConfigError) as caught:
+        load_settings(path)
+    assert "\n" not in str(caught.value)
+    assert caught.value.fix
+    return str(caught.value)
+
+
+# --- gateway.yaml and the environment -------------------------------------------------------------------
+
+
+def test_the_environment_wins_over_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("http_port: 1111\nfacility: hall-2\n")
+    monkeypatch.setenv("HTTP_PORT", "2222")
+    settings = load_settings(file)
+    assert (settings.http_port, settings.facility) == (2222, "hall-2")
+
+
+def test_the_file_is_found_by_gateway_config(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("business_unit: steel")
+    monkeypatch.setenv("GATEWAY_CONFIG", str(file))
+    assert load_settings().business_unit == "steel"
+
+
+def test_an_empty_file_and_empty_variables_leave_the_defaults(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("# nothing yet\n")
+    for name in (
+        "HTTP_PORT",
+        "AIO_TLS_CA_FILE",
+        "AIO_MQTT_USERNAME",
+        "MQTT_INPUT_TOPICS",
+        "LOG_LEVEL",
+        "GATEWAY_CONFIG",
+    ):
+        monkeypatch.setenv(name, "")
+    settings = load_settings(file)
+    assert (settings.http_port, settings.aio_tls_ca_file, settings.aio_mqtt_username) == (8080, None, None)
+    assert settings.mqtt_input_topics == DEFAULT_INPUT_TOPICS
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("aio_broker_hostnam", "aio_broker_hostname"),
+        ("HTTP_PORT", "http_port"),
+        ("mqtt_input_topic", "mqtt_input_topics"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(file: Path, key: str, nearest: str) -> None:
+    file.write_text(f"{key}: 1")
+    assert f"unknown key '{key}' (did you mean '{nearest}'?)" in complaint(file)
+    assert str(file) in complaint(file)
+
+
+def test_several_unknown_keys_are_named_at_once(file: Path) -> None:
+    file.write_text("max_inflight: 1\nlog_levels: debug")
+    assert "'max_in_flight'" in complaint(file)
+    assert "'log_level'" in complaint(file)
+
+
+def test_several_problems_are_named_at_once_in_upper_case(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("http_port: many\nlog_format: xml\nfacility: a/b\n")
+    monkeypatch.setenv("MAX_IN_FLIGHT", "0")
+    text = complaint(file)
+    for part in ("HTTP_PORT: ", "'many'", "LOG_FORMAT: ", "'json' or 'text'", "FACILITY: ", "MAX_IN_FLIGHT: ", "'0'"):
+        assert part in text
+    assert "Input should" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTP_PORT", "65536"),
+        ("AIO_BROKER_TCP_PORT", "0"),
+        ("AIO_MQTT_USE_TLS", "perhaps"),
+        ("MQTT_PROTOCOL", "4"),
+        ("DEFAULT_BACKEND", "tensorflow"),
+        ("INFER_TIMEOUT_MS", "0"),
+        ("SNAPSHOT_DEADLINE_MS", "nan"),
+        ("MAX_PAYLOAD_BYTES", "1e99"),
+        ("LOG_LEVEL", "loud"),
+        ("GATEWAY_ID", "a/b"),
+        ("BUSINESS_UNIT", "+"),
+    ],
+)
+def test_wrong_values_are_named_with_their_setting(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    assert complaint().startswith(f"environment: {name}: ")
+
+
+def test_spellings_that_yaml_and_people_use(file: Path) -> None:
+    file.write_text("mqtt_protocol: 5\nlog_level: DEBUG\nenable_dual_backend: yes\naio_sat_file:\n")
+    settings = load_settings(file)
+    assert (settings.mqtt_protocol, settings.log_level, settings.enable_dual_backend) == ("5", "debug", True)
+    assert settings.aio_sat_file is None
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "- a\n- b", "just words", "a: b: c", "\x00"])
+def test_a_file_that_is_no_mapping_is_one_line_with_its_name(file: Path, text: str) -> None:
+    file.write_text(text)
+    assert complaint(file).startswith(f"{file}: ")
+
+
+def test_what_yaml_needs_quotes_for_is_said_with_its_line(file: Path) -> None:
+    file.write_text("facility: hall-2\nmqtt_input_topics: [a/{facility}/b]\n")
+    assert "is not valid YAML in line 2" in complaint(file)
+    assert "need quotes" in complaint(file)
+
+
+def test_a_file_that_is_not_there_is_named(file: Path) -> None:
+    assert complaint(file) == f"{file}: cannot be read: No such file or directory. Check the path and its permissions"
+
+
+# --- topics ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["a/+/b, c/#,", " a/+/b ,c/# "])
+def test_topics_are_a_comma_separated_list_in_the_environment(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MQTT_INPUT_TOPICS", text)
+    assert load_settings().mqtt_input_topics == ("a/+/b", "c/#")
+
+
+def test_topics_are_a_list_in_the_file(file: Path) -> None:
+    file.write_text('mqtt_input_topics: ["$share/gateways/a/{facility}/b", c/#]')
+    assert [p.subscription for p in load_settings(file).patterns] == ["$share/gateways/a/+/b", "c/#"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a/#/b", "a/b#", "a+/b", "a/{Facility}", "a/x{facility}", "$share/only", "$share/a+/b", ",", "a/{"]
+)
+def test_what_is_no_topic_filter_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MQTT_INPUT_TOPICS", text)
+    assert "MQTT_INPUT_TOPICS: " in complaint()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("RESULT_TOPIC", "a/{device}", "did you mean 'device_id'?"),
+        ("RESULT_TOPIC", "a/#", "wildcards"),
+        ("ERROR_TOPIC", "a/{Facility}", "{facility}"),
+        ("STATUS_TOPIC", "a/{device_id}", "unknown part 'device_id'"),
+        ("METRICS_TOPIC", "a/+", "wildcards"),
+    ],
+)
+def test_where_nothing_can_be_published_is_refused(
+    name: str, text: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, text)
+    assert said in complaint()
+    assert f"{name}: " in complaint()
+
+
+# --- TLS ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", ["AIO_TLS_CERT_FILE", "AIO_TLS_KEY_FILE"])
+def test_certificate_and_key_belong_together(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIO_MQTT_USE_TLS", "true")
+    monkeypatch.setenv(given, "/etc/tls/x.pem")
+    assert "AIO_TLS_CERT_FILE and AIO_TLS_KEY_FILE belong together" in complaint()
+
+
+def test_a_certificate_without_tls_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIO_TLS_CERT_FILE", "/etc/tls/x.pem")
+    monkeypatch.setenv("AIO_TLS_KEY_FILE", "/etc/tls/x.key")
+    assert "AIO_MQTT_USE_TLS=true" in complaint()
+    monkeypatch.setenv("AIO_MQTT_USE_TLS", "true")
+    assert load_settings().aio_mqtt_use_tls
+
+
+# --- misspelt variables ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("AIO_BROKER_HOSTNAM", "AIO_BROKER_HOSTNAME"),
+        ("AIO_BROKER_TPC_PORT", "AIO_BROKER_TCP_PORT"),
+        ("MQTT_INPUT_TOPIC", "MQTT_INPUT_TOPICS"),
+        ("ENABLE_DUAL_BACKENDS", "ENABLE_DUAL_BACKEND"),
+        ("GATEWAY_CONFIGS", "GATEWAY_CONFIG"),
+    ],
+)
+def test_a_misspelt_variable_is_warned_of(name: str, meant: str) -> None:
+    assert suspicious_variables({name: "x"}) == [f"{name} is not a setting; did you mean {meant}?"]
+
+
+def test_what_kubernetes_and_others_set_is_no_alarm() -> None:
+    links = {}
+    for service, port in (("TRITON", "8001"), ("MQTT", "1883"), ("GATEWAY", "8080"), ("AIO_BROKER", "18883")):
+        links |= {
+            f"{service}_SERVICE_HOST": "10.0.0.7",
+            f"{service}_SERVICE_PORT": port,
+            f"{service}_SERVICE_PORT_GRPC": port,
+            f"{service}_PORT": f"tcp://10.0.0.7:{port}",
+            f"{service}_PORT_{port}_TCP": f"tcp://10.0.0.7:{port}",
+            f"{service}_PORT_{port}_TCP_PROTO": "tcp",
+            f"{service}_PORT_{port}_TCP_PORT": port,
+            f"{service}_PORT_{port}_TCP_ADDR": "10.0.0.7",
+        }
+    others = {"PATH": "/bin", "HTTP_PROXY": "http://proxy:3128", "LOGNAME": "root", "HOSTNAME": "gw", "NO_COLOR": "1"}
+    ours = {name.upper(): "x" for name in Settings.model_fields} | {"GATEWAY_CONFIG": "x", "DEMO_SECONDS": "8"}
+    assert suspicious_variables(links | others | ours) == []
+
+
+# --- model.yaml -----------------------------------------------------------------------------------------
+
+
+def model_yaml(folder: Path, **changes: object) -> Path:
+    """A good model.yaml, but for the changes."""
+    good: dict[str, object] = {
+        "name": "detector",
+        "model_type": "object-detection",
+        "labels": ["person", "forklift"],
+        "inference": {"output": "yolov8"},
+    }
+    path = folder / "detector" / "model.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(good | changes))
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read_labels(read_spec(path), path.parent)
+    assert str(path.parent) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"modle_type": "x"}, "unknown key 'modle_type' (did you mean 'model_type'?)"),
+        ({"preprocessing": {"rezise": [64, 64]}}, "preprocessing: unknown key 'rezise' (did you mean 'resize'?)"),
+        (
+            {"inference": {"output": "yolov8", "iou_treshold": 0.5, "topk": 1}},
+            "unknown key 'iou_treshold' (did you mean 'iou_threshold'?); unknown key 'topk' (did you mean 'top_k'?)",
+        ),
+        ({"mqtt": {"input_topic": []}}, "mqtt: unknown key 'input_topic' (did you mean 'input_topics'?)"),
+        ({"variants": {"onxx": "a"}}, "variants: unknown variant 'onxx'"),
+        ({"inference": {}}, "inference.output: is missing"),
+        ({"inference": {"output": "yolov8", "confidence_threshold": 2}}, "inference.confidence_threshold: must be"),
+        ({"preprocessing": 5}, "preprocessing: must be a mapping of keys to values, not 5"),
+        ({"preprocessing": {"std": [0, 1, 1]}}, "preprocessing.std: each value must be above 0"),
+        ({"preprocessing": {"resize": [64]}}, "preprocessing.resize"),
+        ({"mqtt": {"input_topics": ["a/#/b"]}}, "mqtt.input_topics: 'a/#/b' is no topic filter"),
+        ({"mqtt": {"output_topic_template": "a/{camera}"}}, "mqtt.output_topic_template: unknown part 'camera'"),
+        ({"labels": "labels.txt"}, "labels: the labels file cannot be read"),
+        ({"labels": []}, "labels: 0 labels"),
+        ({"labels": [True, False]}, "labels: a label is text, and YAML reads one of these as True; put it in quotes"),
+        ({"labels": 5}, "labels: must be the name of a file or a list of labels"),
+        (
+            {"inference": {"output": "yolov8", "alert_classes": ["fire"]}},
+            "alert_classes names 'fire', which is no label. Use some of: person, forklift",
+        ),
+        ({"model_type": "image-classification"}, "needs inference.output 'classification', not 'yolov8'"),
+        ({"name": "a b"}, "name: "),
+    ],
+)
+def test_a_wrong_model_yaml_says_where_and_what(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    assert said in refused(model_yaml(tmp_path, **changes))
+
+
+def test_empty_sections_are_as_if_left_out(tmp_path: Path) -> None:
+    spec = read_spec(model_yaml(tmp_path, mqtt=None, preprocessing=None))
+    assert spec.mqtt.input_topics == ()
+    assert spec.variants == {"onnx": "detector-onnx", "torch": "detector-torch"}
+
+
+def test_named_parts_in_the_topics_of_a_model_match_as_in_the_settings(tmp_path: Path) -> None:
+    spec = read_spec(model_yaml(tmp_path, mqtt={"input_topics": ["edge-ai/{facility}/gate"]}))
+    assert spec.mqtt.input_topics == ("edge-ai/+/gate",)
