@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format sample-models measure stack docs clean
+.PHONY: help demo test check format sample-models measure bench-resources stack docs clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -35,6 +35,9 @@ sample-models: $(VENV)/.installed ## Train and export the sample models again (u
 
 measure: $(VENV)/.installed ## Send all test scenes through a running gateway and write the model cards
 	$(BIN)/python triton/samples/measure.py
+
+bench-resources: $(VENV)/.installed ## Measure start, memory and CPU of the gateway itself on this machine
+	$(BIN)/python -m tests.bench.resources
 
 docs: $(VENV)/.installed ## Write docs/metrics.md, docs/errors.md and docs/configuration.md anew from the code
 	$(BIN)/python docs/generate.py

@@ -32,7 +32,7 @@ SECTIONS = {
 }
 DERIVED = {"gateway_id": "the host name"}
 TYPES: dict[object, str] = {str: "text", int: "integer", float: "number", bool: "`true` or `false`", Path: "path"}
-LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+LIMITS = {"ge": "at least", "gt": "above", "le": "at most"}
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:

@@ -63,6 +63,12 @@ def demo(repository: Path, seconds: float | None, rate: float, output: Path) -> 
 
     Results appear as they come, pictures with boxes in the output folder. Ctrl-C ends all of it with a summary.
     """
+    if not list(repository.glob("*/model.yaml")):
+        raise ConfigError(
+            "no folder there has a model.yaml, so there is nothing to show",
+            where=str(repository),
+            fix="Name the folder of the models with --repository or MODEL_REPOSITORY",
+        )
     from gateway.local.demo import run_demo
 
     sys.exit(run_demo(repository, seconds=seconds or None, rate=rate, output=output))
@@ -143,6 +149,7 @@ def stack(
 
     Says what to export so that the other commands find them.
     """
+    _require_folder(repository)
     from gateway.local.stack import run_stack
 
     sys.exit(
@@ -157,6 +164,7 @@ def stack(
 @click.option("--metrics-port", type=_PORT, help="[default: a free one]")
 def triton(repository: Path, grpc_port: int | None, http_port: int | None, metrics_port: int | None) -> None:
     """Run the embedded Triton alone on a repository."""
+    _require_folder(repository)
     from gateway.local.stack import run_triton
 
     sys.exit(run_triton(repository, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port))
@@ -207,7 +215,7 @@ def send(
     from gateway.terminal.send import send as publish_all
 
     settings = load_settings()
-    target = topic or default_topic(settings, form, device)
+    target = default_topic(settings, form, device) if topic is None else topic
     if problem := unpublishable(target):
         raise ConfigError(f"'{target}' {problem}", where="--topic", fix="Name one topic with --topic")
     if form == "raw" and (model or backend):
@@ -235,6 +243,13 @@ def watch(count: int | None, raw: bool) -> None:
     settings = load_settings()
     broker = _person(settings, "watch", watched_topics(settings))
     sys.exit(_run(show_all(broker, _address(settings), count=count, raw=raw)))
+
+
+def _require_folder(repository: Path) -> None:
+    """Before anything is started."""
+    if not repository.is_dir():
+        fix = "Name the folder of the models with --repository or MODEL_REPOSITORY"
+        raise ConfigError("no such folder", where=str(repository), fix=fix)
 
 
 def _person(settings: Settings, what: str, subscriptions: tuple[str, ...]) -> MqttBroker:

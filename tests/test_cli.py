@@ -105,9 +105,9 @@ def one_line(*arguments: str, **settings: str) -> str:
         (["send", PICTURES, "--as", "png"], "'png' is not one of 'json', 'raw'"),
         (["send", PICTURES, "--repeat", "0"], "0 is not in the range"),
         (["watch", "--count", "many"], "'many' is not a valid integer range"),
-        (["stack", "--repository", "nowhere"], "there is no model repository at "),
-        (["triton", "--repository", "nowhere"], "there is no model repository at "),
-        (["demo", "--repository", "nowhere"], "nowhere"),
+        (["stack", "--repository", "nowhere"], "nowhere: no such folder. Name the folder of the models with"),
+        (["triton", "--repository", "nowhere"], "nowhere: no such folder. Name the folder of the models with"),
+        (["demo", "--repository", "nowhere"], "nowhere: no folder there has a model.yaml"),
     ],
 )
 def test_an_error_of_the_user_is_one_line_with_the_fix(arguments: list[str], said: str) -> None:

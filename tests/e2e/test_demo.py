@@ -1,0 +1,89 @@
+"""The demo as a newcomer runs it: results, comparisons, pictures and a summary, and nothing left behind."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from tests.command_line import Running, start
+
+STOP_S = 30.0
+
+
+def family(running: Running) -> list[psutil.Process]:
+    """The demo's child processes and theirs: broker, Triton with its stubs, gateway, cameras."""
+    return psutil.Process(running.process.pid).children(recursive=True)
+
+
+def assert_gone(running: Running, children: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(children, timeout=STOP_S)
+    assert not alive, f"still there: {[child.cmdline() for child in alive]}\n{running.out}"
+
+
+def figure(lines: list[str], name: str) -> int:
+    """A figure of the summary."""
+    return int(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+
+
+@pytest.mark.triton
+def test_the_demo_ends_by_itself_with_results_pictures_and_a_summary(tmp_path: Path) -> None:
+    with start("demo", "--seconds", "8", "--output", str(tmp_path)) as demo:
+        demo.says("Cameras  ")
+        children = family(demo)
+        assert len(children) >= 4
+        assert demo.wait(120) == 0, demo.err
+        assert_gone(demo, children)
+    for kind in ("result    camera-json", "result    camera-raw", "compare   camera-json", "compare   camera-raw"):
+        assert any(kind in line for line in demo.out), kind
+    assert figure(demo.out, "results") == figure(demo.out, "snapshots") > 0
+    assert figure(demo.out, "comparisons") == figure(demo.out, "results")
+    assert figure(demo.out, "errors") == 0
+    assert [line.split()[:2] for line in demo.out if line.startswith("variant ")] == [
+        ["variant", "onnx"],
+        ["variant", "torch"],
+    ]
+    pictures = sorted(tmp_path.glob("*.jpg"))
+    assert {path.name.rsplit("-", 1)[0] for path in pictures} == {"camera-json", "camera-raw"}
+    for path in pictures:
+        with Image.open(path) as picture:
+            picture.load()
+            assert (picture.format, picture.width, picture.height) == ("JPEG", 1920, 1080)
+    assert not [line for line in demo.err if "Traceback" in line]
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_ends_everything_with_a_summary(tmp_path: Path, number: signal.Signals) -> None:
+    with start("demo", "--output", str(tmp_path)) as demo:
+        demo.says("result    camera-raw")
+        children = family(demo)
+        demo.interrupt(number)
+        assert demo.wait(STOP_S) == 0, demo.err
+        assert_gone(demo, children)
+    assert figure(demo.out, "results") > 0
+    assert demo.err == []
+
+
+@pytest.mark.triton
+def test_ctrl_c_during_the_start_leaves_nothing_behind(tmp_path: Path) -> None:
+    with start("demo", "--output", str(tmp_path)) as demo:
+        demo.says("Broker  ")
+        demo.until(lambda: len(family(demo)) >= 2, "Triton's process")
+        children = family(demo)
+        demo.interrupt(signal.SIGINT)
+        assert demo.wait(STOP_S) == 128 + signal.SIGINT
+        assert_gone(demo, children)
+    assert not [line for line in demo.err if "Traceback" in line]
+
+
+def test_an_empty_repository_is_said_in_one_line(tmp_path: Path) -> None:
+    with start("demo", "--output", str(tmp_path / "out"), MODEL_REPOSITORY=str(tmp_path)) as demo:
+        assert demo.wait() == 2
+    (line,) = demo.err
+    assert line.startswith(f"edge-gateway: {tmp_path}: no folder there has a model.yaml")
+    assert demo.out == []
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,99 @@
+"""The documentation is current, names only what exists, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from gateway.cli import cli
+from gateway.config import Settings
+from gateway.errors import SnapshotError
+from gateway.metrics import CATALOGUE, PREFIX
+from tests.command_line import ROOT, environment
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+SETTINGS = {name.upper() for name in Settings.model_fields} | {"GATEWAY_CONFIG"}
+CODES = {kind.code for kind in SnapshotError.__subclasses__()}
+METRICS = {PREFIX + item.name for item in CATALOGUE} | {item.name for item in CATALOGUE}
+# Names in capitals that are neither ours nor a mistake: of the Makefile, of other programs, of files.
+OTHERS = {"DEMO_SECONDS", "NO_COLOR", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "MODEL_CARD", "ENABLE_DUAL_BACKEND"}
+# Options of the programs beside ours that the pages show.
+FOREIGN_OPTIONS = {"--model-control-mode", "--strict-readiness", "--check"}
+# What is written down for a time when it was different.
+HISTORY = {"CHANGELOG.md"}
+
+
+def current_pages() -> list[Path]:
+    """All but those that tell of the past."""
+    return [page for page in PAGES if page.name not in HISTORY and "decisions" not in page.parts]
+
+
+def code(page: Path) -> list[str]:
+    """Every piece of code of a page, of one line or of many."""
+    text = page.read_text()
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return blocks + re.findall(r"`([^`\n]+)`", re.sub(r"^```\w*\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+
+
+def options(command: click.Command) -> set[str]:
+    """All options of a command and of those below it."""
+    own = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    return own.union(*(options(each) for each in below)) | {"--help", "-h"}
+
+
+def test_the_generated_pages_are_current() -> None:
+    command = [sys.executable, "docs/generate.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_codes_settings_and_metrics_are_all_documented() -> None:
+    for name, expected in {"errors.md": CODES, "configuration.md": SETTINGS}.items():
+        text = (ROOT / "docs" / name).read_text()
+        assert not {item for item in expected if f"`{item}`" not in text}
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    assert not [item.name for item in CATALOGUE if f"| `{PREFIX}{item.name}` |" not in text]
+
+
+@pytest.mark.parametrize("page", current_pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_names_in_capitals_are_settings_or_error_codes(page: Path) -> None:
+    named = {name for piece in code(page) for name in re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", piece)}
+    assert not named - SETTINGS - CODES - OTHERS
+
+
+@pytest.mark.parametrize("page", current_pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_metrics_exist(page: Path) -> None:
+    named = set(re.findall(rf"\b{PREFIX}[a-z_]+", page.read_text()))
+    series = {name + suffix for name in METRICS for suffix in ("", "_bucket", "_sum", "_count")}
+    assert not named - series
+
+
+@pytest.mark.parametrize("page", current_pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_and_options_exist(page: Path) -> None:
+    for piece in code(page):
+        for name, rest in re.findall(r"edge-gateway ([a-z]+)([^\n#`]*)", piece):
+            assert name in cli.commands, f"{page.name}: edge-gateway {name}"
+            asked = set(re.findall(r"(?<!\S)--[a-z-]+", rest))
+            assert asked <= options(cli.commands[name]), f"{page.name}: edge-gateway {name}{rest}"
+        loose = set(re.findall(r"(?<!\S)--[a-z-]+", re.sub(r"(?m)\s#.*$", "", piece)))
+        assert loose <= options(cli) | FOREIGN_OPTIONS, f"{page.name}: {piece}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, heading = target.partition("#")
+        linked = (page.parent / path) if path else page
+        assert linked.exists(), f"{page.name} links to {target}"
+        if heading and linked.suffix == ".md":
+            titles = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
+            assert heading in anchors, f"{page.name} links to {target}"
