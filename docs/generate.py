@@ -19,7 +19,6 @@ from gateway.errors import SnapshotError
 from gateway.metrics import CATALOGUE, PREFIX
 from gateway.models.spec import ModelSpec
 
-HERE = Path(__file__).parent
 NOTE = "<!-- Made from the code by docs/generate.py (`make docs`); change it there. -->\n"
 # The first setting of each section of configuration.md.
 SECTIONS = {
@@ -81,16 +80,14 @@ def default_of(name: str, field: FieldInfo) -> str:
     """A field's default as one writes it."""
     value = field.default
     if value is PydanticUndefined:
-        made = field.default_factory is not None
-        return DERIVED.get(name, "none") if made else "**required**"
+        return DERIVED.get(name, "none") if field.default_factory else "**required**"
     if value is None or isinstance(value, BaseModel):
         return "none" if value is None else ""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    if isinstance(value, tuple) and value and not isinstance(value[0], str):
-        return f"`{list(value)}`"
     if isinstance(value, tuple):
-        return ", ".join(f"`{item}`" for item in value) or "none"
+        texts = all(isinstance(item, str) for item in value)
+        return (", ".join(f"`{item}`" for item in value) or "none") if texts else f"`{list(value)}`"
     return f"`{value}`"
 
 
@@ -188,7 +185,7 @@ def main() -> int:
     pages = {"metrics.md": metrics(), "errors.md": errors(), "configuration.md": configuration()}
     stale = 0
     for name, lines in pages.items():
-        path, text = HERE / name, "\n".join(lines).rstrip() + "\n"
+        path, text = Path(__file__).parent / name, "\n".join(lines).rstrip() + "\n"
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         stale += 1

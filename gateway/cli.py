@@ -8,6 +8,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,7 @@ def serve(config: Path | None) -> None:
 
     settings = load_settings(config)
     configure_logging(settings.log_level, settings.log_format)
-    _warn_of_typos(settings)
+    _check_environment(settings)
     sys.exit(asyncio.run(_serve(settings)))
 
 
@@ -222,13 +223,14 @@ def send(
         raise ConfigError("--model and --backend need the JSON form", where="send", fix="Leave --as raw out")
     asked = {"model_name": model, "backend_preference": backend}
     more = {name: value for name, value in asked.items() if value}
-    publications = []
-    for path in find_pictures(pictures):
+
+    def taken_now(path: Path) -> Publication:
         image = _read(path)
-        payload = image if form == "raw" else json_snapshot(image, device, **more)
-        publications.append((path.name, Publication(target, payload)))
+        return Publication(target, image if form == "raw" else json_snapshot(image, device, **more))
+
+    found = [(path.name, partial(taken_now, path)) for path in find_pictures(pictures)]
     broker = _person(settings, "send", ())
-    work = publish_all(broker, _address(settings), publications, repeat=repeat, rate=rate, timeout_s=timeout)
+    work = publish_all(broker, _address(settings), found, repeat=repeat, rate=rate, timeout_s=timeout)
     sys.exit(_run(work))
 
 
@@ -286,7 +288,7 @@ def _read(path: Path) -> bytes:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), fix="Check its permissions") from error
 
 
-def _warn_of_typos(settings: Settings) -> None:
+def _check_environment(settings: Settings) -> None:
     import structlog
 
     log = structlog.get_logger(__name__)

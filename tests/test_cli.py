@@ -260,6 +260,15 @@ def test_what_send_sends_is_a_snapshot_of_the_device(form: str, picture: Path, a
     assert all(line.startswith("sent photo.jpg (") and line.endswith(f" to {topic[form]}") for line in lines)
 
 
+def test_every_snapshot_that_send_repeats_is_a_new_one(picture: Path, at: dict[str, str]) -> None:
+    place = {**at, "RESULT_TOPIC": "repeated/pictures"}  # what `watch` listens to
+    with start("watch", "--json", **place) as watching:
+        watching.says("Watching")
+        path = picture.with_name("x.json")
+        publish(path, RESULT, at)
+        run("send", str(picture), "--repeat", "2", "--topic", "repeated/pictures", **at)
+
+
 def test_send_fills_the_parts_of_any_input_topic(picture: Path, at: dict[str, str]) -> None:
     done = run("send", str(picture), MQTT_INPUT_TOPICS="$share/all/{site}/{camera}/picture", **at)
     assert done.stdout.rstrip().endswith(" to site/camera-01/picture")

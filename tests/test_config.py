@@ -216,7 +216,7 @@ def test_a_misspelt_variable_is_warned_of(name: str, meant: str) -> None:
 
 
 def test_what_kubernetes_and_others_set_is_no_alarm() -> None:
-    links = {}
+    links: dict[str, str] = {}
     for service, port in (("TRITON", "8001"), ("MQTT", "1883"), ("GATEWAY", "8080"), ("AIO_BROKER", "18883")):
         links |= {
             f"{service}_SERVICE_HOST": "10.0.0.7",

@@ -23,7 +23,7 @@ def annotate(image: bytes, result: dict[str, Any], path: Path) -> None:
         colour = COLOURS[item["class_id"] % len(COLOURS)]
         text = f"{item['class']} {item['confidence']:.2f}"
         if "bbox" in item:
-            _box(draw, item["bbox"], text, colour, font)
+            _box(draw, item["bbox"], text, colour, font, picture.width)
     _caption(draw, picture.width, result, font)
     temporary = path.with_suffix(".part")
     picture.save(temporary, "JPEG", quality=85)
@@ -36,14 +36,16 @@ def _box(
     text: str,
     colour: str,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    width: int,
 ) -> None:
     x1, y1, x2, y2 = bbox
     draw.rectangle((x1, y1, x2, y2), outline=colour, width=4)
-    left, top, right, bottom = draw.textbbox((x1, y1), text, font=font, anchor="lb")
-    if top < 0:
-        top, bottom = y1, y1 + bottom - top
-    draw.rectangle((left, top - 4, right + 8, bottom), fill=colour)
-    draw.text((left + 4, bottom - 2), text, fill="black", font=font, anchor="lb")
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font, anchor="lt")
+    wide, high = right - left + 8, bottom - top + 8
+    # Above the box, but inside the picture and below the caption.
+    x, y = max(0.0, min(x1, width - wide)), max(float(BAR), y1 - high)
+    draw.rectangle((x, y, x + wide, y + high), fill=colour)
+    draw.text((x + 4, y + 4), text, fill="black", font=font, anchor="lt")
 
 
 def _caption(

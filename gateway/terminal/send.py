@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -60,22 +60,24 @@ def json_snapshot(image: bytes, device_id: str, **more: object) -> bytes:
 async def send(
     broker: Broker,
     address: str,
-    publications: Sequence[tuple[str, Publication]],
+    pictures: Sequence[tuple[str, Callable[[], Publication]]],
     *,
     repeat: int,
     rate: float | None,
     timeout_s: float,
 ) -> int:
-    """Publish each named publication `repeat` times, at `rate` a second at most; returns the exit code.
+    """Publish each named picture `repeat` times, at `rate` a second at most; returns the exit code.
 
+    Each is made when it is sent, so that every one has a timestamp of its own and no more than one is in memory.
     Raises BrokerUnavailable when the broker takes one of them no sooner than in `timeout_s`.
     """
     async with session(broker, address, limit_s=timeout_s):
         started, sent = time.monotonic(), 0
         for _ in range(repeat):
-            for name, publication in publications:
+            for name, taken_now in pictures:
                 if rate:
                     await asyncio.sleep(max(0.0, started + sent / rate - time.monotonic()))
+                publication = taken_now()
                 await _publish(broker, publication, timeout_s)
                 sent += 1
                 print(f"sent {name} ({len(publication.payload)} bytes) to {publication.topic}", flush=True)

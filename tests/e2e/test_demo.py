@@ -16,7 +16,7 @@ STOP_S = 30.0
 
 def family(running: Running) -> list[psutil.Process]:
     """The demo's child processes and theirs: broker, Triton with its stubs, gateway, cameras."""
-    return psutil.Process(running.process.pid).children(recursive=True)
+    return list(psutil.Process(running.process.pid).children(recursive=True))
 
 
 def assert_gone(running: Running, children: list[psutil.Process]) -> None:
