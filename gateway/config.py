@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     """Largest picture, width times height in pixels; a larger one is answered with IMAGE_TOO_LARGE undecoded."""
     queue_max_messages: int = Field(64, ge=1, le=100_000)
     """Snapshots that may wait; beyond it the stalest and least important give way with QUEUE_FULL."""
-    queue_max_bytes: int = Field(16 * 2**20, ge=2**20)
+    queue_max_bytes: int = Field(8 * 2**20, ge=2**20)
     """Bytes of encoded pictures that may wait; beyond it as with QUEUE_MAX_MESSAGES."""
     max_in_flight: int = Field(4, ge=1, le=256)
     """Snapshots between queue and broker at the same time."""

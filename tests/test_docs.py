@@ -21,7 +21,7 @@ SETTINGS = {name.upper() for name in Settings.model_fields} | {"GATEWAY_CONFIG"}
 CODES = {kind.code for kind in SnapshotError.__subclasses__()}
 METRICS = {PREFIX + item.name for item in CATALOGUE} | {item.name for item in CATALOGUE}
 # Names in capitals that are neither ours nor a mistake: of the Makefile, of other programs, of files.
-OTHERS = {"DEMO_SECONDS", "NO_COLOR", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "MODEL_CARD", "ENABLE_DUAL_BACKEND"}
+OTHERS = {"DEMO_SECONDS", "NO_COLOR", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "MODEL_CARD"}
 # Options of the programs beside ours that the pages show.
 FOREIGN_OPTIONS = {"--model-control-mode", "--strict-readiness", "--check"}
 # What is written down for a time when it was different.
@@ -66,14 +66,16 @@ def test_codes_settings_and_metrics_are_all_documented() -> None:
 @pytest.mark.parametrize("page", current_pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_names_in_capitals_are_settings_or_error_codes(page: Path) -> None:
     named = {name for piece in code(page) for name in re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", piece)}
-    assert not named - SETTINGS - CODES - OTHERS
+    unknown = sorted(named - SETTINGS - CODES - OTHERS)
+    assert not unknown
 
 
 @pytest.mark.parametrize("page", current_pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_metrics_exist(page: Path) -> None:
     named = set(re.findall(rf"\b{PREFIX}[a-z_]+", page.read_text()))
     series = {name + suffix for name in METRICS for suffix in ("", "_bucket", "_sum", "_count")}
-    assert not named - series
+    unknown = sorted(named - series)
+    assert not unknown
 
 
 @pytest.mark.parametrize("page", current_pages(), ids=lambda page: str(page.relative_to(ROOT)))
