@@ -91,7 +91,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Origin:
-    """Which message this is about: enough to answer it, even when nothing in it can be read."""
+    """Which message this is about: enough to answer it, even when nothing in it can be read.
+
+    `trace` holds the W3C trace context of the message, which its answers carry on.
+    """
 
     result_id: str
     device_id: str
@@ -104,6 +107,7 @@ class Origin:
     ticket: Ticket
     model_name: str | None = None
     correlation_data: bytes | None = None
+    trace: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,6 +20,7 @@ from gateway.topic_patterns import DEVICE_PARTS, TopicPattern
 JPEG_MAGIC = b"\xff\xd8\xff"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _OTHER_PICTURES = {b"GIF8": "GIF", b"RIFF": "WebP", b"BM": "BMP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF"}
+_TRACE_CONTEXT = ("traceparent", "tracestate")
 _MAX_NAME = 256
 _WHITESPACE = re.compile(r"\s+")
 
@@ -76,6 +77,7 @@ def identify(message: Message, ticket: Ticket, patterns: tuple[TopicPattern, ...
         place=Place(**{name: named.get(name) or default for name, default in place.items()}),
         ticket=ticket,
         correlation_data=message.properties.correlation_data,
+        trace=tuple((name, user[name][:_MAX_NAME]) for name in _TRACE_CONTEXT if name in user),
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -145,6 +147,20 @@ def _publication(topic: str, body: dict[str, Any], origin: Origin) -> Publicatio
         payload=msgspec.json.encode(body),
         content_type=JSON,
         correlation_data=origin.correlation_data,
+        user_properties=(*_cloud_event(body["message_type"], origin), *origin.trace),
+    )
+
+
+def _cloud_event(message_type: str, origin: Origin) -> tuple[tuple[str, str], ...]:
+    """The attributes of CloudEvents 1.0 in binary mode; a repeated answer is the same event, with the same id."""
+    place = origin.place
+    return (
+        ("specversion", "1.0"),
+        ("type", message_type),
+        ("source", f"/{quote(place.business_unit)}/{quote(place.facility)}/{quote(place.gateway_id)}"),
+        ("id", f"{origin.result_id}-{message_type}"),
+        ("subject", origin.device_id),
+        ("time", datetime.now(UTC).isoformat(timespec="milliseconds")),
     )
 
 

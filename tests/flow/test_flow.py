@@ -56,11 +56,24 @@ async def test_raw_pictures_are_answered_for_the_device_of_their_topic(tmp_path:
     assert place.results[0]["device_id"] == "cam7"
 
 
-async def test_correlation_data_is_echoed(tmp_path: Path) -> None:
+async def test_answers_carry_correlation_data_trace_context_and_cloud_event_attributes(tmp_path: Path) -> None:
+    trace = ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    asked = MessageProperties(correlation_data=b"42", user_properties=(trace, ("dataschema", "urn:x")))
     async with site(tmp_path) as place:
-        place.snapshot(jpeg(), properties=MessageProperties(correlation_data=b"42"))
-        await place.answered(1)
-    assert [p.correlation_data for _, body, p in place.seen if "predictions" in body] == [b"42"]
+        place.snapshot(jpeg(), properties=asked)
+        place.snapshot(b"no snapshot", properties=asked)
+        await place.answered(2)
+    for _, body, properties in place.seen:
+        if "result_id" in body:
+            user = dict(properties.user_properties)
+            assert properties.correlation_data == b"42"
+            assert user["traceparent"] == trace[1]
+            assert (user["specversion"], user["type"]) == ("1.0", body["message_type"])
+            assert user["id"].startswith(body["result_id"])
+            assert user["source"] == "/bu/plant/gw"
+            assert user["subject"] == body["device_id"]
+            assert user["time"]
+            assert "dataschema" not in user, "a data flow would drop the result on a mismatch"
 
 
 async def test_alert_classes_trigger_the_alert(tmp_path: Path) -> None:
