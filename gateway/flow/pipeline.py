@@ -77,6 +77,7 @@ class Pipeline:
         """Accept messages until the broker session ends; never waits for an inference."""
         async for message in self._broker.messages():
             await self.accept(message)
+            await asyncio.sleep(0)  # a full inbox must not keep the loop from those in flight
 
     async def accept(self, message: Message) -> None:
         """Steps 1 to 3; a message that cannot be accepted is answered with its error."""
@@ -194,7 +195,8 @@ class Pipeline:
         """Steps 8 and 9, then the acknowledgement."""
         job, model = predicted.job, predicted.job.model.spec
         publications = [result_publication(predicted)]
-        comparison = compare(predicted)
+        with self._timed("compare"):
+            comparison = compare(predicted)
         if comparison is not None:
             publications.append(comparison_publication(predicted, comparison))
             match = "unknown" if comparison.agreement is None else str(comparison.agreement.match).lower()
