@@ -60,6 +60,11 @@ class ServedModel:
         """True when at least one variant answers."""
         return any(variant.state is State.READY for variant in self.variants.values())
 
+    @property
+    def refused(self) -> bool:
+        """True when no variant can be expected to answer soon."""
+        return all(variant.state is State.REFUSED for variant in self.variants.values())
+
     def with_variant(self, variant: ServedVariant) -> ServedModel:
         """The same model with one variant in a new state."""
         return replace(self, variants={**self.variants, variant.name: variant})
@@ -119,12 +124,17 @@ class Models:
         self._changed = asyncio.Event()
 
     async def serving(self, name: str, deadline_at: float) -> ServedModel:
-        """The entry of a model once a variant of it answers; raises ModelUnavailable when time runs out."""
+        """The entry of a model once a variant of it answers; raises ModelUnavailable.
+
+        Waits for one that is being loaded as long as the time allows, and not at all for one that was refused.
+        """
         while True:
             changed = self._changed
             model = self.current.named(name)
             if model.ready:
                 return model
+            if model.refused:
+                raise ModelUnavailable(f"every variant of '{name}' is refused ({model.why_not_ready()})")
             try:
                 async with asyncio.timeout(deadline_at - time.monotonic()):
                     await changed.wait()

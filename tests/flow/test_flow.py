@@ -338,6 +338,24 @@ async def test_without_triton_a_snapshot_is_answered_at_its_deadline(tmp_path: P
     assert place.errors[0]["error"]["retryable"] is True
 
 
+async def test_a_refused_model_is_answered_at_once_and_holds_up_no_other(tmp_path: Path) -> None:
+    triton = MemoryTriton()
+    for name in ("detector", "broken"):
+        write_model(tmp_path, name)
+        for variant in ("onnx", "torch"):
+            triton.add_model(signature(f"{name}-{variant}"), sees(HELMET))
+    for variant in ("broken-onnx", "broken-torch"):
+        triton.refuse_load(variant, "corrupt file")
+    async with site(tmp_path, triton=triton, wait=False, snapshot_deadline_ms=3_600_000, max_in_flight=1) as place:
+        await until(lambda: "corrupt file" in str(place.gateway.health.report().reasons))
+        place.snapshot(snapshot_json(jpeg(), model_name="broken"))
+        place.snapshot(snapshot_json(jpeg(), model_name="detector"))
+        await place.answered(2)
+    assert place.errors[0]["error"]["code"] == "MODEL_UNAVAILABLE"
+    assert "corrupt file" in place.errors[0]["error"]["message"]
+    assert place.results[0]["model_name"] == "detector"
+
+
 async def test_a_model_unloaded_behind_our_back_is_loaded_again(tmp_path: Path) -> None:
     async with site(tmp_path) as place:
         place.triton.unload("detector-onnx")
