@@ -92,6 +92,8 @@ class Gateway:
             "models": self._loader.run(),
             "status": self._status.run(),
             "intake": self._pipeline.intake(),
+            "queue-models": self._pipeline.watch_models(),
+            "queue-deadlines": self._pipeline.watch_deadlines(),
             "allocator": self._allocator.run(),
         }
         for index in range(REFUSAL_WORKERS):

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from gateway.adapters.mqtt import MqttBroker, MqttSettings
 
 FILE = click.Path(exists=False, path_type=Path)
-RECEIVE_MARGIN = 64
-"""Messages that the broker may send beyond those which the queue holds, so that freshness is ours to decide."""
+RECEIVE_MARGIN = 1000
+"""Unacknowledged messages beyond those which the queue holds: a snapshot that waits for its model holds back the
+acknowledgements of those behind it, and must not stop the broker from sending. Their payloads are not kept."""
 
 
 _PORT = click.IntRange(1, 65535)

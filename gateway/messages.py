@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gateway.errors import SnapshotError
-    from gateway.flow.acks import Ticket
     from gateway.models.catalog import ServedModel
 
 Timestamp = int | float | str
@@ -93,6 +92,8 @@ class Place:
 class Origin:
     """Which message this is about: enough to answer it, even when nothing in it can be read.
 
+    `result_id` is also the handle of its acknowledgement.
+
     `trace` holds the W3C trace context of the message, which its answers carry on.
     """
 
@@ -104,7 +105,6 @@ class Origin:
     payload_sha256: str
     received_at: float
     place: Place
-    ticket: Ticket
     model_name: str | None = None
     correlation_data: bytes | None = None
     trace: tuple[tuple[str, str], ...] = ()
@@ -139,11 +139,6 @@ class Job:
     model: ServedModel
     deadline_at: float
     topics: ReplyTopics
-
-    @property
-    def camera(self) -> str:
-        """The unit of freshness and fairness in the queue."""
-        return self.snapshot.origin.device_id
 
     @property
     def size(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from gateway.errors import Outcome
 from gateway.messages import Message
@@ -12,48 +12,67 @@ from gateway.metrics import Metrics
 
 
 @dataclass(slots=True, eq=False)
-class Ticket:
-    """The receipt of one message, whose payload it does not hold; settled exactly once."""
+class _Ticket:
+    """The receipt of one message, without its payload: that is needed until it is decoded, the ticket much longer."""
 
     message: Message
-    outcome: Outcome | None = None
+    settled: bool = False
+    acknowledge: bool = True
+    followers: list[_Ticket] = field(default_factory=list)
 
 
 class AckLedger:
     """All messages that have arrived and are not acknowledged yet.
 
-    MQTT asks for acknowledgements in the order of arrival: a settled message waits here for the older ones.
+    MQTT asks for acknowledgements in the order of arrival: a settled message waits here for the older ones. The
+    `result_id` is the handle that travels with a snapshot.
     """
 
     def __init__(self, acknowledge: Callable[[Message], None], metrics: Metrics) -> None:
         self._acknowledge = acknowledge
         self._metrics = metrics
-        self._open: deque[Ticket] = deque()
+        self._tickets: deque[_Ticket] = deque()
+        self._open: dict[str, _Ticket] = {}
 
-    def open(self, message: Message) -> Ticket:
-        """Take a message in; from here on it gets an outcome."""
+    def open(self, result_id: str, message: Message) -> bool:
+        """Take a message in; from here on it gets an outcome.
+
+        False when the same snapshot is on its way already (it came before a connection was lost, and has been sent
+        again): this delivery then shares the outcome, and nothing is to be done for it.
+        """
         self._metrics.snapshots_received.inc()
-        # Without the payload: a ticket lives until the acknowledgement, the bytes only until they are decoded.
-        ticket = Ticket(replace(message, payload=b""))
-        self._open.append(ticket)
-        self._metrics.unacknowledged_messages.set(len(self._open))
-        return ticket
+        ticket = _Ticket(replace(message, payload=b""))
+        self._tickets.append(ticket)
+        leader = self._open.setdefault(result_id, ticket)
+        if leader is not ticket:
+            leader.followers.append(ticket)
+        self._metrics.unacknowledged_messages.set(len(self._tickets))
+        return leader is ticket
 
-    def settle(self, ticket: Ticket, outcome: Outcome) -> None:
-        """Give a ticket its outcome and acknowledge every message that no older one holds back."""
-        if ticket.outcome is not None:
-            raise AssertionError(f"ticket settled twice: {ticket.outcome} and {outcome}")
-        ticket.outcome = outcome
-        self._metrics.snapshots.labels(outcome.value).inc()
-        while self._open and self._open[0].outcome is not None:
-            settled = self._open.popleft()
-            if settled.outcome is not Outcome.ABANDONED:
-                self._acknowledge(settled.message)
-        self._metrics.unacknowledged_messages.set(len(self._open))
+    def pass_by(self, message: Message) -> None:
+        """A message that is no snapshot: acknowledged in its turn, without an outcome."""
+        self._tickets.append(_Ticket(replace(message, payload=b""), settled=True))
+        self._acknowledge_settled()
+
+    def settle(self, result_id: str, outcome: Outcome) -> None:
+        """Give a snapshot its outcome and acknowledge every message that no older one holds back."""
+        leader = self._open.pop(result_id)
+        for ticket in (leader, *leader.followers):
+            ticket.settled = True
+            ticket.acknowledge = outcome is not Outcome.ABANDONED
+            self._metrics.snapshots.labels(outcome.value).inc()
+        self._acknowledge_settled()
 
     def abandon_rest(self) -> int:
         """At shutdown: everything without an outcome is left to the broker, which sends it again."""
-        rest = [ticket for ticket in self._open if ticket.outcome is None]
-        for ticket in rest:
-            self.settle(ticket, Outcome.ABANDONED)
+        rest = list(self._open)
+        for result_id in rest:
+            self.settle(result_id, Outcome.ABANDONED)
         return len(rest)
+
+    def _acknowledge_settled(self) -> None:
+        while self._tickets and self._tickets[0].settled:
+            ticket = self._tickets.popleft()
+            if ticket.acknowledge:
+                self._acknowledge(ticket.message)
+        self._metrics.unacknowledged_messages.set(len(self._tickets))

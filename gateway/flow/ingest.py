@@ -7,14 +7,14 @@ import hashlib
 import re
 import time
 from dataclasses import dataclass, replace
-from typing import Any
+from datetime import datetime
+from typing import Any, TypeGuard
 
 import msgspec
 import pybase64
 
 from gateway.errors import ImageUndecodable, PayloadInvalid, PayloadTooLarge
-from gateway.flow.acks import Ticket
-from gateway.messages import Message, Origin, Place, Snapshot
+from gateway.messages import Message, Origin, Place, Snapshot, Timestamp
 from gateway.topic_patterns import DEVICE_PARTS, TopicPattern
 
 JPEG_MAGIC = b"\xff\xd8\xff"
@@ -22,6 +22,8 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _OTHER_PICTURES = {b"GIF8": "GIF", b"RIFF": "WebP", b"BM": "BMP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF"}
 _TRACE_CONTEXT = ("traceparent", "tracestate")
 _MAX_NAME = 256
+_MAX_TIME = 64
+MAX_METADATA_BYTES = 64 * 1024
 _WHITESPACE = re.compile(r"\s+")
 
 
@@ -32,7 +34,7 @@ class SnapshotMessage(msgspec.Struct):
     device_id: str | None = None
     camera_id: str | None = None
     timestamp: int | float | str | None = None
-    metadata: dict[str, Any] = {}
+    metadata: msgspec.Raw = msgspec.Raw(b"{}")
     message_type: str | None = None
     model_name: str | None = None
     backend_preference: str | None = None
@@ -52,7 +54,7 @@ class Envelope:
     fields: SnapshotMessage | None
 
 
-def identify(message: Message, ticket: Ticket, patterns: tuple[TopicPattern, ...], place: dict[str, str]) -> Origin:
+def identify(message: Message, patterns: tuple[TopicPattern, ...], place: dict[str, str]) -> Origin:
     """Say which message this is; never fails.
 
     `result_id` is made from the topic, the payload and, where present, correlation data and CloudEvents id, so a
@@ -69,13 +71,12 @@ def identify(message: Message, ticket: Ticket, patterns: tuple[TopicPattern, ...
     return Origin(
         result_id=identity.hexdigest()[:32],
         device_id=user.get("device_id", device)[:_MAX_NAME] or "unknown",
-        timestamp=user.get("time") or round(time.time(), 3),
+        timestamp=user["time"] if _is_time(user.get("time")) else round(time.time(), 3),
         topic=message.topic,
         payload_bytes=size,
         payload_sha256=digest,
         received_at=message.received_at,
         place=Place(**{name: named.get(name) or default for name, default in place.items()}),
-        ticket=ticket,
         correlation_data=message.properties.correlation_data,
         trace=tuple((name, user[name][:_MAX_NAME]) for name in _TRACE_CONTEXT if name in user),
     )
@@ -115,11 +116,12 @@ def _open_json(payload: bytes, origin: Origin) -> Envelope:
     except RecursionError as error:
         raise PayloadInvalid("the JSON is nested too deeply") from error
     device = fields.device_id or fields.camera_id or origin.device_id
+    # Cut to size here, since error messages repeat them: the payload must not come back through the error topic.
     evolved = replace(
         origin,
         device_id=device[:_MAX_NAME],
-        timestamp=origin.timestamp if fields.timestamp is None else fields.timestamp,
-        model_name=fields.model_name,
+        timestamp=fields.timestamp if _is_time(fields.timestamp) else origin.timestamp,
+        model_name=fields.model_name and fields.model_name[:_MAX_NAME],
     )
     return Envelope(evolved, fields.image_data, fields)
 
@@ -130,8 +132,8 @@ def take_snapshot(envelope: Envelope) -> Snapshot:
     if fields is None:
         assert isinstance(envelope.image, bytes)
         return Snapshot(origin=envelope.origin, image=envelope.image, metadata={})
-    if isinstance(fields.timestamp, str) and len(fields.timestamp) > _MAX_NAME:
-        raise PayloadInvalid("timestamp is longer than 256 characters")
+    if fields.timestamp is not None and not _is_time(fields.timestamp):
+        raise PayloadInvalid("timestamp is neither epoch seconds, nor epoch milliseconds, nor RFC 3339")
     if fields.deadline_ms is not None and not 0 < fields.deadline_ms <= 86_400_000:
         raise PayloadInvalid(f"deadline_ms must lie above 0 and within a day, not {fields.deadline_ms}")
     if not -1000 <= fields.priority <= 1000:
@@ -143,11 +145,35 @@ def take_snapshot(envelope: Envelope) -> Snapshot:
     return Snapshot(
         origin=envelope.origin,
         image=image,
-        metadata=fields.metadata,
+        metadata=_metadata(fields.metadata),
         backend_preference=fields.backend_preference,
         priority=fields.priority,
         deadline_ms=fields.deadline_ms,
     )
+
+
+def _is_time(value: float | str | None) -> TypeGuard[Timestamp]:
+    """Whether a camera's timestamp is one: a number, or a text of RFC 3339."""
+    if not isinstance(value, str):
+        return value is not None
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        return False
+    return len(value) <= _MAX_TIME
+
+
+def _metadata(raw: msgspec.Raw) -> dict[str, Any]:
+    """The metadata, which the result repeats; measured before it is built."""
+    if len(raw) > MAX_METADATA_BYTES:
+        raise PayloadInvalid(
+            f"metadata has {len(raw)} bytes, the limit is {MAX_METADATA_BYTES}",
+            fix="Keep metadata small: the result repeats it",
+        )
+    try:
+        return msgspec.json.decode(raw, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise PayloadInvalid(f"metadata is not a JSON object: {str(error)[:200]}") from error
 
 
 def _from_base64(text: str) -> bytes:

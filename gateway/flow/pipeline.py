@@ -18,7 +18,6 @@ import structlog
 
 from gateway.config import Settings
 from gateway.errors import (
-    BackendInvalidResponse,
     BackendUnavailable,
     BrokerUnavailable,
     DeadlineExceeded,
@@ -39,7 +38,7 @@ from gateway.flow.publish import comparison_publication, error_publication, resu
 from gateway.flow.route import reply_topics, route
 from gateway.flow.schedule import Schedule
 from gateway.flow.variants import choose
-from gateway.messages import Job, Message, Origin, Predicted, Prepared, Publication, ReplyTopics, Selection
+from gateway.messages import Comparison, Job, Message, Origin, Predicted, Prepared, Publication, ReplyTopics, Selection
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models
 from gateway.ports import Broker, InferenceServer
@@ -48,7 +47,8 @@ log = structlog.get_logger(__name__)
 
 DECODING_THREADS = min(4, os.cpu_count() or 1)
 RETRY_S = 0.25
-"""Until Triton is asked again after it could not be reached."""
+"""Until a snapshot whose Triton could not be reached may be asked again."""
+EXPIRY_INTERVAL_S = 0.05
 REFUSALS_WAITING = 1024
 """Error messages that may wait for the broker before intake stops reading."""
 
@@ -68,7 +68,7 @@ class Pipeline:
         self._threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="preprocess")
         self._refusals: asyncio.Queue[tuple[Origin, ReplyTopics, SnapshotError]] = asyncio.Queue(REFUSALS_WAITING)
         self.acks = AckLedger(broker.acknowledge, metrics)
-        self.schedule = Schedule(settings.queue_max_messages, settings.queue_max_bytes, metrics)
+        self.schedule = Schedule(settings.queue_max_messages, settings.queue_max_bytes, models.can_answer, metrics)
         self._busy = 0
 
     # --- as messages arrive -----------------------------------------------------------------------
@@ -84,10 +84,11 @@ class Pipeline:
         if message.retain:
             # An old picture that the broker keeps for newcomers: answering it would look like a fresh frame.
             self._metrics.ignored_messages.labels("retained").inc()
-            self._broker.acknowledge(message)
+            self.acks.pass_by(message)
             return
-        ticket = self.acks.open(message)
-        origin = identify(message, ticket, self._patterns, self._settings.place)
+        origin = identify(message, self._patterns, self._settings.place)
+        if not self.acks.open(origin.result_id, message):
+            return
         try:
             with self._timed("ingest"):
                 envelope = open_message(message, origin, self._settings.max_payload_bytes)
@@ -101,8 +102,32 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - one poisonous message must not take service from all others
             await self._refuse(origin, reply_topics(origin, None, self._settings), self._defect(origin, error))
             return
+        await self._enqueue(job)
+
+    async def _enqueue(self, job: Job) -> None:
         for evicted in self.schedule.put(job):
             await self._refuse_job(evicted, QueueFull(f"the queue is full ({len(self.schedule)} snapshots wait)"))
+
+    async def watch_models(self) -> None:
+        """Let the queue look again whenever a model has come into service, for ever."""
+        while True:
+            await self._models.changed()
+            self.schedule.look_again()
+
+    async def watch_deadlines(self) -> None:
+        """Answer the snapshots whose time runs out in the queue, for ever."""
+        while True:
+            await asyncio.sleep(EXPIRY_INTERVAL_S)
+            now = time.monotonic()
+            for job in self.schedule.expired(now):
+                await self._refuse_job(job, self._too_late(job, now))
+
+    def _too_late(self, job: Job, now: float) -> SnapshotError:
+        model = self._models.current.named(job.model.spec.name)
+        if not model.ready:
+            return ModelUnavailable(f"no variant of '{model.spec.name}' serves ({model.why_not_ready()})")
+        waited_s = now - job.snapshot.origin.received_at
+        return DeadlineExceeded(f"the snapshot waited {waited_s:.1f} s, longer than its deadline")
 
     async def _refuse(self, origin: Origin, topics: ReplyTopics, error: SnapshotError) -> None:
         await self._refusals.put((origin, topics, error))
@@ -128,48 +153,53 @@ class Pipeline:
                 await self._answer_error(origin, topics, error)
 
     async def _serve(self, job: Job) -> None:
-        origin = job.snapshot.origin
+        origin = replace(job.snapshot.origin, model_name=job.model.spec.name)
         try:
             predicted = await self._predict(job)
-            await self._publish_result(predicted)
+            await self._publish(predicted)
         except BrokerUnavailable:
             return  # closing: the ticket stays open, the broker will send the snapshot again
+        except (BackendUnavailable, ModelUnavailable) as error:
+            await self._wait_for_triton(job, origin, error)
         except SnapshotError as error:
-            await self._answer_error(replace(origin, model_name=job.model.spec.name), job.topics, error)
+            await self._answer_error(origin, job.topics, error)
         except PublishRefused as error:
-            await self._answer_error(
-                replace(origin, model_name=job.model.spec.name),
-                job.topics,
-                InternalError(f"the broker refused the result: {error.message}", fix=error.fix),
-            )
+            refused = InternalError(f"the broker refused the result: {error.message}", fix=error.fix)
+            await self._answer_error(origin, job.topics, refused)
         except Exception as error:  # noqa: BLE001 - one poisonous snapshot must not take service from all others
             await self._answer_error(origin, job.topics, self._defect(origin, error))
 
+    async def _wait_for_triton(self, job: Job, origin: Origin, error: SnapshotError) -> None:
+        """Back into the queue while the deadline allows: Triton may be away for a moment only."""
+        refused = self._models.current.named(job.model.spec.name).refused
+        if refused or time.monotonic() + RETRY_S >= job.deadline_at:
+            await self._answer_error(origin, job.topics, error)
+        else:
+            await asyncio.sleep(RETRY_S)
+            await self._enqueue(job)
+
     async def _predict(self, job: Job) -> Predicted:
-        """Steps 4 to 7; as long as the deadline allows, Triton may be away for a moment."""
-        prepared: Prepared | None = None
-        while True:
-            model = await self._models.serving(job.model.spec.name, job.deadline_at)
-            job = replace(job, model=model)
-            prepared = replace(prepared, job=job) if prepared else await self._prepare(job)
-            try:
-                return await self._ask(prepared, choose(job.snapshot, model, self._settings))
-            except (BackendUnavailable, ModelUnavailable):
-                if time.monotonic() + RETRY_S >= job.deadline_at:
-                    raise
-                await asyncio.sleep(RETRY_S)
+        """Steps 4 to 7, with the entry of the catalogue that serves now."""
+        model = self._models.current.named(job.model.spec.name)
+        selection = choose(job.snapshot, model, self._settings)
+        prepared = await self._prepare(replace(job, model=model))
+        return await self._ask(prepared, selection)
 
     async def _ask(self, prepared: Prepared, selection: Selection) -> Predicted:
         """Steps 6 and 7, once more with the next variant when the first one's answer cannot be read."""
+        model_name = prepared.job.model.spec.name
         while True:
             with self._timed("infer"):
                 answered = await self._inference.infer(prepared, selection)
             with self._timed("postprocess"):
                 predicted = postprocess(answered)
-            primary = predicted.primary
-            if primary.error is None:
+            for name, result in predicted.results.items():
+                if result.error is not None and answered.answers[name].error is None:
+                    self._metrics.inference_errors.labels(model_name, name, result.error.code).inc()
+            if predicted.primary.error is None:
                 return predicted
-            selection = _without(answered.selection, primary.error, predicted)
+            selection = _without(answered.selection, predicted.primary.error, predicted)
+            self._metrics.fallbacks.labels(model_name, selection.primary).inc()
             if selection.primary in predicted.results:
                 return replace(predicted, selection=selection)
 
@@ -177,8 +207,7 @@ class Pipeline:
         """Step 4, in a thread."""
         now = time.monotonic()
         if now >= job.deadline_at:
-            waited = now - job.snapshot.origin.received_at
-            raise DeadlineExceeded(f"the snapshot waited {waited:.1f} s, longer than its deadline")
+            raise self._too_late(job, now)
         queued_s = now - job.snapshot.origin.received_at
         self._metrics.step_duration_seconds.labels("queued").observe(queued_s)
         with self._timed("preprocess"):
@@ -191,26 +220,38 @@ class Pipeline:
             )
         return Prepared(job, tensor, geometry, queued_s * 1000, (time.monotonic() - now) * 1000)
 
-    async def _publish_result(self, predicted: Predicted) -> None:
-        """Steps 8 and 9, then the acknowledgement."""
-        job, model = predicted.job, predicted.job.model.spec
+    async def _publish(self, predicted: Predicted) -> None:
+        """Steps 8 and 9, then the acknowledgement; the result alone decides the outcome."""
         publications = [result_publication(predicted)]
         with self._timed("compare"):
             comparison = compare(predicted)
         if comparison is not None:
             publications.append(comparison_publication(predicted, comparison))
+        with self._timed("publish"):
+            result, *others = await asyncio.gather(
+                *(self._broker.publish(item) for item in publications), return_exceptions=True
+            )
+        if result is not None:
+            raise result
+        for failure in others:
+            if isinstance(failure, PublishRefused):
+                log.error("The broker refused a comparison", reason=failure.message, fix=failure.fix)
+            elif failure is not None:
+                raise failure
+        self._count_published(predicted, comparison)
+        self.acks.settle(predicted.job.snapshot.origin.result_id, Outcome.PUBLISHED)
+
+    def _count_published(self, predicted: Predicted, comparison: Comparison | None) -> None:
+        origin, model = predicted.job.snapshot.origin, predicted.job.model.spec
+        if comparison is not None:
             match = "unknown" if comparison.agreement is None else str(comparison.agreement.match).lower()
             self._metrics.comparisons.labels(model.name, match).inc()
-        with self._timed("publish"):
-            await asyncio.gather(*(self._broker.publish(item) for item in publications))
         for item in predicted.primary.predictions:
             self._metrics.predictions.labels(model.name, item.class_name).inc()
         if any(item.class_name in model.inference.alert_classes for item in predicted.primary.predictions):
             self._metrics.alerts.labels(model.name).inc()
-        origin = job.snapshot.origin
         total_s = time.monotonic() - origin.received_at
         self._metrics.snapshot_duration_seconds.labels(model.name).observe(total_s)
-        self.acks.settle(origin.ticket, Outcome.PUBLISHED)
         log.debug(
             "Published a result",
             result_id=origin.result_id,
@@ -244,7 +285,7 @@ class Pipeline:
             topic=origin.topic[:200],
             bytes=origin.payload_bytes,
         )
-        self.acks.settle(origin.ticket, error.outcome)
+        self.acks.settle(origin.result_id, error.outcome)
 
     def _defect(self, origin: Origin, error: Exception) -> InternalError:
         log.error("A defect of the gateway", result_id=origin.result_id, topic=origin.topic[:200], exc_info=error)
@@ -285,7 +326,7 @@ def _without(selection: Selection, error: SnapshotError, predicted: Predicted) -
     usable = [name for name, result in predicted.results.items() if result.error is None]
     left = usable or [name for name in selection.fallback if name not in predicted.results]
     if not left:
-        raise error if isinstance(error, BackendInvalidResponse) else BackendInvalidResponse(error.message)
+        raise error
     return replace(
         selection,
         policy="dual" if selection.compared else "fallback",

@@ -16,10 +16,7 @@ from gateway.models.catalog import ServedModel
 
 
 def postprocess(answered: Answered) -> Predicted:
-    """Decode every answer; one that cannot be decoded becomes that variant's error.
-
-    Raises it when the primary variant's answer cannot be decoded and no other can stand in.
-    """
+    """Decode every answer; one that cannot be decoded becomes that variant's error."""
     started = time.monotonic()
     model = answered.job.model
     results = {name: _decode(answer, model, answered.geometry) for name, answer in answered.answers.items()}

@@ -6,8 +6,10 @@ decoded straight to the smallest eighth that still holds the wanted size.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +31,10 @@ READERS: dict[bytes, Callable[[io.BytesIO], ImageFile]] = {
     b"\xff\xd8\xff": JpegImageFile,
     b"\x89PNG\r\n\x1a\n": PngImageFile,
 }
+
+LARGE_PIXELS = 4_000_000
+_one_at_a_time = threading.Lock()
+# Without scaled decoding a picture takes up to 7 bytes a pixel for a moment: large ones are decoded one by one.
 
 DAMAGED = (OSError, SyntaxError, ValueError, IndexError, struct.error)
 """What Pillow raises on damaged bytes: documented, or found by fuzzing (struct.error only before Pillow 12)."""
@@ -65,7 +71,8 @@ def prepare_image(image: bytes, spec: PreprocessingSpec, max_image_pixels: int) 
         if width * height > max_image_pixels:
             raise ImageTooLarge(f"{width}x{height} pixels, more than {max_image_pixels}", where="image")
         layout = lay_out(width, height, spec)
-        content = _scale(picture, layout)
+        with _one_at_a_time if width * height > LARGE_PIXELS else contextlib.nullcontext():
+            content = _scale(picture, layout)
     except DAMAGED as error:
         raise ImageUndecodable(f"the picture is damaged ({str(error)[:100]})", where="image") from error
     return _to_tensor(content, layout, spec), layout.geometry

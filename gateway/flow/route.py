@@ -12,7 +12,8 @@ from gateway.topic_patterns import fill
 def route(snapshot: Snapshot, catalog: Catalog, settings: Settings, expiry_s: int | None) -> Job:
     """Find the model by the message, else by the topic; raises ModelUnknown, VariantUnknown.
 
-    The deadline counts from arrival: deadline_ms of the message, else its MQTT message expiry, else the default.
+    The deadline counts from arrival: deadline_ms of the message, else its MQTT message expiry, but never later than
+    SNAPSHOT_DEADLINE_MS, since a snapshot that waits holds back the acknowledgements of all that came after it.
     """
     origin = snapshot.origin
     model = catalog.named(origin.model_name) if origin.model_name else catalog.for_topic(origin.topic)
@@ -22,7 +23,8 @@ def route(snapshot: Snapshot, catalog: Catalog, settings: Settings, expiry_s: in
         raise VariantUnknown(f"model '{model.spec.name}' has no variant '{preference[:100]}' (it has {known})")
     if preference == "dual" and len(model.variants) < 2:
         raise VariantUnknown(f"model '{model.spec.name}' has one variant only; 'dual' needs two")
-    deadline_ms = snapshot.deadline_ms or (expiry_s * 1000 if expiry_s else settings.snapshot_deadline_ms)
+    asked_ms = snapshot.deadline_ms or (expiry_s * 1000 if expiry_s else settings.snapshot_deadline_ms)
+    deadline_ms = min(asked_ms, settings.snapshot_deadline_ms)
     return Job(
         snapshot=snapshot,
         model=model,

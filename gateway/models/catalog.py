@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from gateway.errors import ModelUnavailable, ModelUnknown
+from gateway.errors import ModelUnknown
 from gateway.models.spec import ModelSpec
 from gateway.topic_patterns import specificity
 from gateway.topics import topic_matches
@@ -111,7 +110,7 @@ class Catalog:
 
 
 class Models:
-    """The current catalogue, and a way to wait for a model in it; the loader alone replaces it."""
+    """The current catalogue, and a way to wait for the next; the loader alone replaces it."""
 
     def __init__(self) -> None:
         self.current = Catalog()
@@ -123,23 +122,10 @@ class Models:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def serving(self, name: str, deadline_at: float) -> ServedModel:
-        """The entry of a model once a variant of it answers; raises ModelUnavailable.
-
-        Waits for one that is being loaded as long as the time allows, and not at all for one that was refused.
-        """
-        while True:
-            changed = self._changed
-            model = self.current.named(name)
-            if model.ready:
-                return model
-            if model.refused:
-                raise ModelUnavailable(f"every variant of '{name}' is refused ({model.why_not_ready()})")
-            try:
-                async with asyncio.timeout(deadline_at - time.monotonic()):
-                    await changed.wait()
-            except TimeoutError:
-                raise ModelUnavailable(f"no variant of '{name}' serves ({model.why_not_ready()})") from None
+    def can_answer(self, name: str) -> bool:
+        """Whether a snapshot for this model need not wait: it serves, or it was refused and nothing is to come."""
+        model = self.current.models.get(name)
+        return model is None or model.ready or model.refused
 
     async def changed(self) -> None:
         """Return at the next change of the catalogue."""

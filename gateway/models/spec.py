@@ -58,7 +58,7 @@ class InferenceSpec(StrictModel):
     """Boxes of one class that overlap more than this are one object (NMS)."""
     match_iou: float = Field(0.5, ge=0, le=1)
     """Boxes of two variants that overlap at least this much are the same object (comparison)."""
-    max_detections: int = Field(300, ge=1, le=10_000)
+    max_detections: int = Field(300, ge=1, le=1_000)
     """Most detections per picture, the most confident first."""
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     """What turns the numbers of a classifier into confidences; `none` when the model does it itself."""
@@ -142,16 +142,20 @@ class ModelSpec(StrictModel):
             raise ValueError(
                 f"model_type '{self.model_type}' needs inference.output '{expected}', not '{self.inference.output}'"
             )
+        if self.variants and self.backend == "dual" and len(self.variants) < 2:
+            raise ValueError(f"backend 'dual' needs two variants, the model has '{next(iter(self.variants))}' only")
+        if self.variants and self.backend not in (None, "dual", *self.variants):
+            raise ValueError(f"backend '{self.backend}' is no variant of the model; it has {', '.join(self.variants)}")
         return self
 
 
 def read_spec(path: Path) -> ModelSpec:
     """Read one model.yaml; the Triton models default to `<folder>-onnx` and `<folder>-torch`; raises ConfigError."""
-    spec = parse(ModelSpec, read_yaml(path), where=str(path))
-    if spec.variants:
-        return spec
     folder = path.parent.name
-    return spec.model_copy(update={"variants": {"onnx": f"{folder}-onnx", "torch": f"{folder}-torch"}})
+    data = read_yaml(path)
+    if not data.get("variants"):
+        data["variants"] = {"onnx": f"{folder}-onnx", "torch": f"{folder}-torch"}
+    return parse(ModelSpec, data, where=str(path))
 
 
 def read_labels(spec: ModelSpec, folder: Path) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gateway.config import Settings
-from gateway.flow.acks import Ticket
 from gateway.messages import (
     Job,
     Message,
@@ -130,7 +129,6 @@ def origin(**more: Any) -> Origin:
         "payload_sha256": "00",
         "received_at": time.monotonic(),
         "place": Place(**PLACE),
-        "ticket": Ticket(message(b"")),
     }
     return Origin(**{**given, **more})
 

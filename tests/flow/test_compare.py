@@ -54,6 +54,12 @@ def test_two_objects_in_one_place_do_not_cross_over() -> None:
     assert agree(pair, pair[::-1], 0.5).match
 
 
+def test_objects_of_two_classes_in_nearly_one_place_find_their_own_class() -> None:
+    first = (detection(0, 0, 0, 100, 100), detection(1, 1, 0, 101, 100))
+    second = (detection(1, 0, 0, 100, 100), detection(0, 2, 0, 102, 100))
+    assert agree(first, second, 0.5).match
+
+
 def test_classes_without_a_place_pair_by_rank() -> None:
     clear, blocked = Prediction("clear", 0, 0.9), Prediction("blocked", 1, 0.8)
     assert agree((clear,), (clear,), 0.5).match

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from gateway.config import DEFAULT_INPUT_TOPICS
 from gateway.errors import SnapshotError
-from gateway.flow.acks import Ticket
 from gateway.flow.ingest import identify, open_message, take_snapshot
 from gateway.messages import Message, MessageProperties, Origin, Oversize, Snapshot
 from gateway.topic_patterns import TopicPattern
@@ -25,7 +24,7 @@ IMAGE = jpeg()
 
 
 def origin_of(item: Message) -> Origin:
-    return identify(item, Ticket(item), PATTERNS, PLACE)
+    return identify(item, PATTERNS, PLACE)
 
 
 def ingest(item: Message) -> Snapshot:
@@ -111,6 +110,8 @@ BAD = {
     "deadline of the past": (snapshot_json(IMAGE, deadline_ms=-1), "PAYLOAD_INVALID"),
     "endless priority": (snapshot_json(IMAGE, priority=10**9), "PAYLOAD_INVALID"),
     "long timestamp": (snapshot_json(IMAGE, timestamp="9" * 300), "PAYLOAD_INVALID"),
+    "timestamp in words": (snapshot_json(IMAGE, timestamp="yesterday"), "PAYLOAD_INVALID"),
+    "metadata without end": (snapshot_json(IMAGE, metadata={"a": "x" * 70_000}), "PAYLOAD_INVALID"),
     "too large": (b"\xff\xd8\xff" + bytes(LIMIT), "PAYLOAD_TOO_LARGE"),
 }
 
@@ -123,6 +124,14 @@ def test_bad_input_is_refused_with_code_and_fix(payload: bytes, code: str) -> No
     assert caught.value.message
     assert caught.value.fix
     assert len(caught.value.message) < 500
+
+
+def test_nothing_of_the_payload_comes_back_at_length() -> None:
+    item = message(snapshot_json(IMAGE, device_id="d" * 10_000, model_name="m" * 10_000, timestamp="t" * 10_000))
+    origin = open_message(item, origin_of(item), LIMIT).origin
+    assert len(origin.device_id) <= 256
+    assert len(origin.model_name or "") <= 256
+    assert not isinstance(origin.timestamp, str)
 
 
 def test_an_oversize_message_is_refused_though_its_payload_was_never_kept() -> None:

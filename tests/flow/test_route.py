@@ -46,9 +46,10 @@ def test_unknown_variants_are_errors(model: str, preference: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("deadline_ms", "expiry_s", "expected_s"), [(250.0, 60, 0.25), (None, 60, 60), (None, None, 1.5)]
+    ("deadline_ms", "expiry_s", "expected_s"),
+    [(250.0, 60, 0.25), (None, 1, 1), (None, None, 1.5), (86_400_000.0, None, 1.5), (None, 4_000_000_000, 1.5)],
 )
-def test_the_deadline_is_the_messages_else_its_expiry_else_the_default(
+def test_the_deadline_is_the_messages_else_its_expiry_but_never_later_than_the_default(
     deadline_ms: float | None, expiry_s: int | None, expected_s: float
 ) -> None:
     job = route(snapshot(model="gate", deadline_ms=deadline_ms), CATALOG, settings(snapshot_deadline_ms=1500), expiry_s)
