@@ -47,7 +47,7 @@ class Gateway:
         self._server = server
         self._metrics = metrics
         self._models = Models()
-        self._loader = Loader(server, self._models, logical, metrics)
+        self._loader = Loader(server, self._models, logical, metrics, settings.default_backend)
         self.health = Health(broker, self._loader, self._models, metrics, refused)
         self._status = StatusPublisher(settings, broker, self.health, self._models, metrics)
         self._pipeline = Pipeline(settings, broker, server, self._models, metrics)

@@ -176,11 +176,23 @@ class Settings(BaseSettings):
         return value
 
     @pydantic.model_validator(mode="after")
-    def _tls_pairs(self) -> Settings:
-        if (self.aio_tls_cert_file is None) != (self.aio_tls_key_file is None):
-            raise ValueError("AIO_TLS_CERT_FILE and AIO_TLS_KEY_FILE belong together; give both or none")
-        if self.aio_tls_cert_file and not self.aio_mqtt_use_tls:
-            raise ValueError("a client certificate needs AIO_MQTT_USE_TLS=true")
+    def _fit_together(self) -> Settings:
+        """Nothing is accepted that would have no effect."""
+        tls, token, password = self.aio_mqtt_use_tls, self.aio_sat_file, self.aio_mqtt_password_file
+        contradictions = {
+            "AIO_TLS_CERT_FILE and AIO_TLS_KEY_FILE belong together; give both or none": (
+                (self.aio_tls_cert_file is None) != (self.aio_tls_key_file is None)
+            ),
+            "a client certificate needs AIO_MQTT_USE_TLS=true": self.aio_tls_cert_file and not tls,
+            "AIO_TLS_CA_FILE needs AIO_MQTT_USE_TLS=true": self.aio_tls_ca_file and not tls,
+            "AIO_SAT_FILE needs AIO_MQTT_USE_TLS=true, or anybody on the network could read the token": (
+                token and not tls
+            ),
+            "AIO_SAT_FILE needs MQTT_PROTOCOL=5; MQTT 3.1.1 cannot send a token": token and self.mqtt_protocol != "5",
+            "AIO_MQTT_PASSWORD_FILE needs AIO_MQTT_USERNAME": password and self.aio_mqtt_username is None,
+        }
+        if found := [text for text, holds in contradictions.items() if holds]:
+            raise ValueError("; ".join(found))
         return self
 
     @classmethod
@@ -233,6 +245,9 @@ def suspicious_variables(environment: Mapping[str, str]) -> list[str]:
     known = [name.upper() for name in Settings.model_fields] + ["GATEWAY_CONFIG"]
     warnings = []
     for name, value in environment.items():
+        if name.upper() == "GPU_ENABLED" and value:
+            warnings.append("GPU_ENABLED is not used: Triton's config.pbtxt decides where a model runs")
+            continue
         if name.upper() in known or _SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and "://" in value):
             continue
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.85)

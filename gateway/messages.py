@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Timestamp = int | float | str
 """A capture time exactly as the camera wrote it: epoch seconds, epoch milliseconds or RFC 3339."""
 
+JSON_TYPE = "application/json"
+"""The content type of everything that the gateway publishes."""
+
 
 # --- at the broker -----------------------------------------------------------------------------------
 

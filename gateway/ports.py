@@ -65,11 +65,14 @@ class InferenceServer(Protocol):
     """An inference server with a model repository; all methods have a time limit of their own."""
 
     async def is_ready(self) -> bool:
-        """True when the server can be reached and is live; never raises."""
+        """True when the server answers within about 2 s that it is live; never raises."""
         ...
 
     async def is_model_ready(self, model: str) -> bool:
-        """True when some version of the model answers; never raises."""
+        """Whether some version of the model answers, as the server says.
+
+        Raises BackendUnavailable when it says nothing within about 2 s, which is not the same as False.
+        """
         ...
 
     async def load(self, model: str) -> None:

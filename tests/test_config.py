@@ -198,6 +198,41 @@ def test_a_certificate_without_tls_is_a_mistake(monkeypatch: pytest.MonkeyPatch)
     assert load_settings().aio_mqtt_use_tls
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"AIO_TLS_CA_FILE": "/ca.pem"}, "AIO_TLS_CA_FILE needs AIO_MQTT_USE_TLS=true"),
+        ({"AIO_SAT_FILE": "/token"}, "AIO_SAT_FILE needs AIO_MQTT_USE_TLS=true"),
+        (
+            {"AIO_SAT_FILE": "/token", "AIO_MQTT_USE_TLS": "true", "MQTT_PROTOCOL": "3.1.1"},
+            "AIO_SAT_FILE needs MQTT_PROTOCOL=5",
+        ),
+        ({"AIO_MQTT_PASSWORD_FILE": "/password"}, "AIO_MQTT_PASSWORD_FILE needs AIO_MQTT_USERNAME"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(
+    given: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert said in complaint()
+
+
+def test_all_contradictions_are_named_at_once(file: Path) -> None:
+    file.write_text("aio_sat_file: /token\naio_mqtt_password_file: /password\nmqtt_protocol: 3.1.1\n")
+    for part in ("AIO_MQTT_USE_TLS=true", "MQTT_PROTOCOL=5", "AIO_MQTT_USERNAME"):
+        assert part in complaint(file)
+
+
+def test_a_token_a_password_and_an_authority_are_taken_with_what_they_need(file: Path) -> None:
+    file.write_text(
+        "aio_mqtt_use_tls: true\naio_tls_ca_file: /ca.pem\naio_sat_file: /token\n"
+        "aio_mqtt_username: gateway\naio_mqtt_password_file: /password\n"
+    )
+    settings = load_settings(file)
+    assert (settings.aio_sat_file, settings.aio_mqtt_password_file) == (Path("/token"), Path("/password"))
+
+
 # --- misspelt variables ---------------------------------------------------------------------------------
 
 
@@ -213,6 +248,13 @@ def test_a_certificate_without_tls_is_a_mistake(monkeypatch: pytest.MonkeyPatch)
 )
 def test_a_misspelt_variable_is_warned_of(name: str, meant: str) -> None:
     assert suspicious_variables({name: "x"}) == [f"{name} is not a setting; did you mean {meant}?"]
+
+
+def test_where_a_model_runs_is_no_setting_of_the_gateway() -> None:
+    assert suspicious_variables({"GPU_ENABLED": "true"}) == [
+        "GPU_ENABLED is not used: Triton's config.pbtxt decides where a model runs"
+    ]
+    assert suspicious_variables({"GPU_ENABLED": ""}) == []
 
 
 def test_what_kubernetes_and_others_set_is_no_alarm() -> None:

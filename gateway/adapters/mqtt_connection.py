@@ -65,7 +65,8 @@ class Connection:
     """Opened once, ends once; afterwards all its methods are without effect.
 
     `received` returns False for a message that it had to drop. The broker still holds it and sends it again on the
-    next connection, which is made as soon as those before it have been acknowledged.
+    next connection, which is made as soon as the QoS 1 messages before it have been acknowledged; those after it are
+    left to the next connection too, so that a steady stream cannot put that off.
     """
 
     def __init__(
@@ -186,8 +187,11 @@ class Connection:
         if self._unacknowledged.get(delivery.packet_id) is delivery:
             del self._unacknowledged[delivery.packet_id]
             self._client.ack(delivery.packet_id, 1)
-            if self._dropped and not self._unacknowledged:
-                self._client.disconnect()
+            self._ask_again_when_settled()
+
+    def _ask_again_when_settled(self) -> None:
+        if self._dropped and not self._unacknowledged:
+            self._client.disconnect()
 
     # --- the event loop --------------------------------------------------------------------------
 
@@ -268,11 +272,14 @@ class Connection:
 
     def _on_message(self, _client: paho.Client, _userdata: Any, incoming: paho.MQTTMessage) -> None:
         delivery = Delivery(self, incoming.mid) if incoming.qos == 1 else None
+        if delivery is not None and self._dropped:
+            return  # it comes again, behind the one that was dropped
         kept = self._received(to_message(incoming, delivery, self._client.stream.oversize, time.monotonic()))
         if delivery is not None and kept:
             self._unacknowledged[incoming.mid] = delivery
         elif delivery is not None:
             self._dropped = True
+            self._ask_again_when_settled()
 
     def _on_publish(
         self, _client: paho.Client, _userdata: Any, mid: int, reason: ReasonCode, _properties: Properties | None

@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from gateway.adapters.triton_codec import decode_response, encode_request
-from gateway.adapters.triton_errors import answer_error, model_error
+from gateway.adapters.triton_errors import answer_error, model_error, readiness_error
 from gateway.adapters.triton_memory import ResidentMemory
 from gateway.errors import BackendUnavailable, ModelUnavailable, SnapshotError
 from gateway.messages import InferRequest, InferResponse, ModelSignature, ModelStatistics, TensorSpec
@@ -28,7 +28,8 @@ ErrorOf = Callable[..., SnapshotError]
 class TritonServer:
     """One Triton at `host:port`; connects at the first call and again by itself after a loss, within about 1 s.
 
-    `call_timeout_s` limits every call but `infer`, which brings its own, and `load`, which may build engines.
+    `call_timeout_s` limits every call but `infer`, which brings its own, `load`, which may build engines, and the
+    questions about health: `health_timeout_s` is how long a frozen Triton may go unnoticed.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class TritonServer:
         url: str,
         *,
         connect_timeout_s: float = 2.0,
+        health_timeout_s: float = 2.0,
         call_timeout_s: float = 5.0,
         load_timeout_s: float = 300.0,
         metrics_url: str | None = None,
     ) -> None:
         self.url = url
         self._connect_timeout_s = connect_timeout_s
+        self._health_timeout_s = health_timeout_s
         self._call_timeout_s = call_timeout_s
         self._load_timeout_s = load_timeout_s
         self._memory = ResidentMemory(metrics_url) if metrics_url else None
@@ -52,16 +55,16 @@ class TritonServer:
     async def is_ready(self) -> bool:
         """True when Triton can be reached and is live, whatever its models do; never raises."""
         try:
-            answer = await self._call("ServerLive", messages.ServerLiveRequest(), model="")
+            answer = await self._ask_health("ServerLive", messages.ServerLiveRequest(), model="")
         except SnapshotError:
             return False
         return bool(answer.live)
 
     async def is_model_ready(self, model: str) -> bool:
-        """True when some version of the model answers; never raises."""
+        """Whether some version of the model answers; raises BackendUnavailable when Triton does not say."""
         try:
-            answer = await self._call("ModelReady", messages.ModelReadyRequest(name=model), model=model)
-        except SnapshotError:
+            answer = await self._ask_health("ModelReady", messages.ModelReadyRequest(name=model), model=model)
+        except ModelUnavailable:
             return False
         return bool(answer.ready)
 
@@ -126,11 +129,18 @@ class TritonServer:
             self._channel = grpc.aio.insecure_channel(self.url, options=_channel_options(self._connect_timeout_s))
             self._stub = GRPCInferenceServiceStub(self._channel)
 
-    async def _call(self, method: str, request: Any, *, model: str, timeout_s: float | None = None) -> Any:
+    async def _ask_health(self, method: str, request: Any, *, model: str) -> Any:
+        return await self._call(
+            method, request, model=model, timeout_s=self._health_timeout_s, error_of=readiness_error
+        )
+
+    async def _call(
+        self, method: str, request: Any, *, model: str, timeout_s: float | None = None, error_of: ErrorOf = model_error
+    ) -> Any:
         """Call a method of Triton's API that is about a model's state."""
         self._connect()
         ask, timeout = getattr(self._stub, method), timeout_s or self._call_timeout_s
-        answer = await self._guarded(lambda: ask(request, timeout=timeout), model=model, error_of=model_error)
+        answer = await self._guarded(lambda: ask(request, timeout=timeout), model=model, error_of=error_of)
         if answer is None:  # gRPC logs bytes that are no such message, and gives None
             raise BackendUnavailable(f"what answers at {self.url} is not Triton", where=f"Triton at {self.url}")
         return answer

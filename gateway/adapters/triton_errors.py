@@ -68,6 +68,16 @@ def model_error(code: StatusCode, details: str | None, *, model: str, connected:
     return ModelUnavailable(reason, where=where, fix=FIXES.get(code, fix))
 
 
+def readiness_error(code: StatusCode, details: str | None, *, model: str, connected: bool) -> SnapshotError:
+    """Why a question about health has no answer; only "no such model" is one, anything else says nothing of it."""
+    if code is StatusCode.NOT_FOUND or (code is StatusCode.UNAVAILABLE and MODEL_NOT_READY.search(details or "")):
+        return model_error(code, details, model=model, connected=connected)
+    reason = "it did not answer in time" if code is StatusCode.DEADLINE_EXCEEDED else shorten(details)
+    return BackendUnavailable(
+        f"Triton does not say how it is ({reason})", where=f"Triton model '{model}'", fix=FIXES.get(code, "")
+    )
+
+
 def load_refusal(details: str | None) -> tuple[str, str]:
     """Reason and fix from the text with which Triton refuses a load, without tracebacks and temporary words.
 

@@ -12,8 +12,7 @@ from gateway import __version__
 from gateway.admin.health import Health
 from gateway.config import Settings
 from gateway.errors import BrokerError, Outcome
-from gateway.flow.publish import JSON
-from gateway.messages import Publication
+from gateway.messages import JSON_TYPE, Publication
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models
 from gateway.ports import Broker
@@ -34,7 +33,7 @@ def status_publication(settings: Settings, status: str, **more: Any) -> Publicat
         **more,
     }
     topic = fill(settings.status_topic, settings.place)
-    return Publication(topic=topic, payload=msgspec.json.encode(body), retain=True, content_type=JSON)
+    return Publication(topic=topic, payload=msgspec.json.encode(body), retain=True, content_type=JSON_TYPE)
 
 
 class StatusPublisher:
@@ -101,7 +100,7 @@ class StatusPublisher:
             "mean_ms": {name: self._mean_ms(name) for name in self._models.current.models},
         }
         topic = fill(self._settings.metrics_topic, self._settings.place)
-        return Publication(topic=topic, payload=msgspec.json.encode(body), content_type=JSON)
+        return Publication(topic=topic, payload=msgspec.json.encode(body), content_type=JSON_TYPE)
 
     def _mean_ms(self, model: str) -> float | None:
         count = self._metrics.value("snapshot_duration_seconds_count", model=model)

@@ -1,4 +1,4 @@
-"""9: the messages that go out, in the form that DESIGN fixes and docs/messages.md explains."""
+"""9: the messages that go out, in the form that docs/messages.md fixes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.errors import SnapshotError
-from gateway.messages import Comparison, Origin, Predicted, Prediction, Publication, ReplyTopics, VariantResult
+from gateway.messages import (
+    JSON_TYPE,
+    Comparison,
+    Origin,
+    Predicted,
+    Prediction,
+    Publication,
+    ReplyTopics,
+    VariantResult,
+)
 from gateway.models.catalog import VariantFigures
 
-JSON = "application/json"
 _NO_FIGURES = VariantFigures()
 
 
@@ -145,7 +153,7 @@ def _publication(topic: str, body: dict[str, Any], origin: Origin) -> Publicatio
     return Publication(
         topic=topic,
         payload=msgspec.json.encode(body),
-        content_type=JSON,
+        content_type=JSON_TYPE,
         correlation_data=origin.correlation_data,
         user_properties=(*_cloud_event(body["message_type"], origin), *origin.trace),
     )

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import importlib.util
 import os
 import shutil
+import stat
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gateway.errors import StackError
 
 SHARED_FILE = "edge_backend.py"
 BACKENDS = ("onnxruntime", "pytorch")
+_CHECKOUT = Path(__file__).resolve().parents[2]
+_CHECKOUT_BACKENDS = _CHECKOUT / "triton" / "backends"
 PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -43,8 +49,7 @@ def find_stub(wheel: Path) -> Path:
 
 def find_sources() -> Path:
     """Our backends: beside this file in an installed wheel, in triton/ of a source checkout."""
-    here = Path(__file__).resolve()
-    for folder in (here.parent / "backends", here.parents[2] / "triton" / "backends"):
+    for folder in (Path(__file__).resolve().parent / "backends", _CHECKOUT_BACKENDS):
         if (folder / SHARED_FILE).is_file():
             return folder
     raise StackError(
@@ -54,14 +59,40 @@ def find_sources() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where this project keeps what it can build again; a private temporary folder without a home."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "triton-edge-gateway"
+    """Where this project keeps what it can build again: inside a source checkout, else in the user's cache."""
+    return first_private(_caches())
+
+
+def _caches() -> Iterator[Path]:
+    if (_CHECKOUT_BACKENDS / SHARED_FILE).is_file():
+        yield _CHECKOUT / ".cache" / "stack"
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - never raises
+    if Path(base).is_absolute():
+        yield Path(base) / "triton-edge-gateway"
+
+
+def first_private(folders: Iterable[Path]) -> Path:
+    """The first of these that is ours alone, made if need be, for code in it is executed; else a temporary one."""
+    return next((folder for folder in folders if _make_private(folder)), None) or _temporary_folder()
+
+
+def _make_private(folder: Path) -> bool:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if folder.stat().st_uid != os.getuid():
+            return False
+        folder.chmod(0o700)
+        return stat.S_IMODE(folder.stat().st_mode) == 0o700 and os.access(folder, os.W_OK | os.X_OK)
     except OSError:
-        return Path(tempfile.gettempdir()) / f"triton-edge-gateway-{os.getuid()}"
-    return folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir()) / f"triton-edge-gateway-{os.getuid()}"
+        return False
+
+
+@functools.cache
+def _temporary_folder() -> Path:
+    """One for this process, under a name that nobody can guess; removed at its end."""
+    folder = Path(tempfile.mkdtemp(prefix="triton-edge-gateway-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def build_backend_directory(wheel: Path) -> Path:

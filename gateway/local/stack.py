@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from gateway.local.backend_directory import find_stub, find_wheel
 from gateway.local.broker import EmbeddedBroker
 from gateway.local.tritonserver import EmbeddedTriton
 
@@ -50,6 +51,7 @@ def run_triton(
 
 
 def _run(parts: list[EmbeddedBroker | EmbeddedTriton], say: Say) -> int:
+    find_stub(find_wheel())  # says what is not installed before anything is started
     with contextlib.ExitStack() as stack, _terminate_like_interrupt():
         try:
             for part in parts:

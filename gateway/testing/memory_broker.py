@@ -32,7 +32,8 @@ class _Session:
 
     subscriptions: list[str] = field(default_factory=list)
     unacknowledged: dict[int, _Stored] = field(default_factory=dict)
-    delivered: set[int] = field(default_factory=set)
+    waiting: deque[int] = field(default_factory=deque)  # of the unacknowledged, those not sent on this connection
+    delivered: set[int] = field(default_factory=set)  # of the unacknowledged, those sent before
     client: MemoryBrokerClient | None = None
 
 
@@ -61,9 +62,13 @@ class MemoryBroker:
         will: Publication | None = None,
         *,
         max_payload_bytes: int = 8 * 1024 * 1024,
+        receive_maximum: int = 65_535,
     ) -> MemoryBrokerClient:
-        """A client that connects as soon as its `run` does; the session lasts as long as the broker object."""
-        client = MemoryBrokerClient(self, client_id, tuple(subscriptions), will, max_payload_bytes)
+        """A client that connects as soon as its `run` does; the session lasts as long as the broker object.
+
+        No more than `receive_maximum` QoS 1 messages are unacknowledged at the client; the rest waits in the session.
+        """
+        client = MemoryBrokerClient(self, client_id, tuple(subscriptions), will, max_payload_bytes, receive_maximum)
         self._clients.append(client)
         return client
 
@@ -102,8 +107,8 @@ class MemoryBroker:
         if session.client is not None:
             session.client.take_over()
         session.client = client
-        for number, stored in list(session.unacknowledged.items()):
-            self._deliver(session, number, stored)
+        session.waiting = deque(session.unacknowledged)
+        self._send_waiting(session)
         for topic_filter in client.subscriptions:
             if topic_filter not in session.subscriptions:
                 session.subscriptions.append(topic_filter)
@@ -132,6 +137,7 @@ class MemoryBroker:
         session = self._sessions[client_id]
         session.unacknowledged.pop(number, None)
         session.delivered.discard(number)
+        self._send_waiting(session)
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -162,14 +168,22 @@ class MemoryBroker:
         number = next(self._numbers)
         if stored.qos:
             session.unacknowledged[number] = stored
-        self._deliver(session, number, stored)
+            session.waiting.append(number)
+            self._send_waiting(session)
+        elif session.client is not None:
+            session.client.receive(number, stored, duplicate=False)
 
-    def _deliver(self, session: _Session, number: int, stored: _Stored) -> None:
-        if session.client is None:
-            return
-        session.client.receive(number, stored, duplicate=number in session.delivered)
-        if stored.qos:
+    def _send_waiting(self, session: _Session) -> None:
+        """Send what the client's Receive Maximum allows."""
+        client = session.client
+        while client and session.waiting and self._outstanding(session) < client.receive_maximum:
+            number = session.waiting.popleft()
+            client.receive(number, session.unacknowledged[number], duplicate=number in session.delivered)
             session.delivered.add(number)
+
+    @staticmethod
+    def _outstanding(session: _Session) -> int:
+        return len(session.unacknowledged) - len(session.waiting)
 
 
 class MemoryBrokerClient:
@@ -182,9 +196,11 @@ class MemoryBrokerClient:
         subscriptions: tuple[str, ...],
         will: Publication | None,
         max_payload_bytes: int,
+        receive_maximum: int,
     ) -> None:
         self.client_id = client_id
         self.subscriptions = subscriptions
+        self.receive_maximum = receive_maximum
         self._broker = broker
         self._will = will
         self._max_payload_bytes = max_payload_bytes

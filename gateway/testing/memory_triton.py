@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,16 +52,25 @@ class _Controls:
     refusal: str | None = None
     held: bool = False
     waiting: set[asyncio.Future[None]] = field(default_factory=set)
+    load_held: bool = False
+    loads_waiting: set[asyncio.Future[None]] = field(default_factory=set)
 
 
 class MemoryTriton:
     """Models from Python functions; they answer once they are loaded, and are gone after an outage.
 
-    `add_model` under a known name is a new drop: it serves from the next `load` on, as with Triton.
+    `add_model` under a known name is a new drop: it serves from the next `load` on, as with Triton. The time limits
+    are those of the real adapter, only shorter: a frozen server makes a test wait for them.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, health_timeout_s: float = 0.2, call_timeout_s: float = 0.5, load_timeout_s: float = 300.0
+    ) -> None:
+        self._health_timeout_s = health_timeout_s
+        self._call_timeout_s = call_timeout_s
+        self._load_timeout_s = load_timeout_s
         self.running = True
+        self.frozen = False
         self.loads: list[str] = []
         """The name of each `load` that was asked for, refused ones included."""
         self.requests: list[InferRequest] = []
@@ -69,6 +79,7 @@ class MemoryTriton:
         self._loaded: dict[str, _Model] = {}
         self._controls: dict[str, _Controls] = {}
         self._in_flight: set[asyncio.Future[None]] = set()
+        self._waiting_for_thaw: set[asyncio.Future[None]] = set()
         self._arrived = asyncio.Condition()
 
     # --- what a test does --------------------------------------------------------------------------
@@ -104,9 +115,7 @@ class MemoryTriton:
         """Let the answers that are held go, and hold no more."""
         control = self._control(name)
         control.held = False
-        for end in control.waiting:
-            if not end.done():
-                end.set_result(None)
+        _let_go(control.waiting)
 
     def held_requests(self, name: str) -> int:
         """How many requests wait for `release`."""
@@ -117,9 +126,32 @@ class MemoryTriton:
         async with self._arrived:
             await self._arrived.wait_for(lambda: self.held_requests(name) >= count)
 
+    def hold_load(self, name: str) -> None:
+        """Keep every load of a model waiting until `release_load`."""
+        self._control(name).load_held = True
+
+    def release_load(self, name: str) -> None:
+        """Let the loads of a model that wait go on, and hold no more."""
+        control = self._control(name)
+        control.load_held = False
+        _let_go(control.loads_waiting)
+
+    def held_loads(self, name: str) -> int:
+        """How many loads of a model wait for `release_load`."""
+        return len(self._control(name).loads_waiting)
+
+    def freeze(self) -> None:
+        """Answer no call, as a stopped process; each call ends by its own time limit."""
+        self.frozen = True
+
+    def thaw(self) -> None:
+        """Answer again, also the calls that still wait."""
+        self.frozen = False
+        _let_go(self._waiting_for_thaw)
+
     def stop(self) -> None:
-        """Be unreachable; as with a real restart, nothing is loaded afterwards."""
-        self.running = False
+        """Be unreachable; as with a real restart, nothing is loaded or frozen afterwards."""
+        self.running = self.frozen = False
         self._loaded.clear()
         for end in self._in_flight:
             if not end.done():
@@ -132,17 +164,30 @@ class MemoryTriton:
     # --- the port -----------------------------------------------------------------------------------
 
     async def is_ready(self) -> bool:
-        """True unless stopped."""
-        return self.running
+        """True unless stopped or frozen."""
+        try:
+            await self._answer_within(self._health_timeout_s)
+        except (BackendUnavailable, TimeoutError):
+            return False
+        return True
 
     async def is_model_ready(self, model: str) -> bool:
-        """True when the model is loaded."""
-        return self.running and model in self._loaded
+        """True when the model is loaded; raises BackendUnavailable when stopped or frozen."""
+        try:
+            await self._answer_within(self._health_timeout_s)
+        except TimeoutError:
+            raise BackendUnavailable("Triton does not say how it is", where=_where(model)) from None
+        return model in self._loaded
 
     async def load(self, model: str) -> None:
         """Serve what the repository has under this name now."""
         self._require_running()
         self.loads.append(model)
+        with _time_limit_of(model):
+            async with asyncio.timeout(self._load_timeout_s):
+                if self._control(model).load_held:
+                    await self._wait_in(self._control(model).loads_waiting)
+                await self._thawed()
         reason = self._control(model).refusal
         if model not in self._repository:
             reason = "Triton cannot read the model's folder"
@@ -154,21 +199,29 @@ class MemoryTriton:
 
     async def describe(self, model: str) -> ModelSignature:
         """The signature that the model was added with."""
+        with _time_limit_of(model):
+            await self._answer_within(self._call_timeout_s)
         return self._serving(model).signature
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Ask the model's function, after the same checks that Triton makes."""
         self.requests.append(request)
+        started_at = asyncio.get_running_loop().time()
+        try:
+            await self._answer_within(request.timeout_s)
+        except TimeoutError:
+            raise _too_late(request) from None
         model = self._serving(request.model)
         if request.version not in ("", model.signature.version):
             raise ModelUnavailable(f"version {request.version} is not loaded", where=_where(request.model))
         _check_request(request, model.signature)
         started = time.perf_counter_ns()
         try:
-            async with asyncio.timeout(request.timeout_s):
+            async with asyncio.timeout_at(started_at + request.timeout_s):
                 await self._take_time(request.model, model.latency_s)
+                await self._thawed()
         except TimeoutError:
-            raise BackendTimeout("Triton did not answer in time", where=_where(request.model)) from None
+            raise _too_late(request) from None
         error = self._control(request.model).error
         if error is not None:
             raise error
@@ -179,6 +232,8 @@ class MemoryTriton:
 
     async def statistics(self, model: str) -> ModelStatistics:
         """Totals since the model was loaded; nothing ever queues here."""
+        with _time_limit_of(model):
+            await self._answer_within(self._call_timeout_s)
         served = self._serving(model)
         return ModelStatistics(served.success_count, 0, served.compute_ns, served.memory_bytes)
 
@@ -206,6 +261,30 @@ class MemoryTriton:
             if not end.cancel() and not end.cancelled():
                 end.exception()  # seen, also when a time-out came first
 
+    async def _answer_within(self, limit_s: float) -> None:
+        """Return once the server can answer; raises BackendUnavailable, or TimeoutError while it is frozen."""
+        self._require_running()
+        async with asyncio.timeout(limit_s):
+            await self._thawed()
+
+    async def _thawed(self) -> None:
+        while self.frozen:
+            await self._wait_in(self._waiting_for_thaw)
+
+    async def _wait_in(self, place: set[asyncio.Future[None]]) -> None:
+        """Wait until a test lets go what waits there; raises BackendUnavailable when the server stops meanwhile."""
+        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        places = (place, self._in_flight)
+        for each in places:
+            each.add(end)
+        try:
+            await end
+        finally:
+            for each in places:
+                each.discard(end)
+            if not end.cancelled():
+                end.exception()  # seen, also when a time-out came first
+
     def _control(self, name: str) -> _Controls:
         return self._controls.setdefault(name, _Controls())
 
@@ -219,6 +298,21 @@ class MemoryTriton:
     def _require_running(self) -> None:
         if not self.running:
             raise _unreachable()
+
+
+def _let_go(waiting: set[asyncio.Future[None]]) -> None:
+    for end in waiting:
+        if not end.done():
+            end.set_result(None)
+
+
+@contextlib.contextmanager
+def _time_limit_of(model: str) -> Iterator[None]:
+    """Say a time-out as the real adapter does for a call about one model."""
+    try:
+        yield
+    except TimeoutError:
+        raise ModelUnavailable("Triton did not finish in time", where=_where(model)) from None
 
 
 def _check_request(request: InferRequest, signature: ModelSignature) -> None:
@@ -256,6 +350,10 @@ def _chosen(outputs: Arrays, request: InferRequest) -> dict[str, NDArray[Any]]:
 
 def _rejected(request: InferRequest, reason: str) -> BackendRejected:
     return BackendRejected(reason, where=_where(request.model))
+
+
+def _too_late(request: InferRequest) -> BackendTimeout:
+    return BackendTimeout("Triton did not answer in time", where=_where(request.model))
 
 
 def _unreachable() -> BackendUnavailable:

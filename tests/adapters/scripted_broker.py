@@ -11,7 +11,9 @@ CONNACK = bytes.fromhex("20 03 00 00 00")
 CONNACK_3_1_1 = bytes.fromhex("20 02 00 00")
 DISCONNECT_TAKEN_OVER = bytes.fromhex("e0 01 8e")
 
-CONNECT, PUBLISH, SUBSCRIBE = 1, 3, 8
+CONNACK_RESUMED = bytes.fromhex("20 03 01 00 00")
+
+CONNECT, PUBLISH, PUBACK, SUBSCRIBE, DISCONNECT = 1, 3, 4, 8, 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,19 @@ class Peer:
     async def send(self, data: bytes) -> None:
         self._writer.write(data)
         await self._writer.drain()
+
+    async def accept(self) -> None:
+        """Take an MQTT 5 client's CONNECT and its SUBSCRIBE to one filter; its session is there already."""
+        await self.read()
+        await self.send(CONNACK_RESUMED)
+        subscribe = await self.read()
+        await self.send(b"\x90\x04" + subscribe.body[:2] + b"\x00\x01")
+
+    async def publish(self, payload: bytes, packet_id: int | None = None) -> None:
+        """On the topic `in`; QoS 1 with a packet identifier, QoS 0 without."""
+        identifier = b"" if packet_id is None else packet_id.to_bytes(2, "big")
+        body = b"\x00\x02in" + identifier + b"\x00" + payload
+        await self.send(bytes([0x30 if packet_id is None else 0x32, len(body)]) + body)
 
     async def acknowledge(self, packet: Packet) -> None:
         await self.send(b"\x40\x02" + packet.publish_identifier)

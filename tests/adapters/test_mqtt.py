@@ -265,31 +265,6 @@ class TestLimits:
         results = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(result) for result in results] == [BrokerUnavailable] * 2
 
-    @both_protocols
-    async def test_full_inbox_drops_what_the_broker_sends_again(self, mosquitto: Mosquitto, protocol: Protocol) -> None:
-        gateway = Client(mosquitto.port, protocol=protocol, subscriptions=("in",), inbox_max_messages=5)
-        await gateway.connected()
-        async with running(MqttBroker(MqttSettings(client_id="camera", port=mosquitto.port))) as camera:
-            for number in range(12):
-                await camera.broker.publish(Publication("in", b"%d" % number))
-        await until(lambda: gateway.events.count("inbox_full") >= 7)
-        payloads: set[bytes] = set()
-        while len(payloads) < 12:
-            message = await gateway.next()
-            payloads.add(message.payload)
-            gateway.broker.acknowledge(message)
-        await gateway.close()
-
-    async def test_inbox_is_bounded_in_bytes(self, mosquitto: Mosquitto) -> None:
-        gateway = Client(mosquitto.port, subscriptions=("in",), inbox_max_bytes=1000)
-        await gateway.connected()
-        async with running(MqttBroker(MqttSettings(client_id="camera", port=mosquitto.port))) as camera:
-            for _ in range(4):
-                await camera.broker.publish(Publication("in", bytes(400), qos=0))
-        await until(lambda: gateway.events.count("inbox_full") == 2)
-        await gateway.take(2)
-        await gateway.close()
-
 
 class TestConnect:
     async def test_mqtt_5_never_cleans_the_session_and_sends_a_fresh_token(self, tmp_path: Path) -> None:

@@ -89,7 +89,35 @@ async def test_every_status_about_a_model_is_one_of_our_errors(
         assert type(raised.value) is MODEL_ERRORS.get(code, ModelUnavailable)
         assert raised.value.fix
     assert not await server.is_ready()
+    if code is grpc.StatusCode.NOT_FOUND:
+        assert not await server.is_model_ready("m")
+    else:  # says nothing of the model, so it must not pass for "not loaded"
+        with pytest.raises(BackendUnavailable) as unavailable:
+            await server.is_model_ready("m")
+        assert unavailable.value.fix
+
+
+async def test_a_model_that_is_not_ready_is_no_outage(triton: tuple[Wire, TritonServer]) -> None:
+    wire, server = triton
+    wire.fails(grpc.StatusCode.UNAVAILABLE, "Request for unknown model: 'm' has no available versions")
+
     assert not await server.is_model_ready("m")
+
+
+async def test_no_answer_about_health_ends_soon(triton: tuple[Wire, TritonServer]) -> None:
+    wire, _ = triton
+
+    async def wait(_: bytes, context: Any) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    wire.default = wait
+    server = TritonServer(triton[1].url, health_timeout_s=0.3, call_timeout_s=DEADLINE_S * 2)
+    async with asyncio.timeout(DEADLINE_S):
+        assert not await server.is_ready()
+        with pytest.raises(BackendUnavailable, match="in time"):
+            await server.is_model_ready("m")
+    await server.close()
 
 
 @pytest.mark.parametrize(
@@ -286,7 +314,8 @@ async def test_garbage_about_a_model_is_told(triton: tuple[Wire, TritonServer]) 
         with pytest.raises(BackendUnavailable, match="is not Triton"):
             await call("m")
     assert not await server.is_ready()
-    assert not await server.is_model_ready("m")
+    with pytest.raises(BackendUnavailable, match="is not Triton"):
+        await server.is_model_ready("m")
 
 
 def test_outputs_that_nobody_asked_for_are_left_out() -> None:

@@ -12,13 +12,14 @@ import pytest
 
 from gateway.adapters.mqtt import MqttBroker, MqttSettings
 from gateway.errors import BrokerUnavailable, PublishRefused
-from gateway.messages import MessageProperties, Oversize, Publication
+from gateway.messages import Message, MessageProperties, Oversize, Publication
 from gateway.ports import Broker
 from gateway.testing import MemoryBroker
 from tests.broker_session import DEADLINE_S, Running, running, until
 from tests.mosquitto_server import Mosquitto
 
 LIMIT = 6_000_000
+RECEIVE_MAXIMUM = 128
 
 
 class Site(Protocol):
@@ -27,7 +28,12 @@ class Site(Protocol):
     has_properties: bool
 
     def client(
-        self, client_id: str, *subscriptions: str, will: Publication | None = None, limit: int = LIMIT
+        self,
+        client_id: str,
+        *subscriptions: str,
+        will: Publication | None = None,
+        limit: int = LIMIT,
+        receive_maximum: int = RECEIVE_MAXIMUM,
     ) -> Broker: ...
 
     async def start(self) -> None: ...
@@ -42,9 +48,16 @@ class MemorySite:
         self._broker = MemoryBroker()
 
     def client(
-        self, client_id: str, *subscriptions: str, will: Publication | None = None, limit: int = LIMIT
+        self,
+        client_id: str,
+        *subscriptions: str,
+        will: Publication | None = None,
+        limit: int = LIMIT,
+        receive_maximum: int = RECEIVE_MAXIMUM,
     ) -> Broker:
-        return self._broker.client(client_id, subscriptions, will, max_payload_bytes=limit)
+        return self._broker.client(
+            client_id, subscriptions, will, max_payload_bytes=limit, receive_maximum=receive_maximum
+        )
 
     async def start(self) -> None:
         self._broker.start()
@@ -60,7 +73,12 @@ class MosquittoSite:
         self.has_properties = protocol == "5"
 
     def client(
-        self, client_id: str, *subscriptions: str, will: Publication | None = None, limit: int = LIMIT
+        self,
+        client_id: str,
+        *subscriptions: str,
+        will: Publication | None = None,
+        limit: int = LIMIT,
+        receive_maximum: int = RECEIVE_MAXIMUM,
     ) -> Broker:
         return MqttBroker(
             MqttSettings(
@@ -70,6 +88,7 @@ class MosquittoSite:
                 subscriptions=subscriptions,
                 will=will,
                 max_payload_bytes=limit,
+                receive_maximum=receive_maximum,
             )
         )
 
@@ -222,6 +241,29 @@ async def test_many_publications_at_once_arrive_in_order(site: Site, camera: Run
             received.append(message.payload)
         await publishing
     assert received == sent
+
+
+async def test_receive_maximum_bounds_what_is_unacknowledged(site: Site, camera: Running) -> None:
+    if not site.has_properties:
+        pytest.skip("MQTT 3.1.1 has no Receive Maximum")
+    gateway = Running(site.client("gateway", "in", receive_maximum=2))
+    await gateway.connected()
+    for number in range(5):
+        await camera.broker.publish(Publication("in", b"%d" % number))
+    await camera.broker.publish(Publication("in", b"not counted", qos=0))
+    first, second, past = await gateway.take(3)
+    assert [message.payload for message in (first, second, past)] == [b"0", b"1", b"not counted"]
+    gateway.broker.acknowledge(second)
+    third = await gateway.next()
+    await gateway.crash()
+    async with running(site.client("gateway", "in", receive_maximum=2)) as again:
+        messages: list[Message] = []
+        while len(messages) < 4:
+            messages.append(await again.next())
+            again.broker.acknowledge(messages[-1])
+    assert third.payload == b"2"
+    assert [message.payload for message in messages] == [b"0", b"2", b"3", b"4"]
+    assert [message.duplicate for message in messages[:2]] == [True, True]
 
 
 async def test_retained_message_comes_with_the_subscription(site: Site, camera: Running) -> None:

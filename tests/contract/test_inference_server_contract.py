@@ -23,6 +23,7 @@ from gateway.testing import MemoryTriton
 from tests import triton_models as models
 
 DEADLINE_S = 60.0
+FROZEN_LIMIT_S = 4.0  # the calls about health take 2 s at most; the rest is for a slow machine
 ROWS = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.float32)
 
 
@@ -36,17 +37,10 @@ class Controls(Protocol):
 
 
 class MemoryControls:
-    """Freezing holds every answer."""
+    """The memory server has all of it itself."""
 
     def __init__(self, server: MemoryTriton) -> None:
-        self._server = server
-        self.kill, self.start = server.stop, server.start
-
-    def freeze(self) -> None:
-        self._server.hold("double-onnx")
-
-    def thaw(self) -> None:
-        self._server.release("double-onnx")
+        self.freeze, self.thaw, self.kill, self.start = server.freeze, server.thaw, server.stop, server.start
 
 
 class TritonControls:
@@ -254,6 +248,30 @@ async def test_no_answer_in_time_is_a_timeout(server: InferenceServer, controls:
     np.testing.assert_array_equal((await server.infer(ask("double-onnx"))).outputs["y__0"], ROWS * 2)
 
 
+async def test_a_frozen_server_is_not_ready_and_says_nothing_of_its_models(
+    server: InferenceServer, controls: Controls
+) -> None:
+    await server.load("double-onnx")
+    controls.freeze()
+    try:
+        async with asyncio.timeout(FROZEN_LIMIT_S):
+            ready, loaded, unknown = await asyncio.gather(
+                server.is_ready(),
+                server.is_model_ready("double-onnx"),
+                server.is_model_ready("nowhere"),
+                return_exceptions=True,
+            )
+    finally:
+        controls.thaw()
+
+    assert ready is False
+    assert isinstance(loaded, BackendUnavailable)
+    assert isinstance(unknown, BackendUnavailable)
+    await until(server.is_ready)
+    assert await server.is_model_ready("double-onnx")
+    assert not await server.is_model_ready("nowhere")
+
+
 async def test_a_cancelled_request_is_cancelled(server: InferenceServer, controls: Controls) -> None:
     await server.load("double-onnx")
     controls.freeze()
@@ -289,8 +307,7 @@ async def test_an_outage_is_seen_and_overcome(server: InferenceServer, controls:
     controls.kill()
     try:
         assert not await server.is_ready()
-        assert not await server.is_model_ready("double-onnx")
-        for call in (server.load, server.describe, server.statistics):
+        for call in (server.is_model_ready, server.load, server.describe, server.statistics):
             with pytest.raises(BackendUnavailable):
                 await call("double-onnx")
         with pytest.raises(BackendUnavailable):

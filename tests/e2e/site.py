@@ -9,6 +9,7 @@ import queue
 import sys
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,8 @@ from gateway.local.tritonserver import EmbeddedTriton
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 TIMEOUT_S = 60.0
+ANSWERS = ("ai_inference_result", "ai_inference_error")
+"""The kinds of messages of which each snapshot gets exactly one."""
 _numbers = itertools.count(1)
 
 
@@ -78,7 +81,8 @@ class RealSite:
         self._process: ChildProcess | None = None
         self._viewer: Client | None = None
         self._camera: Client | None = None
-        self.seen: list[dict[str, Any]] = []
+        self._seen: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._answered: set[str] = set()
 
     @property
     def topic(self) -> str:
@@ -120,9 +124,16 @@ class RealSite:
         self._viewer = Client(
             self.broker.port,
             f"edge-ai/{self.unit}/+/+/ai/#",
-            on_message=lambda message: self.seen.append({**json.loads(message.payload), "topic": message.topic}),
+            on_message=self._see,
         )
         self._camera = Client(self.broker.port)
+
+    def _see(self, message: paho.MQTTMessage) -> None:
+        """In paho's thread, as each message comes, so that waiting does not read all of them again and again."""
+        body = {**json.loads(message.payload), "topic": message.topic}
+        self._seen[body["message_type"]].append(body)
+        if body["message_type"] in ANSWERS:
+            self._answered.add(body["result_id"])
 
     def get(self, path: str) -> httpx.Response:
         return httpx.get(f"http://127.0.0.1:{self.http_port}{path}", timeout=10, trust_env=False)
@@ -142,7 +153,7 @@ class RealSite:
         self._camera.publish(topic or self.topic, payload, **more)
 
     def of(self, kind: str) -> list[dict[str, Any]]:
-        return [body for body in self.seen if body["message_type"] == kind]
+        return list(self._seen[kind])
 
     @property
     def results(self) -> list[dict[str, Any]]:
@@ -158,11 +169,12 @@ class RealSite:
 
     def wait_for(self, *, results: int, errors: int) -> None:
         """Wait until so many of each have come."""
-        self._wait(lambda: len(self.results) >= results and len(self.errors) >= errors, f"{results=}, {errors=}")
+        least = {"ai_inference_result": results, "ai_inference_error": errors}
+        self._wait(lambda: all(len(self._seen[kind]) >= n for kind, n in least.items()), f"{results=}, {errors=}")
 
     def answered(self, count: int) -> None:
         """Wait until so many different snapshots have been answered."""
-        self._wait(lambda: len({body["result_id"] for body in self.answers}) >= count, f"{count} answers")
+        self._wait(lambda: len(self._answered) >= count, f"{count} answers")
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         try:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 from PIL import Image
 
-from tests.command_line import Running, start
+from tests.command_line import ROOT, Running, environment, start
+from tests.e2e.site import Client
 
 STOP_S = 30.0
 
@@ -66,6 +69,40 @@ def test_a_signal_in_the_middle_ends_everything_with_a_summary(tmp_path: Path, n
         assert_gone(demo, children)
     assert figure(demo.out, "results") > 0
     assert demo.err == []
+
+
+@pytest.mark.triton
+def test_garbage_on_the_topics_does_no_harm(tmp_path: Path) -> None:
+    with start("demo", "--output", str(tmp_path)) as demo:
+        demo.says("result    camera-raw")
+        (line,) = [line for line in demo.out if "Broker   " in line]
+        if "osquitto" not in line:
+            pytest.skip("the client of this test speaks MQTT 5")
+        stranger = Client(int(line.rsplit(":", 1)[1]))
+        for topic in ("edge-ai/a/b/c/camera/snapshots", "azure-iot-operations/data/camera-raw/snapshot"):
+            for payload in (b"garbage", b"", b"\xff\xd8\xff", b"{", b'{"message_type": 5}'):
+                stranger.publish(topic, payload)
+        stranger.publish("edge-ai/a/b/c/ai/inference/vision", b'{"message_type": "ai_inference_result"}')
+        stranger.close()
+        demo.says("not as documented")
+        shown = sum("result    camera-raw" in line for line in demo.out)
+        demo.until(lambda: sum("result    camera-raw" in line for line in demo.out) > shown + 1, "the next results")
+        demo.interrupt(signal.SIGINT)
+        assert demo.wait(STOP_S) == 0, demo.err
+    assert figure(demo.out, "results") > 0
+    assert figure(demo.out, "snapshots") > 10
+    assert not [line for line in demo.err if "Traceback" in line]
+
+
+@pytest.mark.triton
+def test_a_reader_that_goes_away_ends_it_without_a_traceback(tmp_path: Path) -> None:
+    command = f"set -o pipefail; {sys.executable} -m gateway demo --output {tmp_path} | grep -m 1 result"
+    done = subprocess.run(
+        ["bash", "-c", command], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 128 + signal.SIGPIPE, done.stderr
+    assert "result    camera" in done.stdout
+    assert done.stderr == ""
 
 
 @pytest.mark.triton

@@ -69,7 +69,7 @@ def test_both_variants_agree_on_the_test_scenes(site: RealSite) -> None:
     until(lambda: len(site.of("dual_backend_comparison")) == scenes, "the comparisons")
     deltas = [item["performance_delta"] for item in site.of("dual_backend_comparison")]
     assert [delta["predictions_match"] for delta in deltas] == [True] * scenes
-    assert all(delta["agreement"]["max_confidence_delta"] or 0 <= 1e-3 for delta in deltas)
+    assert all((delta["agreement"]["max_confidence_delta"] or 0) <= 1e-3 for delta in deltas)
     assert all(set(item["backends"]) == {"onnx", "torch"} for item in site.of("dual_backend_comparison"))
 
 

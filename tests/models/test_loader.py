@@ -1,0 +1,311 @@
+"""What the loader does about a Triton that refuses, forgets, goes away, or answers nothing any more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from gateway.messages import ModelStatistics
+from gateway.metrics import Metrics
+from gateway.models import loader as loader_module
+from gateway.models.catalog import Models, ServedVariant, State
+from gateway.models.loader import Loader
+from gateway.models.repository import LogicalModel
+from gateway.testing import MemoryTriton
+from tests.flow.builders import LABELS, head, signature, spec
+
+DEADLINE_S = 20.0
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loader's own intervals, only shorter."""
+    monkeypatch.setattr(loader_module, "CHECK_INTERVAL_S", 0.02)
+    monkeypatch.setattr(loader_module, "RETRY_REFUSED_S", 0.1)
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+        await asyncio.sleep(0.005)
+
+
+@dataclass
+class Bench:
+    """A loader that runs against a MemoryTriton."""
+
+    triton: MemoryTriton
+    loader: Loader
+    models: Models
+    metrics: Metrics
+
+    def variant(self, triton_model: str) -> ServedVariant:
+        """The variant of that Triton model, `<model>-<variant>`."""
+        name, _, variant = triton_model.rpartition("-")
+        return self.models.current.models[name].variants[variant]
+
+    def states(self) -> set[State]:
+        """The states that occur."""
+        return {each.state for model in self.models.current.models.values() for each in model.variants.values()}
+
+    async def ready(self, *triton_models: str) -> None:
+        """Wait until these serve; all, when none is named."""
+        if not triton_models:
+            await until(lambda: self.states() == {State.READY}, "every variant")
+        for name in triton_models:
+            await until(lambda name=name: self.variant(name).state is State.READY, name)  # type: ignore[misc]
+
+    async def refused(self, triton_model: str) -> None:
+        await until(lambda: self.variant(triton_model).state is State.REFUSED, f"the refusal of {triton_model}")
+
+    async def away(self) -> None:
+        """Wait until the loader has noticed that Triton does not answer."""
+        await until(lambda: not self.loader.triton_ready, "Triton away")
+        assert self.states() == {State.LOADING}
+        assert self.metrics.value("triton_ready") == 0
+
+
+@contextlib.asynccontextmanager
+async def loading(
+    *names: str, triton: MemoryTriton | None = None, default_backend: str = "onnx", **more: Any
+) -> AsyncIterator[Bench]:
+    """A running loader of these models, each with two variants that Triton has."""
+    triton = triton or MemoryTriton()
+    logical = [LogicalModel(spec(name, **more), LABELS, Path(name)) for name in names]
+    for model in logical:
+        for variant in set(model.spec.variants.values()) - triton.known:
+            triton.add_model(signature(variant), lambda _: {"output0": head()})
+    models, metrics = Models(), Metrics()
+    loader = Loader(triton, models, logical, metrics, default_backend)
+    running = asyncio.create_task(loader.run())
+    try:
+        yield Bench(triton, loader, models, metrics)
+    finally:
+        died = running.done()
+        running.cancel()
+        await asyncio.wait([running])
+        assert not died, running.exception()
+
+
+async def test_everything_serves() -> None:
+    async with loading("a", "b") as bench:
+        await bench.ready()
+
+        assert bench.loader.triton_ready
+        assert bench.metrics.value("triton_ready") == 1
+        assert bench.metrics.value("model_ready", model="a", variant="onnx") == 1
+        assert sorted(bench.triton.loads) == ["a-onnx", "a-torch", "b-onnx", "b-torch"]
+
+
+async def test_what_triton_has_already_serves_without_a_load() -> None:
+    triton = MemoryTriton()
+    async with loading("a", triton=triton) as before:
+        await before.ready()
+    triton.loads.clear()
+    async with loading("a", triton=triton) as bench:
+        await bench.ready()
+
+        assert triton.loads == []
+
+
+async def test_each_model_gets_its_first_variant_before_any_second_one() -> None:
+    async with loading("a", "b", "c") as bench:
+        await bench.ready()
+
+        assert bench.triton.loads == ["a-onnx", "b-onnx", "c-onnx", "a-torch", "b-torch", "c-torch"]
+
+
+@pytest.mark.parametrize(
+    ("more", "first"),
+    [
+        ({"default_backend": "torch"}, "a-torch"),
+        ({"backend": "torch"}, "a-torch"),
+        ({"backend": "dual", "default_backend": "torch"}, "a-torch"),
+        ({"backend": "onnx", "default_backend": "torch"}, "a-onnx"),
+        ({"default_backend": "torch", "variants": {"onnx": "a-onnx"}}, "a-onnx"),
+    ],
+)
+async def test_the_variant_that_would_answer_is_loaded_first(more: dict[str, Any], first: str) -> None:
+    async with loading("a", **more) as bench:
+        await bench.ready()
+
+        assert bench.triton.loads[0] == first
+
+
+async def test_a_model_whose_first_variant_is_refused_gets_the_other_before_another_model_gets_two() -> None:
+    triton = MemoryTriton()
+    triton.refuse_load("b-onnx", "corrupt file")
+    async with loading("a", "b", triton=triton) as bench:
+        await bench.ready("a-onnx", "a-torch", "b-torch")
+
+        order = [name for name in bench.triton.loads if name != "b-onnx"]
+        assert order == ["a-onnx", "b-torch", "a-torch"]
+
+
+async def test_a_refused_model_serves_once_it_is_mended() -> None:
+    triton = MemoryTriton()
+    triton.refuse_load("a-onnx", "corrupt file\nat byte 7\n\nAt:\n  /model.py(3): load\n")
+    async with loading("a", "b", triton=triton) as bench:
+        await bench.refused("a-onnx")
+        await bench.ready("a-torch", "b-onnx", "b-torch")
+        assert bench.variant("a-onnx").reason == "corrupt file"
+
+        triton.refuse_load("a-onnx", None)
+        await bench.ready("a-onnx")
+
+
+async def test_a_model_that_does_not_fit_is_loaded_anew_and_serves_once_it_fits() -> None:
+    triton = MemoryTriton()
+    triton.add_model(signature("a-onnx", inputs=(-1, 3, 32, 32)), lambda _: {"output0": head()})
+    async with loading("a", triton=triton) as bench:
+        await bench.refused("a-onnx")
+        assert "preprocessing gives" in bench.variant("a-onnx").reason
+
+        triton.add_model(signature("a-onnx"), lambda _: {"output0": head()})
+        await bench.ready()
+
+
+async def test_a_reason_is_logged_once() -> None:
+    triton = MemoryTriton()
+    triton.refuse_load("a-onnx", "corrupt file\n\nAt:\n  frames that change")
+    with capture_logs() as logs:
+        async with loading("a", triton=triton) as bench:
+            await until(lambda: triton.loads.count("a-onnx") >= 3, "three tries")
+            triton.stop()  # an outage changes nothing about the reason
+            await bench.away()
+            tries = triton.loads.count("a-onnx")
+            triton.start()
+            await until(lambda: triton.loads.count("a-onnx") >= tries + 2, "two more tries")
+            triton.refuse_load("a-onnx", "another reason")
+            await until(lambda: bench.variant("a-onnx").reason == "another reason", "the other reason")
+
+    said = [entry["reason"] for entry in logs if entry["event"] == "A model is refused"]
+    assert said == ["corrupt file", "another reason"]
+
+
+async def test_a_model_unloaded_behind_our_back_is_loaded_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_module, "RETRY_REFUSED_S", 3600.0)
+    async with loading("a") as bench:
+        await bench.ready()
+        bench.triton.unload("a-onnx")
+
+        await until(lambda: bench.triton.loads.count("a-onnx") == 2, "the second load")
+        await bench.ready()
+
+
+async def test_triton_goes_away_and_comes_back() -> None:
+    async with loading("a", "b") as bench:
+        await bench.ready()
+        bench.triton.stop()
+        await bench.away()
+        assert {bench.variant(name).reason for name in ("a-onnx", "b-torch")} == {"Triton cannot be reached"}
+        assert bench.metrics.value("model_ready", model="a", variant="onnx") == 0
+
+        bench.triton.start()
+        await bench.ready()
+
+
+async def test_a_refused_model_is_unknown_while_triton_is_away() -> None:
+    triton = MemoryTriton()
+    triton.refuse_load("a-onnx", "corrupt file")
+    async with loading("a", triton=triton) as bench:
+        await bench.refused("a-onnx")
+        triton.stop()
+        await bench.away()
+        triton.refuse_load("a-onnx", None)
+        triton.start()
+        await bench.ready()
+
+
+async def test_a_triton_that_freezes_is_away_and_nothing_is_loaded_again_after_it() -> None:
+    async with loading("a", "b") as bench:
+        await bench.ready()
+        loads = list(bench.triton.loads)
+        with capture_logs() as logs:
+            bench.triton.freeze()
+            await bench.away()
+            bench.triton.thaw()
+            await bench.ready()
+
+        assert bench.triton.loads == loads
+        assert not [entry for entry in logs if "gone" in entry["event"]]
+
+
+async def test_a_triton_that_freezes_while_it_loads_is_away_soon_and_serves_everything_again() -> None:
+    triton = MemoryTriton()
+    triton.hold_load("b-onnx")
+    async with loading("a", "b", triton=triton) as bench:
+        await bench.ready("a-onnx")
+        await until(lambda: triton.held_loads("b-onnx") == 1, "the load that hangs")
+        triton.freeze()
+        await bench.away()
+        await until(lambda: triton.held_loads("b-onnx") == 0, "the end of the load that hung")
+
+        triton.release_load("b-onnx")
+        triton.thaw()
+        await bench.ready()
+        assert bench.loader.triton_ready
+
+
+async def test_while_one_model_loads_the_others_are_watched() -> None:
+    triton = MemoryTriton()
+    triton.hold_load("b-onnx")
+    async with loading("a", "b", triton=triton) as bench:
+        await bench.ready("a-onnx")
+        await until(lambda: triton.held_loads("b-onnx") == 1, "the load that hangs")
+        triton.unload("a-onnx")
+        await until(lambda: bench.variant("a-onnx").state is State.LOADING, "the loss")
+        assert "gone" in bench.variant("a-onnx").reason
+        assert bench.loader.triton_ready
+        assert triton.loads.count("a-onnx") == 1  # loads stay one at a time
+
+        triton.release_load("b-onnx")
+        await bench.ready()
+
+
+async def test_what_comes_back_by_itself_serves_while_another_model_loads() -> None:
+    triton = MemoryTriton()
+    triton.hold_load("b-onnx")
+    async with loading("a", "b", triton=triton) as bench:
+        await bench.ready("a-onnx")
+        await until(lambda: triton.held_loads("b-onnx") == 1, "the load that hangs")
+        triton.unload("a-onnx")
+        await until(lambda: bench.variant("a-onnx").state is State.LOADING, "the loss")
+
+        await triton.load("a-onnx")  # somebody else does it
+        await bench.ready("a-onnx")
+        assert triton.held_loads("b-onnx") == 1
+
+
+class SilentStatistics(MemoryTriton):
+    """Triton's figures never come."""
+
+    async def statistics(self, model: str) -> ModelStatistics:
+        await asyncio.Event().wait()
+        raise AssertionError("never set")
+
+
+async def test_figures_that_do_not_come_delay_nothing() -> None:
+    async with loading("a", triton=SilentStatistics()) as bench:
+        await bench.ready()
+        bench.triton.unload("a-onnx")
+        await until(lambda: bench.triton.loads.count("a-onnx") == 2, "the second load")
+        await bench.ready()
+
+
+async def test_figures_come_from_triton() -> None:
+    triton = MemoryTriton()
+    triton.add_model(signature("a-onnx"), lambda _: {"output0": head()}, memory_bytes=5_000_000)
+    async with loading("a", triton=triton) as bench:
+        await until(lambda: "onnx" in bench.models.current.models["a"].figures, "figures")
+
+        assert bench.models.current.models["a"].figures["onnx"].memory_mb == 5.0
