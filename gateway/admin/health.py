@@ -1,4 +1,4 @@
-"""Honest health: ready means that the broker session is up and subscribed, and every model serves."""
+"""Honest health: ready means that the broker session is up and subscribed, and all that can serve does."""
 
 from __future__ import annotations
 
@@ -47,6 +47,9 @@ class Health:
         for name, model in models.items():
             if not model.ready:
                 reasons.append(f"model '{name}' does not serve: {model.why_not_ready()}")
+            elif model.loading:
+                # It answers already, but a comparison, or the variant of somebody's choice, would be missing.
+                reasons.append(f"model '{name}' serves in part: {model.why_not_ready()}")
             elif missing := model.why_not_ready():
                 degraded.append(f"model '{name}': {missing}")
         reasons += self._refused

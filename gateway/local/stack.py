@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import time
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from gateway.adapters.triton import TritonServer
+from gateway.errors import GatewayError
 from gateway.local.backend_directory import find_stub, find_wheel
 from gateway.local.broker import EmbeddedBroker
 from gateway.local.tritonserver import EmbeddedTriton
@@ -57,12 +60,29 @@ def _run(parts: list[EmbeddedBroker | EmbeddedTriton], say: Say) -> int:
             for part in parts:
                 stack.enter_context(part)
                 say(_describe(part))
+            asyncio.run(_load_models(next(part for part in parts if isinstance(part, EmbeddedTriton)), say))
             for line in _instructions(parts):
                 say(line)
             return _watch(parts, say)
         except KeyboardInterrupt:
             say("\nStopping ...")
             return 0
+
+
+async def _load_models(triton: EmbeddedTriton, say: Say) -> None:
+    """Load what lies in the repository, so that a gateway finds its models serving; a bad one is said and left out."""
+    names = sorted({path.parent.name for path in triton.repository.glob("*/[0-9]*") if path.is_dir()})
+    if not names:
+        return
+    say(f"Loading      {', '.join(names)}")
+    server = TritonServer(triton.grpc_url)
+    outcomes = await asyncio.gather(*(server.load(name) for name in names), return_exceptions=True)
+    await server.close()
+    for name, outcome in zip(names, outcomes, strict=True):
+        if isinstance(outcome, GatewayError):
+            say(f"Not loaded   {name}: {outcome.message}")
+        elif outcome is not None:
+            raise outcome
 
 
 def _watch(parts: list[EmbeddedBroker | EmbeddedTriton], say: Say) -> int:
@@ -83,7 +103,7 @@ def _describe(part: EmbeddedBroker | EmbeddedTriton) -> str:
         return f"MQTT broker  {part.host}:{part.port}  ({part.name}, MQTT {part.protocol})"
     return (
         f"Triton       gRPC {part.grpc_url}, HTTP {part.http_url}, metrics {part.metrics_url}\n"
-        f"Models       {part.repository}  (loaded when the gateway or a client asks for them)"
+        f"Models       {part.repository}"
     )
 
 

@@ -60,6 +60,11 @@ class ServedModel:
         return any(variant.state is State.READY for variant in self.variants.values())
 
     @property
+    def loading(self) -> bool:
+        """True while a variant is still to come."""
+        return any(variant.state is State.LOADING for variant in self.variants.values())
+
+    @property
     def refused(self) -> bool:
         """True when no variant can be expected to answer soon."""
         return all(variant.state is State.REFUSED for variant in self.variants.values())
