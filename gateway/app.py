@@ -21,13 +21,14 @@ from gateway.admin.http import HttpServer
 from gateway.admin.status import StatusPublisher, status_publication
 from gateway.allocator import Allocator
 from gateway.config import Settings
-from gateway.errors import BrokerError, GatewayError
+from gateway.errors import BrokerError, ConfigError, GatewayError
 from gateway.flow.pipeline import Pipeline
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models
 from gateway.models.loader import Loader
 from gateway.models.repository import LogicalModel, read_model, read_repository
 from gateway.ports import Broker, InferenceServer
+from gateway.topic_patterns import overlap
 
 log = structlog.get_logger(__name__)
 
@@ -162,12 +163,33 @@ class Gateway:
 
 def read_models(settings: Settings) -> tuple[list[LogicalModel], tuple[str, ...]]:
     """The models to serve, and the reasons why some cannot be; raises ConfigError when the place itself is wrong."""
+    errors: list[ConfigError] = []
     if settings.model_config_path is not None:
-        return [read_model(settings.model_config_path)], ()
-    logical, errors = read_repository(settings.model_repository)
+        logical = [read_model(settings.model_config_path)]
+    else:
+        logical, errors = read_repository(settings.model_repository)
     for error in errors:
         log.error("A model is refused", reason=str(error))
+    refuse_loops(settings, logical)
     return logical, tuple(str(error) for error in errors)
+
+
+def refuse_loops(settings: Settings, logical: list[LogicalModel]) -> None:
+    """Raise ConfigError when an input topic also receives what a gateway publishes: each answer would be answered."""
+    outputs = [settings.result_topic, settings.comparison_topic, settings.error_topic]
+    outputs += [settings.status_topic, settings.metrics_topic]
+    for model in logical:
+        mqtt = model.spec.mqtt
+        own = (mqtt.output_topic_template, mqtt.comparison_topic_template, mqtt.error_topic_template)
+        outputs += [template for template in own if template]
+    for given in settings.mqtt_input_topics:
+        for template in outputs:
+            if overlap(given, template):
+                raise ConfigError(
+                    f"'{given}' also receives what the gateway publishes on '{template}', which would never end",
+                    where="MQTT_INPUT_TOPICS",
+                    fix="Name the topics of the cameras more narrowly, or publish elsewhere",
+                )
 
 
 def stop_on_signals(gateway: Gateway) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway import __version__
-from gateway.config import Settings, load_settings, suspicious_variables
+from gateway.config import Settings, load_settings, require_files, suspicious_variables
 from gateway.errors import ConfigError, GatewayError
 from gateway.terminal.overview import Overview
 
@@ -119,6 +119,7 @@ def mqtt_settings(settings: Settings, **more: Any) -> MqttSettings:
     """How to reach the broker; `more` says what for."""
     from gateway.adapters.mqtt import MqttSettings
 
+    require_files(settings)
     return MqttSettings(
         host=settings.aio_broker_hostname,
         port=settings.aio_broker_tcp_port,

@@ -168,6 +168,20 @@ class Settings(BaseSettings):
     def _place_only(cls, value: str) -> str:
         return output_topic(value, PLACE_PARTS)
 
+    @field_validator("triton_grpc_url")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        if not re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", value):
+            raise ValueError(f"must be host:port, such as localhost:8001, not '{value}'")
+        return value
+
+    @field_validator("triton_metrics_url")
+    @classmethod
+    def _http_url(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^/\s]+", value):
+            raise ValueError(f"must be a URL, such as http://localhost:8002/metrics, not '{value}'")
+        return value
+
     @field_validator("business_unit", "facility", "gateway_id")
     @classmethod
     def _one_level(cls, value: str) -> str:
@@ -238,6 +252,17 @@ def load_settings(config_file: Path | None = None) -> Settings:
         raise ConfigError(
             describe(error, as_written=str.upper), where=where, fix="Correct the named settings"
         ) from error
+
+
+def require_files(settings: Settings) -> None:
+    """Raise ConfigError for a file of the broker's access that is not there, rather than at each try to connect."""
+    names = ("aio_tls_ca_file", "aio_tls_cert_file", "aio_tls_key_file", "aio_sat_file", "aio_mqtt_password_file")
+    for name in names:
+        path: Path | None = getattr(settings, name)
+        if path is not None and not path.is_file():
+            raise ConfigError(
+                f"there is no file '{path}'", where=name.upper(), fix="Correct the path or mount the file"
+            )
 
 
 def suspicious_variables(environment: Mapping[str, str]) -> list[str]:

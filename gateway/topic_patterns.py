@@ -9,7 +9,9 @@ from dataclasses import dataclass
 DEVICE_PARTS = ("asset", "device_id", "camera_id", "camera", "device")
 """The named parts that say which device a topic belongs to, the first of them that it has."""
 _NAME = re.compile(r"\{([a-z_]+)\}")
-_FORBIDDEN_IN_LEVEL = re.compile(r"[\x00+#/]")
+_SPECIAL = re.compile(r"[+#/]")
+# MQTT's strings must not hold NUL and surrogates, and brokers may hang up on the control and non-characters too.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,24 @@ def specificity(pattern: str) -> int:
 
 def fill(template: str, parts: Mapping[str, str]) -> str:
     """Fill `{name}` in an output template; a value can never add a level or a wildcard to the topic."""
-    return _NAME.sub(lambda match: _FORBIDDEN_IN_LEVEL.sub("_", parts[match[1]]), template)
+    return _NAME.sub(lambda match: _SPECIAL.sub("_", safe_text(parts[match[1]])) or "_", template)
+
+
+def safe_text(text: str) -> str:
+    """The text without characters over which a broker would end the connection."""
+    return _UNSAFE.sub("_", text)
+
+
+def overlap(first: str, second: str) -> bool:
+    """Whether some topic matches both filters."""
+    left, right = (_NAME.sub("+", without_share(text)).split("/") for text in (first, second))
+    for a, b in zip(left, right, strict=False):
+        if "#" in (a, b):
+            return True
+        if a != b and "+" not in (a, b):
+            return False
+    longer = left if len(left) > len(right) else right
+    return len(left) == len(right) or longer[min(len(left), len(right))] == "#"
 
 
 def names_in(template: str) -> set[str]:

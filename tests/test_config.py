@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gateway.config import DEFAULT_INPUT_TOPICS, Settings, load_settings, suspicious_variables
+from gateway.config import DEFAULT_INPUT_TOPICS, Settings, load_settings, require_files, suspicious_variables
 from gateway.errors import ConfigError
 from gateway.models.spec import read_labels, read_spec
 
@@ -343,3 +343,25 @@ def test_empty_sections_are_as_if_left_out(tmp_path: Path) -> None:
 def test_named_parts_in_the_topics_of_a_model_match_as_in_the_settings(tmp_path: Path) -> None:
     spec = read_spec(model_yaml(tmp_path, mqtt={"input_topics": ["edge-ai/{facility}/gate"]}))
     assert spec.mqtt.input_topics == ("edge-ai/+/gate",)
+
+
+def test_a_file_for_the_broker_that_is_not_there_is_named(tmp_path: Path) -> None:
+    there = tmp_path / "ca.pem"
+    there.touch()
+    require_files(Settings(aio_mqtt_use_tls=True, aio_tls_ca_file=there))
+    with pytest.raises(ConfigError, match="AIO_TLS_CA_FILE: there is no file"):
+        require_files(Settings(aio_mqtt_use_tls=True, aio_tls_ca_file=tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TRITON_GRPC_URL", "http://localhost:8001"),
+        ("TRITON_GRPC_URL", "localhost"),
+        ("TRITON_METRICS_URL", "localhost:8002"),
+    ],
+)
+def test_addresses_of_triton_are_checked(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=name):
+        load_settings()

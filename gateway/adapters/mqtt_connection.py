@@ -26,6 +26,7 @@ from gateway.adapters.mqtt_packets import packet_size, publish_properties, to_me
 from gateway.adapters.mqtt_settings import MqttSettings
 from gateway.errors import BrokerError, BrokerUnavailable, PublishRefused
 from gateway.messages import Message, Publication
+from gateway.topic_patterns import safe_text
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -159,8 +160,9 @@ class Connection:
     def send(self, publication: Publication) -> int:
         """Hand one publication to paho and return its packet identifier; raises PublishRefused."""
         try:
-            if not publication.topic or "\0" in publication.topic:
-                raise ValueError("the topic is empty or has a NUL")
+            texts = [publication.topic, *(text for pair in publication.user_properties for text in pair)]
+            if not publication.topic or any(safe_text(text) != text for text in texts):
+                raise ValueError("the topic is empty, or a text has control characters")
             properties = publish_properties(publication) if self._settings.protocol == "5" else None
             self._check_size(publication, properties)
             info = self._client.publish(

@@ -34,11 +34,11 @@ class SnapshotMessage(msgspec.Struct):
     device_id: str | None = None
     camera_id: str | None = None
     timestamp: int | float | str | None = None
-    metadata: msgspec.Raw = msgspec.Raw(b"{}")
+    metadata: msgspec.Raw = msgspec.Raw(b"null")
     message_type: str | None = None
     model_name: str | None = None
     backend_preference: str | None = None
-    priority: int = 0
+    priority: int | None = None
     deadline_ms: float | None = None
 
 
@@ -62,7 +62,7 @@ def identify(message: Message, patterns: tuple[TopicPattern, ...], place: dict[s
     """
     digest = message.oversize.sha256 if message.oversize else hashlib.sha256(message.payload).hexdigest()
     size = message.oversize.size if message.oversize else len(message.payload)
-    named, device = _from_topic(message.topic, patterns)
+    named, device = _from_topic(message.topic, patterns, place)
     user = dict(message.properties.user_properties)
     identity = hashlib.sha256()
     for part in (message.topic, digest, message.properties.correlation_data or b"", user.get("id", "")):
@@ -82,14 +82,15 @@ def identify(message: Message, patterns: tuple[TopicPattern, ...], place: dict[s
     )
 
 
-def _from_topic(topic: str, patterns: tuple[TopicPattern, ...]) -> tuple[dict[str, str], str]:
+def _from_topic(topic: str, patterns: tuple[TopicPattern, ...], place: dict[str, str]) -> tuple[dict[str, str], str]:
     """The named parts of a topic, and the device that it names as well as one can tell."""
     for pattern in patterns:
         parsed = pattern.parse(topic)
         if parsed is not None:
             named, unnamed = parsed
-            device = next((named[name] for name in DEVICE_PARTS if name in named), "")
-            return named, device or "/".join(unnamed) or named.get("gateway_id", "") or topic
+            if any(name in named for name in DEVICE_PARTS):
+                return named, next((named[name] for name in DEVICE_PARTS if named.get(name)), "")
+            return named, "/".join(unnamed) or named.get("gateway_id", "") or place["gateway_id"]
     return {}, topic
 
 
@@ -105,6 +106,8 @@ def open_message(message: Message, origin: Origin, max_payload_bytes: int) -> En
     if payload.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{":
         return _open_json(payload.removeprefix(b"\xef\xbb\xbf"), origin)
     _refuse_other_pictures(payload)
+    if payload.lstrip()[:1] in (b"[", b'"'):
+        raise PayloadInvalid("the JSON is not an object")
     raise PayloadInvalid(f"the message is neither JSON nor a JPEG or PNG; it begins with {payload[:8].hex(' ')}")
 
 
@@ -136,8 +139,9 @@ def take_snapshot(envelope: Envelope) -> Snapshot:
         raise PayloadInvalid("timestamp is neither epoch seconds, nor epoch milliseconds, nor RFC 3339")
     if fields.deadline_ms is not None and not 0 < fields.deadline_ms <= 86_400_000:
         raise PayloadInvalid(f"deadline_ms must lie above 0 and within a day, not {fields.deadline_ms}")
-    if not -1000 <= fields.priority <= 1000:
-        raise PayloadInvalid(f"priority must lie between -1000 and 1000, not {fields.priority}")
+    priority = fields.priority or 0
+    if not -1000 <= priority <= 1000:
+        raise PayloadInvalid(f"priority must lie between -1000 and 1000, not {priority}")
     image = _from_base64(fields.image_data)
     if not image.startswith((JPEG_MAGIC, PNG_MAGIC)):
         _refuse_other_pictures(image)
@@ -146,8 +150,8 @@ def take_snapshot(envelope: Envelope) -> Snapshot:
         origin=envelope.origin,
         image=image,
         metadata=_metadata(fields.metadata),
-        backend_preference=fields.backend_preference,
-        priority=fields.priority,
+        backend_preference=fields.backend_preference or None,
+        priority=priority,
         deadline_ms=fields.deadline_ms,
     )
 
@@ -171,7 +175,7 @@ def _metadata(raw: msgspec.Raw) -> dict[str, Any]:
             fix="Keep metadata small: the result repeats it",
         )
     try:
-        return msgspec.json.decode(raw, type=dict[str, Any])
+        return msgspec.json.decode(raw, type=dict[str, Any] | None) or {}
     except (msgspec.DecodeError, RecursionError) as error:
         raise PayloadInvalid(f"metadata is not a JSON object: {str(error)[:200]}") from error
 

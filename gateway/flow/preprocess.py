@@ -74,7 +74,7 @@ def prepare_image(image: bytes, spec: PreprocessingSpec, max_image_pixels: int) 
         with _one_at_a_time if width * height > LARGE_PIXELS else contextlib.nullcontext():
             content = _scale(picture, layout)
     except DAMAGED as error:
-        raise ImageUndecodable(f"the picture is damaged ({str(error)[:100]})", where="image") from error
+        raise ImageUndecodable("the picture is damaged or cut off", where="image") from error
     return _to_tensor(content, layout, spec), layout.geometry
 
 

@@ -21,6 +21,7 @@ from gateway.messages import (
     VariantResult,
 )
 from gateway.models.catalog import VariantFigures
+from gateway.topic_patterns import safe_text
 
 _NO_FIGURES = VariantFigures()
 
@@ -167,7 +168,7 @@ def _cloud_event(message_type: str, origin: Origin) -> tuple[tuple[str, str], ..
         ("type", message_type),
         ("source", f"/{quote(place.business_unit)}/{quote(place.facility)}/{quote(place.gateway_id)}"),
         ("id", f"{origin.result_id}-{message_type}"),
-        ("subject", origin.device_id),
+        ("subject", safe_text(origin.device_id)),
         ("time", datetime.now(UTC).isoformat(timespec="milliseconds")),
     )
 

@@ -29,6 +29,16 @@ from gateway.terminal.watch import watched_topics
 READY_TIMEOUT_S = 60.0
 GATEWAY_GRACE_S = 3.0
 CAMERA_GRACE_S = 1.0
+SHOWN = (
+    "DEFAULT_BACKEND",
+    "ENABLE_DUAL_BACKEND",
+    "LOG_LEVEL",
+    "MAX_IN_FLIGHT",
+    "BUSINESS_UNIT",
+    "FACILITY",
+    "GATEWAY_ID",
+)
+"""Settings of the environment that the demo's gateway takes over."""
 SETTLE_S = 3.0
 """After the cameras stop: until the last results are in."""
 
@@ -77,9 +87,10 @@ def _start_parts(stack: contextlib.ExitStack, repository: Path, started: float) 
     triton = stack.enter_context(EmbeddedTriton(repository))
     _say(started, f"Triton   gRPC {triton.grpc_url}, metrics {triton.metrics_url}")
     http_port = free_ports(1)[0]
-    # What a person has set for a broker elsewhere does not fit this one; an empty variable is an unset one.
-    elsewhere = ("TLS_CA_FILE", "TLS_CERT_FILE", "TLS_KEY_FILE", "SAT_FILE", "MQTT_USERNAME", "MQTT_PASSWORD_FILE")
-    os.environ.update(dict.fromkeys((f"AIO_{name}" for name in elsewhere), ""))
+    # What a person has set for a site does not fit this one, but for what the demo can show.
+    for name in {field.upper() for field in Settings.model_fields} | {"GATEWAY_CONFIG"}:
+        if name not in SHOWN:
+            os.environ.pop(name, None)
     os.environ.setdefault("ENABLE_DUAL_BACKEND", "true")
     os.environ.update(
         {

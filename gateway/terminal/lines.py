@@ -32,7 +32,8 @@ def readable_line(topic: str, payload: bytes) -> str | None:
                 return None
     except (KeyError, TypeError, AttributeError, ValueError):
         return f"{topic}: a message of type {kind} that is not as documented"
-    return f"{time.strftime('%H:%M:%S')}  {text}"
+    # What a camera calls itself must not steer the terminal.
+    return f"{time.strftime('%H:%M:%S')}  {''.join(c if c.isprintable() else '?' for c in text)}"
 
 
 def parse_message(payload: bytes) -> dict[str, Any] | None:

@@ -329,8 +329,12 @@ async def test_statistics_grow_with_the_answers(server: InferenceServer) -> None
         await server.infer(ask("double-onnx"))
     with pytest.raises(BackendRejected):
         await server.infer(ask("double-onnx", ROWS[:, :2]))
-    after = await server.statistics("double-onnx")
 
+    async def counted() -> bool:  # Triton answers first and counts afterwards
+        return (await server.statistics("double-onnx")).success_count >= before.success_count + 3
+
+    await until(counted)
+    after = await server.statistics("double-onnx")
     assert after.success_count == before.success_count + 3
     assert after.compute_ns > before.compute_ns
     assert after.queue_ns >= before.queue_ns

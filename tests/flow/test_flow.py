@@ -226,6 +226,18 @@ async def test_a_truncated_jpeg_names_its_device_and_the_next_snapshot_is_served
     assert len(place.results) == 1
 
 
+async def test_a_device_cannot_break_topics_or_properties_with_its_name(tmp_path: Path) -> None:
+    write_model(tmp_path, mqtt={"output_topic_template": "edge-ai/x/{facility}/{device_id}/ai/{model_name}"})
+    async with site(tmp_path) as place:
+        for number, name in enumerate(("a\u0001b", "a\ufffeb", "a/b", "+", "#", "\u009f")):
+            place.snapshot(snapshot_json(jpeg(seed=number), device_id=name))
+        await place.answered(6)
+    topics = {topic for topic, body, _ in place.seen if "predictions" in body}
+    assert topics == {f"edge-ai/x/plant/{name}/ai/detector" for name in ("a_b", "_")}
+    subjects = {dict(p.user_properties)["subject"] for _, body, p in place.seen if "predictions" in body}
+    assert all(subject.isprintable() for subject in subjects)
+
+
 async def test_retained_messages_are_ignored(tmp_path: Path) -> None:
     broker = MemoryBroker()
     broker.publish(SNAPSHOT_TOPIC, jpeg(), retain=True)

@@ -46,6 +46,13 @@ def test_the_timestamp_stays_as_it_came(timestamp: Any) -> None:
     assert ingest(message(snapshot_json(IMAGE, timestamp=timestamp))).origin.timestamp == timestamp
 
 
+def test_null_counts_as_left_out() -> None:
+    names = ("device_id", "timestamp", "metadata", "priority", "deadline_ms", "model_name", "backend_preference")
+    snapshot = ingest(message(snapshot_json(IMAGE, **dict.fromkeys(names))))
+    assert (snapshot.metadata, snapshot.priority, snapshot.backend_preference) == ({}, 0, None)
+    assert snapshot.origin.device_id == "gw"
+
+
 def test_camera_id_stands_for_device_id() -> None:
     body = {"camera_id": "cam-9", "image_data": pybase64.b64encode_as_string(IMAGE)}
     assert ingest(message(msgspec.json.encode(body))).origin.device_id == "cam-9"
@@ -59,7 +66,13 @@ def test_raw_picture_takes_the_device_from_the_topic(image: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("topic", "device"),
-    [("factory/cam-3/jpg", "cam-3"), (SNAPSHOT_TOPIC, "gw"), ("somewhere/else", "somewhere/else")],
+    [
+        ("factory/cam-3/jpg", "cam-3"),
+        (SNAPSHOT_TOPIC, "gw"),
+        ("edge-ai/bu/plant/camera/snapshots", "test"),
+        ("azure-iot-operations/data//snapshot", "unknown"),
+        ("somewhere/else", "somewhere/else"),
+    ],
 )
 def test_the_device_of_other_topics(topic: str, device: str) -> None:
     assert origin_of(message(IMAGE, topic=topic)).device_id == device

@@ -1,0 +1,55 @@
+"""An input topic that also receives the gateway's answers is refused at start: it would never end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.app import read_models
+from gateway.errors import ConfigError
+from gateway.topic_patterns import overlap
+from tests.flow.builders import settings
+from tests.harness import write_model
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("a/b", "a/b", True),
+        ("a/+", "a/b", True),
+        ("a/+/c", "+/b/c", True),
+        ("a/{name}/c", "a/b/+", True),
+        ("a/#", "a/b/c", True),
+        ("a/#", "a", True),
+        ("#", "x/y", True),
+        ("$share/g/a/#", "a/b", True),
+        ("a/b", "a/c", False),
+        ("a/+", "a/b/c", False),
+        ("a/b/#", "a/c/#", False),
+    ],
+)
+def test_overlap_of_filters(first: str, second: str, expected: bool) -> None:
+    assert overlap(first, second) is expected
+    assert overlap(second, first) is expected
+
+
+@pytest.mark.parametrize(
+    "topic", ["#", "edge-ai/#", "edge-ai/+/+/+/ai/errors", "$share/g/edge-ai/+/+/+/#", "edge-ai/{a}/{b}/{c}/ai/status"]
+)
+def test_a_filter_over_the_own_answers_is_refused(tmp_path: Path, topic: str) -> None:
+    write_model(tmp_path)
+    with pytest.raises(ConfigError, match="also receives what the gateway publishes") as caught:
+        read_models(settings(model_repository=tmp_path, mqtt_input_topics=topic))
+    assert caught.value.where == "MQTT_INPUT_TOPICS"
+
+
+def test_so_is_an_output_topic_of_a_model_among_the_inputs(tmp_path: Path) -> None:
+    write_model(tmp_path, mqtt={"output_topic_template": "azure-iot-operations/data/{device_id}/result"})
+    with pytest.raises(ConfigError, match="azure-iot-operations"):
+        read_models(settings(model_repository=tmp_path))
+
+
+def test_the_defaults_do_not_loop(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    assert read_models(settings(model_repository=tmp_path))[0]
