@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     # Limits.
     snapshot_deadline_ms: float = Field(10_000, gt=0, le=3_600_000)
     """Milliseconds from arrival until a snapshot must have its answer; a message may ask for less, not for more."""
-    max_payload_bytes: int = Field(16 * 2**20, ge=1024, le=256 * 2**20)
+    max_payload_bytes: int = Field(8 * 2**20, ge=1024, le=256 * 2**20)
     """Largest message in bytes; a larger one is answered with PAYLOAD_TOO_LARGE and never kept in memory."""
     max_image_pixels: int = Field(12_500_000, ge=4096, le=1_000_000_000)
     """Largest picture, width times height in pixels; a larger one is answered with IMAGE_TOO_LARGE undecoded."""

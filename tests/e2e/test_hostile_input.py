@@ -52,8 +52,8 @@ def hostile(image: bytes) -> dict[str, tuple[bytes, str]]:
         "unknown variant": (json_snapshot(image, "cam", backend_preference="nope"), "VARIANT_UNKNOWN"),
         "a text as picture": (pybase64.b64encode(b"text"), "PAYLOAD_INVALID"),
         "only a magic number": (b"\xff\xd8\xff", "IMAGE_UNDECODABLE"),
-        "a name of 9 MB": (json_snapshot(image, "cam", model_name="m" * 9_000_000), "MODEL_UNKNOWN"),
-        "metadata of 9 MB": (json_snapshot(image, "cam", metadata={"a": [[]] * 3_000_000}), "PAYLOAD_INVALID"),
+        "a name of 6 MB": (json_snapshot(image, "cam", model_name="m" * 6_000_000), "MODEL_UNKNOWN"),
+        "metadata of 6 MB": (json_snapshot(image, "cam", metadata={"a": [[]] * 2_000_000}), "PAYLOAD_INVALID"),
         "a control character": (json_snapshot(image[:100], "a\x01b\ufffe"), "IMAGE_UNDECODABLE"),
         "a zip": (b"PK\x03\x04" + bytes(100), "PAYLOAD_INVALID"),
     }
