@@ -10,11 +10,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 from gateway.errors import StackError
 from gateway.local.debian import find_program, install_package
+from gateway.local.embedded import EmbeddedServer
 from gateway.local.processes import LOOPBACK, ChildProcess, free_ports, port_is_free, require_free_port
 
 Kind = Literal["mosquitto", "amqtt"]
@@ -58,14 +58,17 @@ connection_messages false
 """
 
 
-class EmbeddedBroker:
+class EmbeddedBroker(EmbeddedServer):
     """A broker on a loopback port; a context manager. Blocking, like EmbeddedTriton.
 
     `kind` forces one of the two. `save_each_change` makes Mosquitto's sessions survive kill -9 nearly
     without loss, at the price of speed. The port and the sessions stay over kill() and start().
     """
 
+    title = "the embedded broker"
+
     def __init__(self, *, port: int | None = None, kind: Kind | None = None, save_each_change: bool = False) -> None:
+        super().__init__()
         self.host = LOOPBACK
         self.name = ""
         self._given_port = port
@@ -73,7 +76,6 @@ class EmbeddedBroker:
         self._kind = kind
         self._save_each_change = save_each_change
         self._folder: Path | None = None
-        self._process: ChildProcess | None = None
         self._program: Path | None = None
 
     @property
@@ -93,33 +95,9 @@ class EmbeddedBroker:
         """The highest version of MQTT that it speaks, as MQTT_PROTOCOL takes it."""
         return "5" if self._kind == "mosquitto" else "3.1.1"
 
-    @property
-    def pid(self) -> int:
-        """Of the broker's process."""
-        return self._running_process().pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the process lives."""
-        return self._process is not None and self._process.running
-
-    def log_tail(self, count: int = 20) -> list[str]:
-        """The last lines of the broker's log."""
-        return self._running_process().log_tail(count)
-
-    def log_excerpt(self) -> str:
-        """The end of the log as a text to append to a message."""
-        return self._running_process().log_excerpt()
-
-    def _running_process(self) -> ChildProcess:
-        if self._process is None:
-            raise RuntimeError("the embedded broker has not been started")
-        return self._process
-
     def start(self) -> None:
         """Start the broker and wait until it accepts a client; StackError says why it does not."""
-        if self.running:
-            raise RuntimeError("the embedded broker runs already")
+        self._require_stopped()
         self._choose_kind()
         self._choose_port()
         fresh = self._folder is None
@@ -246,15 +224,6 @@ class EmbeddedBroker:
         if self._process is not None:
             self._process.stop(STOP_GRACE_S)
         self.start()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 def _mosquitto_version(program: Path) -> str:

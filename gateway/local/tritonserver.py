@@ -8,12 +8,11 @@ import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from gateway.errors import StackError
 from gateway.local.backend_directory import PYTHON_VERSION, build_backend_directory, cache_folder, find_wheel
 from gateway.local.debian import find_shared_library, install_package
+from gateway.local.embedded import EmbeddedServer
 from gateway.local.processes import LOOPBACK, ChildProcess, free_ports, port_is_free, require_free_port
 from gateway.local.segments import SegmentOwner
 
@@ -24,12 +23,14 @@ STUB_TIMEOUT_S = 120  # importing torch takes long on a small, busy machine
 ATTEMPTS = 3
 
 
-class EmbeddedTriton:
+class EmbeddedTriton(EmbeddedServer):
     """A tritonserver on loopback ports in explicit model control mode; a context manager.
 
     Ports not given are chosen free at the first start and kept, so kill() and start() come back under the
     same addresses. Blocking: use asyncio.to_thread(triton.start) in an event loop.
     """
+
+    title = "the embedded Triton"
 
     def __init__(
         self,
@@ -41,13 +42,13 @@ class EmbeddedTriton:
         extra_args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
     ) -> None:
+        super().__init__()
         self.repository = repository.resolve()
         self._given = {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
         self._ports: dict[str, int] = {}
         self._extra_args = list(extra_args)
         self._env = dict(env or {})
         self._segments: SegmentOwner | None = None
-        self._process: ChildProcess | None = None
 
     @property
     def grpc_url(self) -> str:
@@ -64,33 +65,9 @@ class EmbeddedTriton:
         """The address of the Prometheus metrics."""
         return f"http://{LOOPBACK}:{self._ports['metrics']}/metrics"
 
-    @property
-    def pid(self) -> int:
-        """Of the tritonserver itself; its stub processes are its children."""
-        return self._running_process().pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the process lives."""
-        return self._process is not None and self._process.running
-
-    def log_tail(self, count: int = 20) -> list[str]:
-        """The last lines of Triton's log, those of the backends among them."""
-        return self._running_process().log_tail(count)
-
-    def log_excerpt(self) -> str:
-        """The end of the log as a text to append to a message."""
-        return self._running_process().log_excerpt()
-
-    def _running_process(self) -> ChildProcess:
-        if self._process is None:
-            raise RuntimeError("the embedded Triton has not been started")
-        return self._process
-
     def start(self) -> None:
         """Start Triton and wait until it is live; StackError says why it is not."""
-        if self.running:
-            raise RuntimeError("the embedded Triton runs already")
+        self._require_stopped()
         if not self.repository.is_dir():
             raise StackError(
                 f"there is no model repository at {self.repository}",
@@ -205,15 +182,6 @@ class EmbeddedTriton:
         if self._segments is not None:
             self._segments.release()
             self._segments = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 def python_library_folder() -> Path | None:
