@@ -28,7 +28,7 @@ from gateway.models.catalog import Models
 from gateway.models.loader import Loader
 from gateway.models.repository import LogicalModel, read_model, read_repository
 from gateway.ports import Broker, InferenceServer
-from gateway.topic_patterns import overlap
+from gateway.topics import overlap
 
 log = structlog.get_logger(__name__)
 

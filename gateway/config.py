@@ -14,10 +14,10 @@ import pydantic
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway import topic_patterns
+from gateway import topics
 from gateway.errors import ConfigError
 from gateway.schema import ANSWER_PARTS, PLACE_PARTS, describe, output_topic, read_yaml, unknown_key
-from gateway.topic_patterns import TopicPattern
+from gateway.topics import TopicPattern
 
 DEFAULT_INPUT_TOPICS = (
     "edge-ai/{business_unit}/{facility}/{gateway_id}/camera/snapshots",
@@ -154,7 +154,7 @@ class Settings(BaseSettings):
         if not value:
             raise ValueError("name at least one topic")
         for text in value:
-            if problem := topic_patterns.problem(text):
+            if problem := topics.problem(text):
                 raise ValueError(f"'{text}' is no topic filter: {problem}")
         return value
 

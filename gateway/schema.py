@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from gateway.errors import ConfigError
-from gateway.topic_patterns import fill, names_in
+from gateway.topics import fill, names_in
 
 MAX_YAML_BYTES = 1 << 20
 PLACE_PARTS = ("business_unit", "facility", "gateway_id")

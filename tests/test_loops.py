@@ -8,7 +8,7 @@ import pytest
 
 from gateway.app import read_models
 from gateway.errors import ConfigError
-from gateway.topic_patterns import overlap
+from gateway.topics import overlap
 from tests.flow.builders import settings
 from tests.harness import write_model
 

@@ -26,7 +26,7 @@ from gateway.adapters.mqtt_packets import packet_size, publish_properties, to_me
 from gateway.adapters.mqtt_settings import MqttSettings
 from gateway.errors import BrokerError, BrokerUnavailable, PublishRefused
 from gateway.messages import Message, Publication
-from gateway.topic_patterns import safe_text
+from gateway.topics import safe_text
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

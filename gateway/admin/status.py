@@ -16,7 +16,7 @@ from gateway.messages import JSON_TYPE, Publication
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models
 from gateway.ports import Broker
-from gateway.topic_patterns import fill
+from gateway.topics import fill
 
 CHECK_INTERVAL_S = 1.0
 SUMMARY_INTERVAL_S = 30.0

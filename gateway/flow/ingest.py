@@ -15,7 +15,7 @@ import pybase64
 
 from gateway.errors import ImageUndecodable, PayloadInvalid, PayloadTooLarge
 from gateway.messages import Message, Origin, Place, Snapshot, Timestamp
-from gateway.topic_patterns import DEVICE_PARTS, TopicPattern
+from gateway.topics import DEVICE_PARTS, TopicPattern
 
 JPEG_MAGIC = b"\xff\xd8\xff"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"

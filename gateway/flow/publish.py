@@ -21,7 +21,7 @@ from gateway.messages import (
     VariantResult,
 )
 from gateway.models.catalog import VariantFigures
-from gateway.topic_patterns import safe_text
+from gateway.topics import safe_text
 
 _NO_FIGURES = VariantFigures()
 

@@ -6,7 +6,7 @@ from gateway.config import Settings
 from gateway.errors import VariantUnknown
 from gateway.messages import Job, Origin, ReplyTopics, Snapshot
 from gateway.models.catalog import Catalog, ServedModel
-from gateway.topic_patterns import fill
+from gateway.topics import fill
 
 
 def route(snapshot: Snapshot, catalog: Catalog, settings: Settings, expiry_s: int | None) -> Job:

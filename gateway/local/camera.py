@@ -16,7 +16,7 @@ from gateway.config import load_settings
 from gateway.local.scenes import TEST_SEEDS, render_sequence
 from gateway.messages import Publication
 from gateway.terminal.send import json_snapshot
-from gateway.topic_patterns import fill
+from gateway.topics import fill
 
 FRAMES_PER_SCENE = 12
 JPEG_QUALITY = 88

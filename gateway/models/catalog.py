@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from gateway.errors import ModelUnknown
 from gateway.models.spec import ModelSpec
-from gateway.topic_patterns import specificity
-from gateway.topics import topic_matches
+from gateway.topics import specificity, topic_matches
 
 
 class State(enum.StrEnum):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from gateway import topic_patterns
+from gateway import topics
 from gateway.errors import ConfigError
 from gateway.schema import ANSWER_PARTS, StrictModel, output_topic, parse, read_yaml
 
@@ -86,9 +86,9 @@ class MqttSpec(StrictModel):
     @classmethod
     def _valid_filters(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for text in value:
-            if problem := topic_patterns.problem(text):
+            if problem := topics.problem(text):
                 raise ValueError(f"'{text}' is no topic filter: {problem}")
-        return tuple(topic_patterns.TopicPattern(text).subscription for text in value)
+        return tuple(topics.TopicPattern(text).subscription for text in value)
 
     @field_validator("output_topic_template", "comparison_topic_template", "error_topic_template")
     @classmethod

@@ -15,7 +15,7 @@ from gateway.errors import BrokerUnavailable, UserError
 from gateway.messages import Publication
 from gateway.ports import Broker
 from gateway.terminal.session import session
-from gateway.topic_patterns import DEVICE_PARTS, fill, names_in, without_share
+from gateway.topics import DEVICE_PARTS, fill, names_in, without_share
 
 PICTURES = (".jpg", ".jpeg", ".png")
 

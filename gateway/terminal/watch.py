@@ -9,7 +9,7 @@ from gateway.messages import Message
 from gateway.ports import Broker
 from gateway.terminal.lines import parse_message, readable_line
 from gateway.terminal.session import session
-from gateway.topic_patterns import fill
+from gateway.topics import fill
 
 ANSWERS = ("ai_inference_result", "ai_inference_error")
 """The kinds of messages of which each snapshot gets exactly one."""

@@ -15,7 +15,7 @@ from gateway.config import DEFAULT_INPUT_TOPICS
 from gateway.errors import SnapshotError
 from gateway.flow.ingest import identify, open_message, take_snapshot
 from gateway.messages import Message, MessageProperties, Origin, Oversize, Snapshot
-from gateway.topic_patterns import TopicPattern
+from gateway.topics import TopicPattern
 from tests.flow.builders import PLACE, SNAPSHOT_TOPIC, jpeg, message, png, snapshot_json, user_properties
 
 PATTERNS = tuple(TopicPattern(text) for text in (*DEFAULT_INPUT_TOPICS, "factory/+/jpg"))
