@@ -10,8 +10,10 @@ DEVICE_PARTS = ("asset", "device_id", "camera_id", "camera", "device")
 """The named parts that say which device a topic belongs to, the first of them that it has."""
 _NAME = re.compile(r"\{([a-z_]+)\}")
 _SPECIAL = re.compile(r"[+#/]")
-# MQTT's strings must not hold NUL and surrogates, and brokers may hang up on the control and non-characters too.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+# MQTT's strings must not hold NUL and surrogates; brokers and clients may also hang up on control characters, the byte
+# order mark and non-characters, the last two code points of each plane among them.
+_NON_CHARACTERS = "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
+_UNSAFE = re.compile(rf"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufeff{_NON_CHARACTERS}]")
 
 
 @dataclass(frozen=True, slots=True)

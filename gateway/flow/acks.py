@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from gateway.errors import Outcome
 from gateway.messages import Message
 from gateway.metrics import Metrics
+
+REMEMBERED = 4096
+"""Settled snapshots whose outcome is kept for a redelivery, when the acknowledgement was lost with its connection."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,21 +36,27 @@ class AckLedger:
         self._metrics = metrics
         self._tickets: deque[_Ticket] = deque()
         self._open: dict[str, _Ticket] = {}
+        self._settled: OrderedDict[str, Outcome] = OrderedDict()
 
     def open(self, result_id: str, message: Message) -> bool:
         """Take a message in; from here on it gets an outcome.
 
-        False when the same snapshot is on its way already (it came before a connection was lost, and has been sent
-        again): this delivery then shares the outcome, and nothing is to be done for it.
+        False when nothing is to be done for it: the same snapshot is on its way already, and this delivery shares its
+        outcome; or it has been answered, and the broker sends it again because the acknowledgement was lost.
         """
         self._metrics.snapshots_received.inc()
         ticket = _Ticket(replace(message, payload=b""))
         self._tickets.append(ticket)
-        leader = self._open.setdefault(result_id, ticket)
-        if leader is not ticket:
-            leader.followers.append(ticket)
         self._metrics.unacknowledged_messages.set(len(self._tickets))
-        return leader is ticket
+        if result_id in self._open:
+            self._open[result_id].followers.append(ticket)
+            return False
+        if message.duplicate and result_id in self._settled:
+            self._close(ticket, self._settled[result_id])
+            self._acknowledge_settled()
+            return False
+        self._open[result_id] = ticket
+        return True
 
     def pass_by(self, message: Message) -> None:
         """A message that is no snapshot: acknowledged in its turn, without an outcome."""
@@ -58,9 +67,11 @@ class AckLedger:
         """Give a snapshot its outcome and acknowledge every message that no older one holds back."""
         leader = self._open.pop(result_id)
         for ticket in (leader, *leader.followers):
-            ticket.settled = True
-            ticket.acknowledge = outcome is not Outcome.ABANDONED
-            self._metrics.snapshots.labels(outcome.value).inc()
+            self._close(ticket, outcome)
+        if outcome is not Outcome.ABANDONED:
+            self._settled[result_id] = outcome
+            if len(self._settled) > REMEMBERED:
+                self._settled.popitem(last=False)
         self._acknowledge_settled()
 
     def abandon_rest(self) -> int:
@@ -69,6 +80,11 @@ class AckLedger:
         for result_id in rest:
             self.settle(result_id, Outcome.ABANDONED)
         return len(rest)
+
+    def _close(self, ticket: _Ticket, outcome: Outcome) -> None:
+        ticket.settled = True
+        ticket.acknowledge = outcome is not Outcome.ABANDONED
+        self._metrics.snapshots.labels(outcome.value).inc()
 
     def _acknowledge_settled(self) -> None:
         while self._tickets and self._tickets[0].settled:

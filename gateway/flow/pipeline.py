@@ -104,8 +104,8 @@ class Pipeline:
             return
         await self._enqueue(job)
 
-    async def _enqueue(self, job: Job) -> None:
-        for evicted in self.schedule.put(job):
+    async def _enqueue(self, job: Job, *, again: bool = False) -> None:
+        for evicted in self.schedule.put(job, again=again):
             await self._refuse_job(evicted, QueueFull(f"the queue is full ({len(self.schedule)} snapshots wait)"))
 
     async def watch_models(self) -> None:
@@ -176,7 +176,7 @@ class Pipeline:
             await self._answer_error(origin, job.topics, error)
         else:
             await asyncio.sleep(RETRY_S)
-            await self._enqueue(job)
+            await self._enqueue(job, again=True)
 
     async def _predict(self, job: Job) -> Predicted:
         """Steps 4 to 7, with the entry of the catalogue that serves now."""
@@ -295,8 +295,8 @@ class Pipeline:
 
     @property
     def idle(self) -> bool:
-        """True when nothing that was accepted still waits for its outcome."""
-        return not self._busy and not len(self.schedule) and self._refusals.empty()
+        """True when nothing that was accepted can get its outcome now; what waits for a model is left to the broker."""
+        return not self._busy and self.schedule.waiting_only and self._refusals.empty()
 
     def close(self) -> int:
         """Leave the rest to the broker; returns how many snapshots that are."""

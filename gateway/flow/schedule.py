@@ -34,12 +34,24 @@ class Schedule:
     def __len__(self) -> int:
         return self._messages
 
-    def put(self, job: Job) -> list[Job]:
-        """Queue a job and return those that had to go for it, which may be the job itself."""
+    @property
+    def waiting_only(self) -> bool:
+        """True when no job could be served now: the queue is empty, or all wait for models that do not serve."""
+        return not any(self._serves(lane[1]) for level in self._levels.values() for lane in level)
+
+    def put(self, job: Job, *, again: bool = False) -> list[Job]:
+        """Queue a job and return those that had to go for it, which may be the job itself.
+
+        `again` puts one back in front of its lane: it is older than what has come since.
+        """
         if job.size > self._max_bytes:
             return [job]
         level = self._levels.setdefault(job.snapshot.priority, OrderedDict())
-        level.setdefault(_lane(job), deque()).append(job)
+        lane = level.setdefault(_lane(job), deque())
+        if again:
+            lane.appendleft(job)
+        else:
+            lane.append(job)
         self._count(job, +1)
         evicted = []
         while self._messages > self._max_messages or self._bytes > self._max_bytes:

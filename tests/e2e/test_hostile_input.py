@@ -73,8 +73,11 @@ def test_every_hostile_message_is_answered_and_the_next_snapshot_is_served(site:
         site.send(image, site.raw_topic(f"honest-{number}"))
         site.wait_for(errors=number, results=number)
     assert len(site.errors) == len(attacks)
+    # Characters on which a broker hangs up, in a name that goes into the properties of the answer.
+    site.send(json_snapshot(image, "x\x01\ufffe\ufeff\U0001fffe\U0010ffff"))
+    site.wait_for(errors=len(attacks), results=len(attacks) + 1)
     received = site.metric("edge_gateway_snapshots_received_total")
-    assert received == 2 * len(attacks)
+    assert received == 2 * len(attacks) + 1
     assert site.metric("edge_gateway_snapshots_total") == received
     status = Path(f"/proc/{site.process.pid}/status").read_text(encoding="ascii")
     peak_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))

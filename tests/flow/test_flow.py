@@ -229,7 +229,7 @@ async def test_a_truncated_jpeg_names_its_device_and_the_next_snapshot_is_served
 async def test_a_device_cannot_break_topics_or_properties_with_its_name(tmp_path: Path) -> None:
     write_model(tmp_path, mqtt={"output_topic_template": "edge-ai/x/{facility}/{device_id}/ai/{model_name}"})
     async with site(tmp_path) as place:
-        for number, name in enumerate(("a\u0001b", "a\ufffeb", "a/b", "+", "#", "\u009f")):
+        for number, name in enumerate(("a\u0001b", "a\ufffeb", "a/b", "a\U0001fffeb", "a\ufeffb", "\u009f")):
             place.snapshot(snapshot_json(jpeg(seed=number), device_id=name))
         await place.answered(6)
     topics = {topic for topic, body, _ in place.seen if "predictions" in body}
@@ -433,6 +433,16 @@ async def test_stop_finishes_what_was_accepted(tmp_path: Path) -> None:
         place.triton.release("detector-onnx")
         assert await place.running == 0
     assert place.outcomes() == {"published": 3}
+
+
+async def test_stop_does_not_wait_for_a_model_that_does_not_serve(tmp_path: Path) -> None:
+    triton = MemoryTriton()
+    triton.stop()
+    async with site(tmp_path, triton=triton, wait=False, drain_timeout_s=600, snapshot_deadline_ms=600_000) as place:
+        place.snapshot(jpeg())
+        await until(lambda: place.received == 1)
+        assert await place.stop() == 0
+    assert place.outcomes() == {"abandoned": 1}
 
 
 async def test_what_cannot_be_finished_is_left_to_the_broker_and_answered_after_the_restart(tmp_path: Path) -> None:

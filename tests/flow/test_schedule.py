@@ -131,3 +131,12 @@ async def test_late_jobs_leave_wherever_they_stand() -> None:
     assert queue.expired(time.monotonic()) == [late]
     assert queue.drain() == [first, last]
     assert len(queue) == 0
+
+
+async def test_a_job_put_back_goes_before_what_has_come_since() -> None:
+    queue = schedule(2, 1000)
+    old, new, newest = job("a"), job("a"), job("a")
+    queue.put(new)
+    queue.put(old, again=True)
+    assert queue.put(newest) == [old], "the oldest of the lane gives way"
+    assert queue.drain() == [new, newest]
