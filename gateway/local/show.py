@@ -58,6 +58,7 @@ class Show:
                     self.variant_ms.setdefault(str(body["backend_used"]), []).append(took)
                 self.total_ms.append(total)
                 self.counts["results"] += 1
+                self.counts["asked of both"] += body["metadata"]["selection"]["policy"] == "dual"
                 await self._draw(body)
             case "dual_backend_comparison":
                 for name, entry in body["backends"].items():
@@ -93,8 +94,9 @@ class Show:
 
     @property
     def settled(self) -> bool:
-        """Whether every snapshot that came by has its answer."""
-        return self.counts["results"] + self.counts["errors"] >= self.counts["snapshots"]
+        """Whether every snapshot that came by has its answer, and its comparison where both variants were asked."""
+        answered = self.counts["results"] + self.counts["errors"] >= self.counts["snapshots"]
+        return answered and self.counts["comparisons"] >= self.counts["asked of both"]
 
     def summary(self) -> str:
         """The figures at the end."""
