@@ -51,7 +51,6 @@ class Session:
 
     resumed: bool
     receive_maximum: int
-    maximum_packet_size: int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -256,7 +255,7 @@ class Connection:
             return
         self._maximum_packet_size = getattr(properties, "MaximumPacketSize", None)
         receive_maximum = getattr(properties, "ReceiveMaximum", 65_535)
-        self._connack.set_result(Session(flags.session_present, receive_maximum, self._maximum_packet_size))
+        self._connack.set_result(Session(flags.session_present, receive_maximum))
 
     def _on_subscribe(
         self, _client: paho.Client, _userdata: Any, _mid: int, reasons: list[ReasonCode], _properties: Properties | None
