@@ -1,4 +1,4 @@
-"""Golden images: a few test scenes with the predictions that a correct installation must give for them."""
+"""Golden files: some test scenes or windows, with the predictions that a correct installation must give for them."""
 
 import json
 from typing import Any
@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import recipe
+import sensor_figures
 from dataset import classifier_input, detector_input, encode
 from decode import detections
 from evaluate import overlap
+from readings import faulty_series
 
 from gateway.local.scenes import TEST_SEEDS, Scene, render_scene
 
@@ -17,6 +19,29 @@ MAX_BYTES = 250_000
 MIN_OBJECTS = 2
 # A score this close to the threshold could fall on either side of it on other hardware.
 MARGIN = 0.08
+
+
+def write_golden_windows(threshold: float) -> None:
+    """Writes golden/*.json of the sensor model: one healthy window and one of every fault, raw readings in degrees."""
+    folder = recipe.REPOSITORY / recipe.SENSOR_NAME / "golden"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.json"):
+        old.unlink()
+    model = sensor_figures.variants()["onnx"]
+    windows, ends, episodes = next(faulty_series())
+    scores = [sensor_figures.confidence(float(e), threshold) for e in sensor_figures.error(model, windows)]
+    chosen = {"healthy": next(i for i, score in enumerate(scores) if score < 0.5 - MARGIN)}
+    for episode in episodes:
+        told = [i for i in np.flatnonzero(episode.told_by(ends)) if scores[i] > 0.5 + MARGIN]
+        if told:
+            chosen.setdefault(episode.fault, int(told[0]))
+    expected: list[dict[str, Any]] = []
+    for name, i in chosen.items():
+        readings = (windows[i].astype(np.float64) * recipe.SENSOR_STD + recipe.SENSOR_MEAN).round(4)
+        (folder / f"{name}.json").write_text(json.dumps({"readings": readings.tolist()}) + "\n")
+        prediction = {"class": recipe.SENSOR_LABELS[0], "class_id": 0, "confidence": round(scores[i], 4)}
+        expected.append({"readings": f"{name}.json", "predictions": [] if name == "healthy" else [prediction]})
+    (folder / "expected.json").write_text(_readable(expected))
 
 
 def write_golden(name: str) -> None:
@@ -66,7 +91,9 @@ def _readable(expected: list[dict[str, Any]]) -> str:
     entries = []
     for entry in expected:
         lines = ",\n".join(f"      {json.dumps(prediction)}" for prediction in entry["predictions"])
-        entries.append(f'  {{\n    "image": {json.dumps(entry["image"])},\n    "predictions": [\n{lines}\n    ]\n  }}')
+        predictions = f"[\n{lines}\n    ]" if lines else "[]"
+        kind, file = next(iter(entry.items()))
+        entries.append(f'  {{\n    "{kind}": {json.dumps(file)},\n    "predictions": {predictions}\n  }}')
     return "[\n" + ",\n".join(entries) + "\n]\n"
 
 

@@ -32,3 +32,15 @@ CLASSIFIER_PORTS = {"onnx": ("input", "logits"), "torch": ("input__0", "logits__
 SCENES = {"train": 3200, "validation": 300, "test": 500}
 DETECTOR_EPOCHS = 12
 CLASSIFIER_EPOCHS = 10
+
+SENSOR_NAME = "temperature-anomaly"
+SENSOR_LABELS = ("anomaly",)
+SENSOR_PORTS = {"onnx": ("window", "reconstruction"), "torch": ("window__0", "reconstruction__0")}
+WINDOW, STRIDE = 32, 4  # readings in one question; a new question after so many new readings
+SENSOR_MEAN, SENSOR_STD = 21.0, 1.3  # of the healthy training readings, rounded; the same in the model.yaml
+SENSOR_EPOCHS = 20
+# Thermometers per split, each for two days; the `faulty` ones, further test seeds, for a week, fault after fault.
+SENSORS = {"train": 800, "validation": 800, "test": 400, "faulty": 200}
+SENSOR_READINGS, FAULTY_READINGS, ANOMALY_EVERY = 576, 2000, 150
+# The threshold lets this share of the healthy validation windows pass.
+HEALTHY_SHARE = 0.999
