@@ -16,13 +16,17 @@ from typing import Any
 import structlog
 
 from gateway import __version__
+from gateway.admin.api import Api
 from gateway.admin.health import Health
 from gateway.admin.http import HttpServer
+from gateway.admin.infer import InferApi
+from gateway.admin.kserve import KServe
 from gateway.admin.status import StatusPublisher, status_publication
 from gateway.allocator import Allocator
 from gateway.config import Settings
 from gateway.errors import BrokerError, ConfigError, GatewayError
 from gateway.flow.pipeline import Pipeline
+from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models
 from gateway.models.loader import Loader
@@ -47,12 +51,21 @@ class Gateway:
         self._broker = broker
         self._server = server
         self._metrics = metrics
+        self.live = Live(settings)
         self._models = Models()
         self._loader = Loader(server, self._models, logical, metrics, settings.default_backend)
-        self.health = Health(broker, self._loader, self._models, metrics, refused)
+        self.health = Health(self.live, broker, self._loader, self._models, metrics, refused)
         self._status = StatusPublisher(settings, broker, self.health, self._models, metrics)
-        self._pipeline = Pipeline(settings, broker, server, self._models, metrics)
-        self._http = HttpServer(settings.http_host, settings.http_port, self.health, metrics)
+        self._pipeline = Pipeline(self.live, broker, server, self._models, metrics)
+        self._http = HttpServer(
+            settings.http_host,
+            settings.http_port,
+            self.health,
+            metrics,
+            Api(self.live, self.health, self._models, metrics),
+            InferApi(self.live, self._pipeline.intake.ask),
+            KServe(self.health, self._models),
+        )
         self._stop = asyncio.Event()
         self._failed = False
         self.http_port = 0
@@ -92,13 +105,14 @@ class Gateway:
             "broker": self._broker.run(),
             "models": self._loader.run(),
             "status": self._status.run(),
-            "intake": self._pipeline.intake(),
-            "queue-models": self._pipeline.watch_models(),
-            "queue-deadlines": self._pipeline.watch_deadlines(),
+            "intake": self._pipeline.intake.run(),
+            "queue-models": self._pipeline.intake.watch_models(),
+            "queue-deadlines": self._pipeline.intake.watch_deadlines(),
+            "alerts": self._pipeline.watch_alerts(),
             "allocator": self._allocator.run(),
         }
         for index in range(REFUSAL_WORKERS):
-            work[f"refusals-{index}"] = self._pipeline.answer_refusals()
+            work[f"refusals-{index}"] = self._pipeline.intake.answer_refusals()
         for index in range(self._settings.max_in_flight):
             work[f"worker-{index}"] = self._pipeline.work()
         return work
@@ -156,6 +170,7 @@ class Gateway:
             return
         try:
             async with asyncio.timeout(CLOSE_LIMIT_S):
+                await self._pipeline.end_alerts()
                 await self._broker.publish(status_publication(self._settings, "offline", reason="stopped"))
         except (BrokerError, TimeoutError):
             log.warning("The offline status could not be published")
@@ -176,12 +191,12 @@ def read_models(settings: Settings) -> tuple[list[LogicalModel], tuple[str, ...]
 
 def refuse_loops(settings: Settings, logical: list[LogicalModel]) -> None:
     """Raise ConfigError when an input topic also receives what a gateway publishes: each answer would be answered."""
-    outputs = [settings.result_topic, settings.comparison_topic, settings.error_topic]
-    outputs += [settings.status_topic, settings.metrics_topic]
+    outputs = [settings.result_topic, settings.sensor_result_topic, settings.comparison_topic, settings.error_topic]
+    outputs += [settings.alert_topic, settings.status_topic, settings.metrics_topic]
     for model in logical:
         mqtt = model.spec.mqtt
         own = (mqtt.output_topic_template, mqtt.comparison_topic_template, mqtt.error_topic_template)
-        outputs += [template for template in own if template]
+        outputs += [template for template in (*own, mqtt.alert_topic_template) if template]
     for given in settings.mqtt_input_topics:
         for template in outputs:
             if overlap(given, template):

@@ -16,14 +16,31 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from gateway import topics
 from gateway.errors import ConfigError
-from gateway.schema import ANSWER_PARTS, PLACE_PARTS, describe, output_topic, read_yaml, unknown_key
+from gateway.schema import (
+    ANSWER_PARTS,
+    MAX_PROBLEMS,
+    PLACE_PARTS,
+    Problem,
+    in_line,
+    output_topic,
+    problems_of,
+    unknown_key,
+)
 from gateway.topics import TopicPattern
+from gateway.yaml_file import YamlMapping, read_yaml
 
 DEFAULT_INPUT_TOPICS = (
     "edge-ai/{business_unit}/{facility}/{gateway_id}/camera/snapshots",
     "edge-ai/{business_unit}/{facility}/camera/snapshots",
     "azure-iot-operations/data/{asset}/{stream}",
+    "edge-ai/{business_unit}/{facility}/{gateway_id}/sensors/{sensor}",
 )
+RELOADABLE = frozenset((
+    "log_level", "log_format", "default_backend", "enable_dual_backend", "infer_timeout_ms", "gpu_enabled",
+    "snapshot_deadline_ms", "max_image_pixels", "queue_max_messages", "queue_max_bytes", "drain_timeout_s",
+    "result_topic", "sensor_result_topic", "comparison_topic", "error_topic", "alert_topic",
+))  # fmt: skip
+"""The settings that a running gateway takes over when gateway.yaml changes; all others need a restart."""
 _OUTPUT = "edge-ai/{business_unit}/{facility}/{gateway_id}/ai/"
 # What Kubernetes sets for each service of the namespace; `<SERVICE>_PORT` too, whose value is an address.
 _SERVICE_LINK = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
@@ -69,7 +86,7 @@ class Settings(BaseSettings):
     mqtt_protocol: Literal["5", "3.1.1"] = "5"
     """Version of MQTT to speak with the broker."""
     mqtt_input_topics: Annotated[tuple[str, ...], NoDecode] = DEFAULT_INPUT_TOPICS
-    """Topics to take snapshots from; a level may be a `{name}`, `+` or a final `#`, and `$share/group/` may lead."""
+    """Topics of snapshots and readings; a level may be a `{name}`, `+` or a final `#`, and `$share/group/` may lead."""
 
     # Where this gateway stands; fills the parts that an input topic lacks.
     business_unit: str = "default"
@@ -81,11 +98,15 @@ class Settings(BaseSettings):
 
     # Where answers go.
     result_topic: str = _OUTPUT + "inference/vision"
-    """Topic of results; may also hold `{device_id}` and `{model_name}`."""
+    """Topic of results on pictures; may also hold `{device_id}` and `{model_name}`."""
+    sensor_result_topic: str = _OUTPUT + "inference/sensor"
+    """Topic of results on readings of sensors; parts as in RESULT_TOPIC."""
     comparison_topic: str = _OUTPUT + "inference/comparison"
     """Topic of comparisons of two variants; parts as in RESULT_TOPIC."""
     error_topic: str = _OUTPUT + "errors"
     """Topic of errors; parts as in RESULT_TOPIC."""
+    alert_topic: str = _OUTPUT + "alerts"
+    """Topic of the begin and end of alerts; parts as in RESULT_TOPIC."""
     status_topic: str = _OUTPUT + "status"
     """Topic of the retained status, which is also the last will."""
     metrics_topic: str = _OUTPUT + "metrics"
@@ -100,12 +121,16 @@ class Settings(BaseSettings):
     """Folder of the models, as Triton sees it too; each folder in it with a model.yaml is served."""
     model_config_path: Path | None = None
     """One model.yaml to serve in place of all those in MODEL_REPOSITORY."""
-    default_backend: Literal["onnx", "torch"] = "onnx"
-    """Variant that answers when neither the message nor model.yaml names one."""
+    layouts_dir: Path | None = None
+    """Folder of Python files with layouts of your own for `inference.output`; their code runs in the gateway."""
+    default_backend: str = "onnx"
+    """Variant that answers when neither the message nor model.yaml names one; `candle` stands for `torch`."""
     enable_dual_backend: bool = False
     """Whether both variants are asked and compared when neither the message nor model.yaml says otherwise."""
     infer_timeout_ms: float = Field(5_000, gt=0, le=600_000)
     """Longest wait for one variant in milliseconds, so that time is left to ask the other."""
+    gpu_enabled: bool | None = None
+    """`true`: it is said when Triton runs a model on the CPU. Where a model runs, its config.pbtxt decides."""
 
     # Limits.
     snapshot_deadline_ms: float = Field(10_000, gt=0, le=3_600_000)
@@ -128,6 +153,8 @@ class Settings(BaseSettings):
     """Address to listen on for probes and metrics."""
     http_port: int = Field(8080, ge=0, le=65535)
     """TCP port for probes and metrics; 0 takes any free one and logs it."""
+    api_token_file: Path | None = None
+    """File with the token that `POST /v1/infer` then wants as `Authorization: Bearer`; without it nobody is asked."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that is logged."""
     log_format: Literal["json", "text"] = "json"
@@ -158,7 +185,16 @@ class Settings(BaseSettings):
                 raise ValueError(f"'{text}' is no topic filter: {problem}")
         return value
 
-    @field_validator("result_topic", "comparison_topic", "error_topic")
+    @field_validator("default_backend")
+    @classmethod
+    def _a_variant(cls, value: str) -> str:
+        if value == "dual":
+            raise ValueError("'dual' is no variant; set ENABLE_DUAL_BACKEND=true, and name the variant that leads here")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", value):
+            raise ValueError(f"must be a variant's name in lower case letters, digits and '-', not '{value[:60]}'")
+        return value
+
+    @field_validator("result_topic", "sensor_result_topic", "comparison_topic", "error_topic", "alert_topic")
     @classmethod
     def _valid_template(cls, value: str) -> str:
         return output_topic(value, ANSWER_PARTS)
@@ -238,31 +274,97 @@ class Settings(BaseSettings):
 
 
 def load_settings(config_file: Path | None = None) -> Settings:
-    """Read GATEWAY_CONFIG (or `config_file`) and the environment; raises ConfigError in one line."""
-    if config_file is None and os.environ.get("GATEWAY_CONFIG"):
-        config_file = Path(os.environ["GATEWAY_CONFIG"])
-    data = read_yaml(config_file) if config_file else {}
-    unknown = [unknown_key(str(key), Settings.model_fields) for key in data if key not in Settings.model_fields]
-    if unknown:
-        raise ConfigError("; ".join(unknown), where=str(config_file), fix=f"Correct the key{'s' * (len(unknown) > 1)}")
-    try:
-        return Settings(**data)
-    except ValidationError as error:
-        where = f"{config_file} or the environment" if config_file else "environment"
+    """Read GATEWAY_CONFIG (or `config_file`) and the environment; raises ConfigError in one line with every mistake."""
+    settings, errors = read_settings(config_file)
+    if settings is None:
+        places = list(dict.fromkeys(error.where for error in errors))
+        texts = ["; ".join(error.message for error in errors if error.where == place) for place in places]
+        rest = "".join(f"; {place}: {text}" for place, text in zip(places[1:], texts[1:], strict=True))
         raise ConfigError(
-            describe(error, as_written=str.upper), where=where, fix="Correct the named settings"
-        ) from error
+            texts[0] + rest, where=places[0], fix=errors[0].fix if len(errors) == 1 else "Correct the named settings"
+        )
+    return settings
+
+
+def read_settings(config_file: Path | None = None) -> tuple[Settings | None, list[ConfigError]]:
+    """The settings of GATEWAY_CONFIG (or `config_file`) and the environment, or None and one error per mistake."""
+    path = config_file or named_file()
+    try:
+        data = read_yaml(path) if path else YamlMapping()
+    except ConfigError as error:
+        return None, [error]
+    unknown = [str(key) for key in data if key not in Settings.model_fields][:MAX_PROBLEMS]
+    problems = [Problem("", unknown_key(key, Settings.model_fields), (key,)) for key in unknown]
+    errors = [ConfigError(in_line(problem, data), where=str(path), fix="Correct the key") for problem in problems]
+    settings = None
+    try:
+        settings = Settings(**{key: value for key, value in data.items() if key in Settings.model_fields})
+    except ValidationError as error:
+        errors += _located(error, data, path)
+    return (None if errors else settings), errors
+
+
+def _located(error: ValidationError, data: YamlMapping, path: Path | None) -> list[ConfigError]:
+    """Each problem with its place: the variable, which wins, or the line of the file."""
+    variables = given_variables(os.environ)
+    errors = []
+    for problem in sorted(problems_of(error, data), key=lambda problem: data.line(problem.loc) or 0):
+        name = str(problem.loc[0]) if problem.loc else ""
+        if name in variables:
+            place, text = "environment", f"{variables[name]}: {problem.text}"
+        elif name:
+            place, text = str(path), in_line(problem, data)
+        else:  # of several settings together
+            place, text = f"{path} and environment" if path else "environment", problem.text
+        errors.append(ConfigError(text, where=place, fix="Correct the value" if name else "Correct the named settings"))
+    return errors
+
+
+def named_file() -> Path | None:
+    """The gateway.yaml that GATEWAY_CONFIG names."""
+    name = os.environ.get("GATEWAY_CONFIG")
+    return Path(name) if name else None
+
+
+def given_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """The settings that the environment gives, each with the variable as it is spelt there."""
+    return {
+        name.lower(): name for name, value in environment.items() if value and name.lower() in Settings.model_fields
+    }
 
 
 def require_files(settings: Settings) -> None:
-    """Raise ConfigError for a file of the broker's access that is not there, rather than at each try to connect."""
-    names = ("aio_tls_ca_file", "aio_tls_cert_file", "aio_tls_key_file", "aio_sat_file", "aio_mqtt_password_file")
-    for name in names:
+    """Raise ConfigError for the first of `missing_files`, rather than at each try to connect."""
+    for error in missing_files(settings):
+        raise error
+
+
+def missing_files(settings: Settings) -> list[ConfigError]:
+    """An error for each file of a setting that is not there."""
+    files = ("aio_tls_ca_file", "aio_tls_cert_file", "aio_tls_key_file", "aio_sat_file", "aio_mqtt_password_file")
+    errors = []
+    for name in (*files, "api_token_file"):
         path: Path | None = getattr(settings, name)
         if path is not None and not path.is_file():
-            raise ConfigError(
-                f"there is no file '{path}'", where=name.upper(), fix="Correct the path or mount the file"
+            errors.append(
+                ConfigError(f"there is no file '{path}'", where=name.upper(), fix="Correct the path or mount the file")
             )
+    return errors
+
+
+def settings_warnings(settings: Settings, environment: Mapping[str, str]) -> list[str]:
+    """What works, but hardly as it was meant."""
+    warnings = suspicious_variables(environment)
+    if environment.get("RUST_LOG"):
+        warnings.append(f"RUST_LOG is not read; LOG_LEVEL={settings.log_level}")
+    if settings.default_backend == "candle":
+        warnings.append(
+            "DEFAULT_BACKEND=candle is mapped to torch, but for a model with a variant 'candle' in its `variants`; "
+            "write DEFAULT_BACKEND=torch"
+        )
+    if settings.infer_timeout_ms > settings.snapshot_deadline_ms:
+        warnings.append("INFER_TIMEOUT_MS is longer than SNAPSHOT_DEADLINE_MS, which ends each wait before it")
+    return warnings
 
 
 def suspicious_variables(environment: Mapping[str, str]) -> list[str]:
@@ -270,9 +372,6 @@ def suspicious_variables(environment: Mapping[str, str]) -> list[str]:
     known = [name.upper() for name in Settings.model_fields] + ["GATEWAY_CONFIG"]
     warnings = []
     for name, value in environment.items():
-        if name.upper() == "GPU_ENABLED" and value:
-            warnings.append("GPU_ENABLED is not used: Triton's config.pbtxt decides where a model runs")
-            continue
         if name.upper() in known or _SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and "://" in value):
             continue
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.85)

@@ -25,6 +25,8 @@ class Outcome(enum.StrEnum):
     """What became of a snapshot; every received one gets exactly one of these."""
 
     PUBLISHED = "published"
+    WINDOWED = "windowed"
+    """A reading that has joined a window whose turn has not come."""
     DROPPED_STALE = "dropped_stale"
     DROPPED_FULL = "dropped_full"
     REJECTED = "rejected"
@@ -95,13 +97,13 @@ class PayloadTooLarge(SnapshotError):
 
 
 class PayloadInvalid(SnapshotError):
-    """The message is neither a snapshot in JSON nor a JPEG or PNG."""
+    """The message is neither a snapshot or reading in JSON, nor a picture, nor a number; or it has impossible fields."""
 
     code = "PAYLOAD_INVALID"
     outcome = Outcome.REJECTED
     default_fix = (
-        'Send the bytes of a JPEG or PNG, or JSON such as {"device_id": "cam-1", '
-        '"timestamp": 1697385600, "image_data": "<base64>"}'
+        'Send the bytes of a picture, or JSON such as {"device_id": "cam-1", "timestamp": 1697385600, '
+        '"image_data": "<base64>"}; a sensor sends {"sensor_id": "t-1", "timestamp": 1697385600, "values": [21.5]}'
     )
 
 
@@ -110,7 +112,7 @@ class ImageUndecodable(SnapshotError):
 
     code = "IMAGE_UNDECODABLE"
     outcome = Outcome.REJECTED
-    default_fix = "Send a complete JPEG or PNG; check that the camera or connector does not cut it off"
+    default_fix = "Send a complete JPEG, PNG, WebP, BMP or TIFF; check that the camera or connector does not cut it off"
 
 
 class ImageTooLarge(SnapshotError):

@@ -2,6 +2,8 @@
 
 Message -> Snapshot -> Job -> Prepared -> Answered -> Predicted -> Publications
 
+A sensor's way differs in the first steps only: Message -> Reading -> (joins a window) -> Window -> Job.
+
 Times named `*_at` are seconds of `time.monotonic()`; times named `*_ms` are durations in milliseconds.
 """
 
@@ -97,7 +99,8 @@ class Origin:
 
     `result_id` is also the handle of its acknowledgement.
 
-    `trace` holds the W3C trace context of the message, which its answers carry on.
+    `trace` holds the W3C trace context of the message and `attributes` what it says as a CloudEvent beside the
+    things that its answers say of themselves; both are carried on.
     """
 
     result_id: str
@@ -110,35 +113,69 @@ class Origin:
     place: Place
     model_name: str | None = None
     correlation_data: bytes | None = None
+    response_topic: str | None = None
     trace: tuple[tuple[str, str], ...] = ()
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Snapshot:
-    """One picture of one camera, still encoded, with everything that its message asked for."""
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Asked:
+    """What a message asks for, whatever it carries."""
 
     origin: Origin
-    image: bytes
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     backend_preference: str | None = None
     priority: int = 0
     deadline_ms: float | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Snapshot(Asked):
+    """One picture of one camera, still encoded."""
+
+    image: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds."""
+        return len(self.image)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Reading(Asked):
+    """One measurement of one sensor: a value per channel, in the sensor's own unit."""
+
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Window(Asked):
+    """The last readings of one sensor, (window, channels) float64, oldest first; `origin` is that of the newest."""
+
+    readings: NDArray[np.float64]
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds."""
+        return self.readings.nbytes
+
+
 @dataclass(frozen=True, slots=True)
 class ReplyTopics:
-    """Where the answers to one snapshot go."""
+    """Where the answers to one snapshot go; `response` is the topic that the message itself asked for."""
 
     result: str
     comparison: str
     error: str
+    alert: str = ""
+    response: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """A snapshot with the model that shall answer it, by when, and where the answer goes."""
+    """A snapshot, or a window of readings, with the model that shall answer it, by when, and where the answer goes."""
 
-    snapshot: Snapshot
+    snapshot: Snapshot | Window
     model: ServedModel
     deadline_at: float
     topics: ReplyTopics
@@ -146,12 +183,16 @@ class Job:
     @property
     def size(self) -> int:
         """Bytes that this job holds while it waits."""
-        return len(self.snapshot.image)
+        return self.snapshot.size
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How the picture lies in the model's input: input = picture * scale + offset, per axis, in pixels."""
+    """How the picture lies in the model's input: input = picture * scale + offset, per axis, in pixels.
+
+    `width` and `height` are those of the upright picture (EXIF orientation applied). Of a tile `scale` and `offset`
+    say where the whole picture would lie; `box` is the part of the picture that the input shows.
+    """
 
     width: int
     height: int
@@ -159,15 +200,32 @@ class Geometry:
     scale_y: float
     offset_x: float
     offset_y: float
+    box: tuple[float, float, float, float] | None = None
+    """[x1, y1, x2, y2] in pixels of the picture; None: all of it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedInput:
+    """The input tensors of one variant by name; each has a leading axis with one entry a tile, one for no tiles.
+
+    `geometries` has one entry a tile; it is empty for a window of readings.
+    """
+
+    tensors: Mapping[str, NDArray[Any]]
+    geometries: tuple[Geometry, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many pictures, or windows, the model is asked about."""
+        return len(next(iter(self.tensors.values())))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A job with its picture as the one tensor that every variant reads, (1, 3, H, W) float32."""
+    """A job with the input of every variant that may be asked; equal inputs are one object."""
 
     job: Job
-    tensor: NDArray[np.float32]
-    geometry: Geometry
+    inputs: Mapping[str, PreparedInput]
     queued_ms: float
     preprocess_ms: float
 
@@ -185,12 +243,12 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What one variant said: its output tensors with the batch axis of one, or its error."""
+    """What one variant said: for each tile its output tensors by role, without the batch axis; or its error."""
 
     variant: str
     infer_ms: float
     model_version: str = ""
-    outputs: tuple[NDArray[Any], ...] = ()
+    outputs: tuple[Mapping[str, NDArray[Any]], ...] = ()
     error: SnapshotError | None = None
 
 
@@ -199,11 +257,27 @@ class Answered:
     """A job with the answer of every variant that was asked; `selection.primary` names one without error."""
 
     job: Job
-    geometry: Geometry
+    inputs: Mapping[str, PreparedInput]
     selection: Selection
     answers: Mapping[str, Answer]
     queued_ms: float
     preprocess_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """The shape of one object: closed polygons of [x, y] corners, in pixels of the original picture."""
+
+    polygons: tuple[tuple[tuple[float, float], ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rle:
+    """The shape of one object as COCO's compressed run-length encoding of a (height, width) mask of the picture."""
+
+    height: int
+    width: int
+    counts: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +288,7 @@ class Prediction:
     class_id: int
     confidence: float
     bbox: tuple[float, float, float, float] | None = None
+    mask: Outline | Rle | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -224,15 +299,19 @@ class VariantResult:
     model_version: str
     infer_ms: float
     predictions: tuple[Prediction, ...] = ()
+    score: float | None = None
+    """How unusual the whole is, 0..1, as a model for anomalies says; above 0.5 is unusual."""
+    values: tuple[float, ...] | None = None
+    """The numbers of a regression."""
     error: SnapshotError | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predicted:
-    """A job with the predictions of every variant that was asked."""
+    """A job with the predictions of every variant that was asked; `picture` is its width and height, if it has one."""
 
     job: Job
-    geometry: Geometry
+    picture: tuple[int, int] | None
     selection: Selection
     results: Mapping[str, VariantResult]
     queued_ms: float
@@ -255,11 +334,12 @@ class Agreement:
     class_flips: int
     mean_iou: float | None
     max_confidence_delta: float | None
+    same_values: bool = True
 
     @property
     def match(self) -> bool:
         """True when each detection of the one has its counterpart, of the same class, in the other."""
-        return not (self.only_first or self.only_second or self.class_flips)
+        return self.same_values and not (self.only_first or self.only_second or self.class_flips)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -292,6 +372,8 @@ class ModelSignature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int = 0
+    on_gpu: bool | None = None
+    """Whether Triton runs it on a GPU; None where it does not say."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
@@ -46,8 +49,10 @@ CATALOGUE = (
             "false growing: the variants disagree; look at the comparison topic.", ("model", "match")),
     Meaning("predictions_total", "counter", "Predictions published, by class.",
             "Zero for long: check confidence_threshold and the camera's view.", ("model", "class")),
-    Meaning("alerts_total", "counter", "Results that contain an alert class.",
-            "See the results with alert_triggered.", ("model",)),
+    Meaning("alerts_total", "counter", "Alerts that were published; event is start or end.",
+            "Many for one event: raise alerts.hold_off_s or alerts.after_frames in model.yaml.", ("model", "event")),
+    Meaning("forgotten_sensors_total", "counter", "Sensors whose window was given up to make room for others.",
+            "More sensors, or larger windows, than are kept: see docs/concepts.md."),
     Meaning("queue_messages", "gauge", "Snapshots waiting for a free place in flight.",
             "Near QUEUE_MAX_MESSAGES: more frames arrive than Triton answers."),
     Meaning("queue_bytes", "gauge", "Encoded bytes that wait in the queue.",
@@ -63,6 +68,10 @@ CATALOGUE = (
             "0: check that Triton runs and that TRITON_GRPC_URL names it."),
     Meaning("model_ready", "gauge", "1 while the variant of the model answers.",
             "0: /ready gives the reason.", ("model", "variant")),
+    Meaning("config_last_reload_successful", "gauge", "1 while the configuration that was read last holds.",
+            "0: the log says what is wrong with it; the one before holds."),
+    Meaning("config_last_reload_success_timestamp_seconds", "gauge", "When the configuration that holds was read.",
+            "Older than your last change: send SIGHUP, and look into the log."),
     Meaning("ready", "gauge", "1 while /ready says so.", "0: /ready gives the reasons."),
     Meaning("build_info", "gauge", "Always 1; the version is a label.", "No remedy is needed.", ("version",)),
 )  # fmt: skip
@@ -83,6 +92,7 @@ class Metrics:
     comparisons: Counter
     predictions: Counter
     alerts: Counter
+    forgotten_sensors: Counter
     queue_messages: Gauge
     queue_bytes: Gauge
     unacknowledged_messages: Gauge
@@ -90,6 +100,8 @@ class Metrics:
     broker_events: Counter
     triton_ready: Gauge
     model_ready: Gauge
+    config_last_reload_successful: Gauge
+    config_last_reload_success_timestamp_seconds: Gauge
     ready: Gauge
     build_info: Gauge
 
@@ -111,3 +123,12 @@ class Metrics:
     def value(self, name: str, **labels: str) -> float:
         """The current value of one sample, 0 when it has not been seen; `name` without the prefix."""
         return self.registry.get_sample_value(PREFIX + name, labels) or 0.0
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Observe how long a step of the flow takes."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.step_duration_seconds.labels(step).observe(time.monotonic() - started)

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from gateway.errors import ConfigError
 from gateway.topics import fill, names_in
+from gateway.yaml_file import Loc, Mark, YamlMapping, read_yaml
 
-MAX_YAML_BYTES = 1 << 20
+__all__ = [
+    "ANSWER_PARTS", "MAX_PROBLEMS", "PLACE_PARTS", "Problem", "StrictModel", "in_line", "output_topic", "parse",
+    "problems_of", "read_yaml", "unknown_key",
+]  # fmt: skip
+
 PLACE_PARTS = ("business_unit", "facility", "gateway_id")
 """The named parts that every output topic may hold."""
 ANSWER_PARTS = (*PLACE_PARTS, "device_id", "model_name")
 """Those that the topic of an answer to a snapshot may hold."""
+MAX_PROBLEMS = 20
+"""Named at once of one mapping; who has more of them has given the wrong file."""
+MAX_NAMED = 20
+"""Known names in a message when none of them is near."""
+_UNKNOWN = "unknown_key"
 
 M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong: the key as people write it (`mqtt.input_topics[0]`, "" for the whole), what, and its path."""
+
+    key: str
+    text: str
+    loc: Loc
 
 
 class StrictModel(BaseModel):
@@ -34,17 +54,18 @@ class StrictModel(BaseModel):
             return {}
         if isinstance(data, dict):
             known = [name if field.alias is None else field.alias for name, field in cls.model_fields.items()]
-            unknown = [unknown_key(str(key), known) for key in data if key not in known]
-            if unknown:
-                raise ValueError("; ".join(unknown))
+            wrong = [str(key) for key in data if key not in known][:MAX_PROBLEMS]
+            if unknown := {key: unknown_key(key, known) for key in wrong}:
+                raise PydanticCustomError(_UNKNOWN, "{said}", {"said": "; ".join(unknown.values()), "keys": unknown})
         return data
 
 
 def unknown_key(key: str, known: Iterable[str], what: str = "key") -> str:
     """Say that a key is unknown, with the nearest known one or else all of them."""
-    names = sorted(known)
+    names, key = sorted(known), key[:100]
     nearest = difflib.get_close_matches(key.lower(), names, n=1, cutoff=0.6)
-    hint = f"did you mean '{nearest[0]}'?" if nearest else f"known {what}s: {', '.join(names)}"
+    some = ", ".join(names) if len(names) <= MAX_NAMED else f"{', '.join(names[:MAX_NAMED])} and others"
+    hint = f"did you mean '{nearest[0]}'?" if nearest else f"known {what}s: {some}"
     return f"unknown {what} '{key}' ({hint})"
 
 
@@ -60,58 +81,120 @@ def output_topic(template: str, known: Iterable[str]) -> str:
     return template
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a small YAML file that must be a mapping; raises ConfigError."""
-    try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise ConfigError("the file is larger than 1 MiB", where=str(path), fix="A configuration is a few lines")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be read: {error.strerror}", where=str(path), fix="Check the path and its permissions"
-        ) from error
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(
-            f"is not valid YAML{line}: {error.problem or error.context}",
-            where=str(path),
-            fix="Correct it; texts with { } [ ] : or # need quotes",
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"is not valid YAML: {reason}", where=str(path), fix="Correct the file") from error
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise ConfigError("must be a mapping of keys to values", where=str(path), fix="Write lines such as 'name: x'")
-    return data
-
-
 def parse(model: type[M], data: dict[str, Any], where: str) -> M:
-    """Validate `data` as `model`; raises ConfigError with every problem in one line."""
+    """Validate `data` as `model`; raises ConfigError with every problem, and its line if `data` comes from a file."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(describe(error), where=where, fix="Correct the named keys") from error
+        texts = [in_line(problem, data) for problem in problems_of(error, data)]
+        fix = "Correct the named key" + "s" * (len(texts) > 1)
+        raise ConfigError("; ".join(texts), where=where, fix=fix) from error
 
 
-def describe(error: ValidationError, as_written: Callable[[str], str] = str) -> str:
-    """All problems of a validation as `key: what is wrong` in one line; `as_written` turns a key into its spelling."""
-    problems = []
-    for item in error.errors(include_url=False):
-        first, *rest = item["loc"] or ("",)
-        key = ".".join([as_written(str(first)), *map(str, rest)])
-        text = _in_plain_words(item["type"], item["msg"])
-        if item["type"] not in ("value_error", "missing"):
-            text += f", not {repr(item['input'])[:60]}"
-        problems.append(f"{key}: {text}" if key else text)
-    return "; ".join(problems)
+def in_line(problem: Problem, data: Mapping[str, Any]) -> str:
+    """`line 3: key: what is wrong`, without the line where it is not known."""
+    line = data.line(problem.loc) if isinstance(data, YamlMapping) else None
+    place = f"line {line}: " if line else ""
+    return f"{place}{problem.key}: {problem.text}" if problem.key else f"{place}{problem.text}"
+
+
+def problems_of(error: ValidationError, data: Mapping[str, Any]) -> list[Problem]:
+    """All problems that a validation found in `data`."""
+    items = error.errors(include_url=False)[:MAX_PROBLEMS]
+    return list(dict.fromkeys(problem for item in items for problem in _problems(dict(item), data)))
+
+
+def _problems(item: dict[str, Any], data: Mapping[str, Any]) -> Iterator[Problem]:
+    kind, loc = item["type"], _in_data(item["loc"], data)
+    if kind == _UNKNOWN:
+        for key, said in item["ctx"]["keys"].items():  # in the line of the key, about the mapping around it
+            yield Problem(_written(loc), said, (*loc, key))
+        return
+    text = _in_plain_words(kind, item["msg"])
+    if kind == "missing" and isinstance(item["loc"][-1], int):
+        text = f"has too few values ({len(item['input'])})"
+    elif kind not in ("value_error", "missing", "too_long"):
+        text += _found(item["input"], item["msg"], data.marks.get(loc) if isinstance(data, YamlMapping) else None)
+    yield Problem(_written(loc), text, _spoken_of(text, loc, data))
+
+
+def _spoken_of(text: str, loc: Loc, data: Mapping[str, Any]) -> Loc:
+    """The path of the key with which a text about the mapping at `loc` begins, for its line."""
+    named = (*loc, *text.partition(" ")[0].removesuffix(":").split("."))
+    return named if isinstance(data, YamlMapping) and named in data.marks else loc
+
+
+def _written(loc: Loc) -> str:
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    return "".join(parts).removeprefix(".")
+
+
+def _in_data(loc: tuple[int | str, ...], data: Any) -> Loc:
+    """The path without what pydantic adds to it, such as the branch of a union that did not fit either."""
+    found: list[str | int] = []
+    for part in loc:
+        inside = isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)
+        if inside or (isinstance(data, Mapping) and part in data):
+            found.append(part)
+            data = data[part]
+        elif isinstance(data, Mapping) and part != "[key]":  # a key that is missing
+            found.append(part)
+            data = None
+    return tuple(found)
+
+
+def _found(value: Any, expected: str, mark: Mark | None) -> str:
+    """What was there; where YAML made something else of a text, also how to keep it a text."""
+    if value is None:
+        return ", but has no value"
+    plain = mark.plain if mark else None
+    wants_text = "string" in expected or "path" in expected or f"'{plain}'" in expected
+    if plain is None or not wants_text or not isinstance(value, bool | int | float | datetime.date):
+        return f", not {_short(value)}"
+    kind = (
+        str(value).lower() if isinstance(value, bool) else "a date" if isinstance(value, datetime.date) else "a number"
+    )
+    return f", and YAML reads {plain} as {kind}; write '{plain}' in quotes"
+
+
+def _short(value: Any) -> str:
+    """The value in at most 60 characters, never written out in full first."""
+    if isinstance(value, dict | list | tuple):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    if isinstance(value, str | bytes) and len(value) > 60:
+        return repr(value[:57]) + "..."
+    return str(value).lower() if isinstance(value, bool) else repr(value)[:60]
+
+
+_WORDS = {
+    "missing": "is missing",
+    "model_type": "must be a mapping of keys to values",
+    "dict_type": "must be a mapping of keys to values",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "int_from_float": "must be a valid integer",
+    "string_type": "must be text",
+    "path_type": "must be a path",
+    "tuple_type": "must be a list",
+}
+_PHRASES = {
+    "less than or equal to": "at most",
+    "greater than or equal to": "at least",
+    "greater than": "above",
+    "less than": "below",
+    "String should match pattern": "must match",
+    "Input should": "must",
+    "Tuple should": "must",
+    " after validation": "",
+}
 
 
 def _in_plain_words(kind: str, text: str) -> str:
     """What pydantic says, without the words of a programmer."""
-    if kind == "missing":
-        return "is missing"
-    if kind == "model_type":
-        return "must be a mapping of keys to values"
-    return text.removeprefix("Value error, ").replace("Input should be", "must be")
+    if kind in _WORDS:
+        return _WORDS[kind]
+    if kind == "value_error":
+        return text.removeprefix("Value error, ")
+    for theirs, ours in _PHRASES.items():
+        text = text.replace(theirs, ours)
+    return text.partition(", unable to parse")[0]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-DEVICE_PARTS = ("asset", "device_id", "camera_id", "camera", "device")
+DEVICE_PARTS = ("asset", "device_id", "camera_id", "camera", "device", "sensor")
 """The named parts that say which device a topic belongs to, the first of them that it has."""
 _NAME = re.compile(r"\{([a-z_]+)\}")
 _SPECIAL = re.compile(r"[+#/]")
@@ -88,6 +88,11 @@ def overlap(first: str, second: str) -> bool:
             return False
     longer = left if len(left) > len(right) else right
     return len(left) == len(right) or longer[min(len(left), len(right))] == "#"
+
+
+def is_publishable(topic: str) -> bool:
+    """Whether a message may be published there: not empty, without wildcards and without characters that do harm."""
+    return bool(topic) and not set(topic) & set("+#") and safe_text(topic) == topic and len(topic.encode()) <= 65_535
 
 
 def names_in(template: str) -> set[str]:

@@ -37,13 +37,15 @@ def write_model(repository: Path, name: str = "detector", **more: Any) -> Path:
     """A model.yaml with labels in a repository; returns its folder."""
     folder = repository / name
     folder.mkdir(parents=True, exist_ok=True)
-    body = {
+    body: dict[str, Any] = {
         "name": name,
         "model_type": "object-detection",
         "preprocessing": {"resize": [64, 64]},
         "inference": {"output": "yolov8", "alert_classes": ["person_without_helmet"]},
         **more,
     }
+    if body["model_type"].startswith("sensor-"):
+        del body["preprocessing"]
     (folder / "model.yaml").write_text(yaml.safe_dump(body))
     (folder / "labels.txt").write_text("\n".join(LABELS))
     return folder

@@ -8,9 +8,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gateway.config import DEFAULT_INPUT_TOPICS, Settings, load_settings, require_files, suspicious_variables
+from gateway.config import (
+    DEFAULT_INPUT_TOPICS,
+    RELOADABLE,
+    Settings,
+    load_settings,
+    require_files,
+    settings_warnings,
+    suspicious_variables,
+)
 from gateway.errors import ConfigError
-from gateway.models.spec import read_labels, read_spec
+from gateway.models.repository import read_model
+from gateway.models.spec import read_spec
 
 
 @pytest.fixture(autouse=True)
@@ -87,13 +96,35 @@ def test_several_unknown_keys_are_named_at_once(file: Path) -> None:
     assert "'log_level'" in complaint(file)
 
 
-def test_several_problems_are_named_at_once_in_upper_case(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file.write_text("http_port: many\nlog_format: xml\nfacility: a/b\n")
+def test_several_problems_are_named_at_once_each_where_it_stands(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("http_port: many\nlog_format: xml\n\nfacility: a/b\nqueue_max_messages: 5\nlog_levle: info\n")
     monkeypatch.setenv("MAX_IN_FLIGHT", "0")
-    text = complaint(file)
-    for part in ("HTTP_PORT: ", "'many'", "LOG_FORMAT: ", "'json' or 'text'", "FACILITY: ", "MAX_IN_FLIGHT: ", "'0'"):
-        assert part in text
-    assert "Input should" not in text
+    monkeypatch.setenv("QUEUE_MAX_MESSAGES", "none")
+    assert complaint(file) == (
+        f"{file}: line 6: unknown key 'log_levle' (did you mean 'log_level'?); "
+        "line 1: http_port: must be a valid integer, not 'many'; "
+        "line 2: log_format: must be 'json' or 'text', not 'xml'; "
+        "line 4: facility: must be one topic level: not empty, without / + #; "
+        "environment: MAX_IN_FLIGHT: must be at least 1, not '0'; "
+        "QUEUE_MAX_MESSAGES: must be a valid integer, not 'none'. Correct the named settings"
+    )
+
+
+def test_a_wrong_value_in_the_file_that_the_environment_overrides_is_none(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text("http_port: many\n")
+    monkeypatch.setenv("HTTP_PORT", "2222")
+    assert load_settings(file).http_port == 2222
+
+
+def test_a_file_of_nothing_but_mistakes_is_a_short_message(file: Path) -> None:
+    file.write_text("".join(f"key_{number}: 1\n" for number in range(10_000)))
+    assert len(complaint(file)) < 20_000
+
+
+def test_what_can_be_taken_over_without_a_restart_is_a_setting() -> None:
+    assert Settings.model_fields.keys() >= RELOADABLE
 
 
 @pytest.mark.parametrize(
@@ -103,7 +134,9 @@ def test_several_problems_are_named_at_once_in_upper_case(file: Path, monkeypatc
         ("AIO_BROKER_TCP_PORT", "0"),
         ("AIO_MQTT_USE_TLS", "perhaps"),
         ("MQTT_PROTOCOL", "4"),
-        ("DEFAULT_BACKEND", "tensorflow"),
+        ("DEFAULT_BACKEND", "dual"),
+        ("DEFAULT_BACKEND", "ONNX Runtime"),
+        ("GPU_ENABLED", "cuda"),
         ("INFER_TIMEOUT_MS", "0"),
         ("SNAPSHOT_DEADLINE_MS", "nan"),
         ("MAX_PAYLOAD_BYTES", "1e99"),
@@ -250,11 +283,72 @@ def test_a_misspelt_variable_is_warned_of(name: str, meant: str) -> None:
     assert suspicious_variables({name: "x"}) == [f"{name} is not a setting; did you mean {meant}?"]
 
 
-def test_where_a_model_runs_is_no_setting_of_the_gateway() -> None:
-    assert suspicious_variables({"GPU_ENABLED": "true"}) == [
-        "GPU_ENABLED is not used: Triton's config.pbtxt decides where a model runs"
+def warnings(**environment: str) -> list[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        return settings_warnings(load_settings(), environment)
+
+
+def test_what_works_hardly_as_it_was_meant_is_warned_of() -> None:
+    assert warnings() == []
+    assert warnings(DEFAULT_BACKEND="tensorrt", GPU_ENABLED="true", RUST_LOG="") == []
+    assert warnings(RUST_LOG="debug", LOG_LEVEL="warning") == ["RUST_LOG is not read; LOG_LEVEL=warning"]
+    assert warnings(INFER_TIMEOUT_MS="9000", SNAPSHOT_DEADLINE_MS="5000") == [
+        "INFER_TIMEOUT_MS is longer than SNAPSHOT_DEADLINE_MS, which ends each wait before it"
     ]
-    assert suspicious_variables({"GPU_ENABLED": ""}) == []
+
+
+RECORD = """
+# Example: resources/model_configs/industrial-safety.yaml
+name: "industrial-safety-detector"
+backend: "candle" # candle | onnx | dual
+model_path: "/models/industrial-safety.safetensors"
+model_type: "image-classification"
+preprocessing:
+  resize: [224, 224]
+  normalize: true
+  mean: [0.485, 0.456, 0.406]
+  std: [0.229, 0.224, 0.225]
+inference:
+  confidence_threshold: 0.7
+  batch_size: 1
+  gpu_enabled: true
+mqtt:
+  input_topics:
+    - "edge-ai/+/+/camera/snapshots"
+  output_topic_template: "edge-ai/{business_unit}/{facility}/ai/inference/vision"
+"""
+
+
+def test_the_environment_of_the_decision_record_works_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "resources" / "model_configs" / "industrial-safety.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(RECORD)
+    table = {
+        "DEFAULT_BACKEND": "candle",
+        "ENABLE_DUAL_BACKEND": "false",
+        "MODEL_CONFIG_PATH": str(path),
+        "AIO_BROKER_HOSTNAME": "aio-mq-dmqtt-frontend",
+        "AIO_BROKER_TCP_PORT": "1883",
+        "MQTT_INPUT_TOPICS": "edge-ai/+/+/camera/snapshots",
+        "RUST_LOG": "info,ai_edge_inference=debug",
+        "GPU_ENABLED": "true",
+    }
+    for name, value in table.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert settings.mqtt_input_topics == ("edge-ai/+/+/camera/snapshots",)
+    assert (settings.default_backend, settings.gpu_enabled, settings.model_config_path) == ("candle", True, path)
+    rust, candle = settings_warnings(settings, table)
+    assert rust == "RUST_LOG is not read; LOG_LEVEL=info"
+    assert candle.startswith("DEFAULT_BACKEND=candle is mapped to torch, but for a model with a variant 'candle'")
+    spec = read_model(path).spec
+    assert (spec.name, spec.backend) == ("industrial-safety-detector", "torch")
+    assert spec.variants == {"onnx": "industrial-safety-onnx", "torch": "industrial-safety-torch"}
+    assert spec.inference.gpu_enabled is True
 
 
 def test_what_kubernetes_and_others_set_is_no_alarm() -> None:
@@ -294,7 +388,7 @@ def model_yaml(folder: Path, **changes: object) -> Path:
 
 def refused(path: Path) -> str:
     with pytest.raises(ConfigError) as caught:
-        read_labels(read_spec(path), path.parent)
+        read_model(path)
     assert str(path.parent) in str(caught.value)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -307,26 +401,29 @@ def refused(path: Path) -> str:
         ({"preprocessing": {"rezise": [64, 64]}}, "preprocessing: unknown key 'rezise' (did you mean 'resize'?)"),
         (
             {"inference": {"output": "yolov8", "iou_treshold": 0.5, "topk": 1}},
-            "unknown key 'iou_treshold' (did you mean 'iou_threshold'?); unknown key 'topk' (did you mean 'top_k'?)",
+            "line 4: inference: unknown key 'topk' (did you mean 'top_k'?)",
         ),
         ({"mqtt": {"input_topic": []}}, "mqtt: unknown key 'input_topic' (did you mean 'input_topics'?)"),
-        ({"variants": {"onxx": "a"}}, "variants: unknown variant 'onxx'"),
-        ({"inference": {}}, "inference.output: is missing"),
+        ({"variants": {"dual": "a"}}, "variants: 'dual' is no name for a variant"),
+        ({"backend": "onxx"}, "backend 'onxx' is no variant of the model (did you mean 'onnx'?)"),
         ({"inference": {"output": "yolov8", "confidence_threshold": 2}}, "inference.confidence_threshold: must be"),
         ({"preprocessing": 5}, "preprocessing: must be a mapping of keys to values, not 5"),
         ({"preprocessing": {"std": [0, 1, 1]}}, "preprocessing.std: each value must be above 0"),
         ({"preprocessing": {"resize": [64]}}, "preprocessing.resize"),
         ({"mqtt": {"input_topics": ["a/#/b"]}}, "mqtt.input_topics: 'a/#/b' is no topic filter"),
         ({"mqtt": {"output_topic_template": "a/{camera}"}}, "mqtt.output_topic_template: unknown part 'camera'"),
-        ({"labels": "labels.txt"}, "labels: the labels file cannot be read"),
+        ({"labels": "names.txt"}, "labels: the labels file cannot be read"),
         ({"labels": []}, "labels: 0 labels"),
         ({"labels": [True, False]}, "labels: a label is text, and YAML reads one of these as True; put it in quotes"),
         ({"labels": 5}, "labels: must be the name of a file or a list of labels"),
         (
             {"inference": {"output": "yolov8", "alert_classes": ["fire"]}},
-            "alert_classes names 'fire', which is no label. Use some of: person, forklift",
+            "alert_classes names 'fire', which is no label (known: person, forklift)",
         ),
-        ({"model_type": "image-classification"}, "needs inference.output 'classification', not 'yolov8'"),
+        (
+            {"model_type": "image-classification"},
+            "inference.output 'yolov8' is for model_type 'object-detection', not 'image",
+        ),
         ({"name": "a b"}, "name: "),
     ],
 )

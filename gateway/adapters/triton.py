@@ -85,6 +85,7 @@ class TritonServer:
             inputs=_tensor_specs(metadata.inputs),
             outputs=_tensor_specs(metadata.outputs),
             max_batch_size=config.config.max_batch_size,
+            on_gpu=_on_gpu(config.config.instance_group),
         )
 
     async def infer(self, request: InferRequest) -> InferResponse:
@@ -161,6 +162,12 @@ class TritonServer:
             raise
         except grpc.aio.BaseError as error:
             raise BackendUnavailable(f"the connection cannot be used ({error})", where=where) from error
+
+
+def _on_gpu(groups: Any) -> bool | None:
+    """Whether all instances run on a GPU; Triton fills in the kind when it loads the model."""
+    kinds = {group.Kind.Name(group.kind) for group in groups}
+    return kinds == {"KIND_GPU"} if kinds else None
 
 
 def _tensor_specs(tensors: Any) -> tuple[TensorSpec, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway.live import Live
 from gateway.metrics import Metrics
-from gateway.models.catalog import Models
+from gateway.models.catalog import Models, ServedModel
 from gateway.models.loader import Loader
 from gateway.ports import Broker
 
@@ -23,8 +24,9 @@ class Health:
     """Puts together what the parts of a running gateway say of themselves."""
 
     def __init__(
-        self, broker: Broker, loader: Loader, models: Models, metrics: Metrics, refused: tuple[str, ...]
+        self, live: Live, broker: Broker, loader: Loader, models: Models, metrics: Metrics, refused: tuple[str, ...]
     ) -> None:
+        self._live = live
         self._broker = broker
         self._loader = loader
         self._models = models
@@ -52,9 +54,21 @@ class Health:
                 reasons.append(f"model '{name}' serves in part: {model.why_not_ready()}")
             elif missing := model.why_not_ready():
                 degraded.append(f"model '{name}': {missing}")
+            degraded += self._not_on_gpu(model)
         reasons += self._refused
         ready = not reasons
         self.started = self.started or ready
         self._metrics.ready.set(ready)
         self._metrics.broker_connected.set(self._broker.connected)
         return Report(ready, tuple(reasons), tuple(degraded))
+
+    def _not_on_gpu(self, model: ServedModel) -> list[str]:
+        """The variants that run on the CPU although a GPU is wanted, by model.yaml or GPU_ENABLED."""
+        wanted = model.spec.inference.gpu_enabled
+        if not (self._live.current.gpu_enabled if wanted is None else wanted):
+            return []
+        return [
+            f"model '{model.spec.name}': {variant.name} runs on the CPU, and gpu_enabled is true"
+            for variant in model.variants.values()
+            if variant.on_gpu is False
+        ]

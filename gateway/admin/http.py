@@ -1,25 +1,30 @@
-"""HTTP: probes and metrics, also under the Kubernetes-style names."""
+"""HTTP: the server with its probes and metrics, also under the Kubernetes-style names; starts first and stops last."""
 
 from __future__ import annotations
 
-import msgspec
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from gateway.admin.answers import answer_errors, json_response
+from gateway.admin.api import Api
 from gateway.admin.health import Health
+from gateway.admin.infer import InferApi
+from gateway.admin.kserve import KServe
 from gateway.errors import ConfigError
 from gateway.metrics import Metrics
 
 
 class HttpServer:
-    """Serves /live, /ready, /startup and /metrics; starts first and stops last."""
+    """Serves probes, metrics, the API, `POST /v1/infer` and what KServe's clients ask for."""
 
-    def __init__(self, host: str, port: int, health: Health, metrics: Metrics) -> None:
+    def __init__(
+        self, host: str, port: int, health: Health, metrics: Metrics, api: Api, infer: InferApi, kserve: KServe
+    ) -> None:
         self._host = host
         self._port = port
         self._health = health
         self._metrics = metrics
-        app = web.Application(client_max_size=1 << 20)
+        app = web.Application(middlewares=[answer_errors])
         app.add_routes(
             [
                 web.get("/live", self._live),
@@ -28,6 +33,9 @@ class HttpServer:
                 web.get("/readyz", self._ready),
                 web.get("/startup", self._startup),
                 web.get("/metrics", self._metrics_page),
+                *api.routes(),
+                *infer.routes(),
+                *kserve.routes(),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
@@ -52,7 +60,7 @@ class HttpServer:
         await self._runner.cleanup()
 
     async def _live(self, _request: web.Request) -> web.Response:
-        return _json({"status": "live"}, 200)
+        return json_response({"status": "live"})
 
     async def _ready(self, _request: web.Request) -> web.Response:
         report = self._health.report()
@@ -61,18 +69,14 @@ class HttpServer:
             "reasons": report.reasons,
             "degraded": report.degraded,
         }
-        return _json(body, 200 if report.ready else 503)
+        return json_response(body, 200 if report.ready else 503)
 
     async def _startup(self, _request: web.Request) -> web.Response:
         report = self._health.report()
         body = {"status": "started" if self._health.started else "starting", "reasons": report.reasons}
-        return _json(body, 200 if self._health.started else 503)
+        return json_response(body, 200 if self._health.started else 503)
 
     async def _metrics_page(self, _request: web.Request) -> web.Response:
         self._health.report()
         text = generate_latest(self._metrics.registry)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-def _json(body: object, status: int) -> web.Response:
-    return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")

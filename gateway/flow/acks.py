@@ -46,8 +46,9 @@ class AckLedger:
         """
         self._metrics.snapshots_received.inc()
         ticket = _Ticket(replace(message, payload=b""))
-        self._tickets.append(ticket)
-        self._metrics.unacknowledged_messages.set(len(self._tickets))
+        if message.qos:  # nobody waits for the acknowledgement of the others, so they hold nothing back
+            self._tickets.append(ticket)
+            self._metrics.unacknowledged_messages.set(len(self._tickets))
         if result_id in self._open:
             self._open[result_id].followers.append(ticket)
             return False
@@ -60,7 +61,8 @@ class AckLedger:
 
     def pass_by(self, message: Message) -> None:
         """A message that is no snapshot: acknowledged in its turn, without an outcome."""
-        self._tickets.append(_Ticket(replace(message, payload=b""), settled=True))
+        if message.qos:
+            self._tickets.append(_Ticket(replace(message, payload=b""), settled=True))
         self._acknowledge_settled()
 
     def settle(self, result_id: str, outcome: Outcome) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from gateway.flow.detections import iou_matrix
-from gateway.messages import Agreement, Comparison, Predicted, Prediction
+from gateway.layouts.boxes import iou_matrix
+from gateway.messages import Agreement, Comparison, Predicted, Prediction, VariantResult
+
+VALUE_TOLERANCE = 1e-3
 
 
 def compare(predicted: Predicted) -> Comparison | None:
@@ -15,24 +17,32 @@ def compare(predicted: Predicted) -> Comparison | None:
     first, second = (predicted.results[name] for name in sorted(predicted.results))
     if first.error or second.error:
         return Comparison(first, second, agreement=None)
-    match_iou = predicted.job.model.spec.inference.match_iou
-    return Comparison(first, second, agreement=agree(first.predictions, second.predictions, match_iou))
+    return Comparison(first, second, agreement=agree(first, second, predicted.job.model.spec.inference.match_iou))
 
 
-def agree(first: tuple[Prediction, ...], second: tuple[Prediction, ...], match_iou: float) -> Agreement:
+def agree(first: VariantResult, second: VariantResult, match_iou: float) -> Agreement:
     """Pair predictions one to one, best overlap first: those of the same class, then the rest, which are flips."""
-    pairs = _pair(first, second, match_iou)
-    flips = sum(first[i].class_id != second[j].class_id for i, j, _ in pairs)
+    some, others = first.predictions, second.predictions
+    pairs = _pair(some, others, match_iou)
+    flips = sum(some[i].class_id != others[j].class_id for i, j, _ in pairs)
     ious = [iou for _, _, iou in pairs if iou is not None]
-    deltas = [abs(first[i].confidence - second[j].confidence) for i, j, _ in pairs]
+    deltas = [abs(some[i].confidence - others[j].confidence) for i, j, _ in pairs]
+    if first.score is not None and second.score is not None:
+        deltas.append(abs(first.score - second.score))
     return Agreement(
         matched=len(pairs) - flips,
-        only_first=len(first) - len(pairs),
-        only_second=len(second) - len(pairs),
+        only_first=len(some) - len(pairs),
+        only_second=len(others) - len(pairs),
         class_flips=flips,
         mean_iou=float(np.mean(ious)) if ious else None,
         max_confidence_delta=max(deltas) if deltas else None,
+        same_values=_same_values(first.values or (), second.values or ()),
     )
+
+
+def _same_values(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    """Whether two regressions say the same, but for the precision of single floats in another order of arithmetic."""
+    return len(first) == len(second) and bool(np.allclose(first, second, rtol=VALUE_TOLERANCE, atol=VALUE_TOLERANCE))
 
 
 def _pair(

@@ -5,21 +5,29 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from typing import Any
 
-from gateway.errors import DeadlineExceeded, ModelUnavailable, SnapshotError
-from gateway.messages import Answer, Answered, InferRequest, Prepared, Selection
+from numpy.typing import NDArray
+
+from gateway.errors import BackendInvalidResponse, DeadlineExceeded, ModelUnavailable, SnapshotError
+from gateway.live import Live
+from gateway.messages import Answer, Answered, InferRequest, InferResponse, Prepared, PreparedInput, Selection
 from gateway.metrics import Metrics
-from gateway.models.catalog import ServedModel, State
+from gateway.models.catalog import ServedModel, ServedVariant, State
+from gateway.models.input_plan import InputPlan
 from gateway.ports import InferenceServer
+
+TILES_AT_ONCE = 4
+"""Requests of one picture's tiles that are under way together; each holds an encoded tensor."""
 
 
 class Inference:
     """Asks Triton on behalf of the flow."""
 
-    def __init__(self, server: InferenceServer, metrics: Metrics, timeout_ms: float) -> None:
+    def __init__(self, server: InferenceServer, metrics: Metrics, live: Live) -> None:
         self._server = server
         self._metrics = metrics
-        self._timeout_s = timeout_ms / 1000
+        self._live = live
 
     async def infer(self, prepared: Prepared, selection: Selection) -> Answered:
         """Answers of the primary variant, of those compared, and of fallbacks as needed.
@@ -36,7 +44,7 @@ class Inference:
             selection = await self._fall_back(prepared, selection, answers, first.error)
         return Answered(
             job=prepared.job,
-            geometry=prepared.geometry,
+            inputs=prepared.inputs,
             selection=selection,
             answers=answers,
             queued_ms=prepared.queued_ms,
@@ -78,20 +86,59 @@ class Inference:
         left = prepared.job.deadline_at - started
         if left <= 0:
             raise DeadlineExceeded("the time ran out before the variant could be asked")
-        tensor = prepared.tensor if variant.batched else prepared.tensor[0]
-        response = await self._server.infer(
+        given = prepared.inputs[name]
+        step = max(1, min(variant.max_batch, model.spec.inference.batch_size))
+        requests = [
             InferRequest(
                 model=variant.triton_model,
-                inputs={variant.input_name: tensor},
-                outputs=variant.output_names,
-                timeout_s=min(left, self._timeout_s),
+                inputs=_part(given, slice(start, start + step), variant),
+                outputs=tuple(dict.fromkeys(output.tensor for output in variant.outputs.values())),
+                timeout_s=min(left, self._live.current.infer_timeout_ms / 1000),
                 request_id=prepared.job.snapshot.origin.result_id,
             )
-        )
-        outputs = tuple(response.outputs[output] for output in variant.output_names)
+            for start in range(0, given.count, step)
+        ]
+        responses = []
+        for at in range(0, len(requests), TILES_AT_ONCE):
+            wave = requests[at : at + TILES_AT_ONCE]
+            responses += await asyncio.gather(*(self._server.infer(request) for request in wave))
+        outputs = [
+            each
+            for start, response in zip(range(0, given.count, step), responses, strict=True)
+            for each in _by_picture(response, min(step, given.count - start), variant)
+        ]
         return Answer(
             variant=name,
             infer_ms=(time.monotonic() - started) * 1000,
-            model_version=response.model_version,
-            outputs=outputs if variant.batched else tuple(output[None] for output in outputs),
+            model_version=responses[-1].model_version,
+            outputs=tuple(outputs),
         )
+
+
+def _part(given: PreparedInput, part: slice, variant: ServedVariant) -> dict[str, NDArray[Any]]:
+    """Some of the pictures as the inputs of one request."""
+    extras = variant.plan.extras if isinstance(variant.plan, InputPlan) else ()
+    bare = {extra.name for extra in extras if not extra.batch_axis}
+    if given.count == 1 and variant.max_batch and not bare:
+        return dict(given.tensors)
+    return {
+        name: tensor[part] if variant.max_batch and name not in bare else tensor[part.start]
+        for name, tensor in given.tensors.items()
+    }
+
+
+def _by_picture(response: InferResponse, count: int, variant: ServedVariant) -> list[dict[str, NDArray[Any]]]:
+    """The output tensors of each picture of a request by role; raises BackendInvalidResponse."""
+    for output in variant.outputs.values():
+        tensor = response.outputs[output.tensor]
+        if output.batch_axis and (not tensor.ndim or len(tensor) != count):
+            raise BackendInvalidResponse(
+                f"output '{output.tensor}' has the shape {list(tensor.shape)} for a batch of {count}"
+            )
+    return [
+        {
+            role: response.outputs[output.tensor][index] if output.batch_axis else response.outputs[output.tensor]
+            for role, output in variant.outputs.items()
+        }
+        for index in range(count)
+    ]

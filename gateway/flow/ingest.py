@@ -1,38 +1,37 @@
-"""1: a payload becomes a snapshot. JSON with base64, or the raw bytes of a JPEG or PNG."""
+"""1: a payload becomes a snapshot or a reading. JSON, the raw bytes of a picture, or one number."""
 
 from __future__ import annotations
 
 import binascii
-import hashlib
+import math
 import re
-import time
-from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any, TypeGuard
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
 import pybase64
 
 from gateway.errors import ImageUndecodable, PayloadInvalid, PayloadTooLarge
-from gateway.messages import Message, Origin, Place, Snapshot, Timestamp
-from gateway.topics import DEVICE_PARTS, TopicPattern
+from gateway.flow.identify import MAX_NAME, is_time
+from gateway.flow.picture_headers import READABLE, READ_FORMATS, looks_like
+from gateway.messages import Message, Origin, Reading, Snapshot
 
-JPEG_MAGIC = b"\xff\xd8\xff"
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_OTHER_PICTURES = {b"GIF8": "GIF", b"RIFF": "WebP", b"BM": "BMP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF"}
-_TRACE_CONTEXT = ("traceparent", "tracestate")
-_MAX_NAME = 256
-_MAX_TIME = 64
 MAX_METADATA_BYTES = 64 * 1024
+MAX_VALUES = 65_536
+_MAX_NUMBER = 64
 _WHITESPACE = re.compile(r"\s+")
+_NUMBER = re.compile(rb"[-+]?[0-9.][0-9.eE+-]*")
 
 
-class SnapshotMessage(msgspec.Struct):
-    """The JSON that cameras send; unknown keys are skipped, wrong types are refused."""
+class InputMessage(msgspec.Struct):
+    """The JSON that cameras and sensors send; unknown keys are skipped, wrong types are refused."""
 
-    image_data: str
+    image_data: str | None = None
+    values: list[float] | float | None = None
+    value: float | None = None
     device_id: str | None = None
     camera_id: str | None = None
+    sensor_id: str | None = None
     timestamp: int | float | str | None = None
     metadata: msgspec.Raw = msgspec.Raw(b"null")
     message_type: str | None = None
@@ -42,73 +41,55 @@ class SnapshotMessage(msgspec.Struct):
     deadline_ms: float | None = None
 
 
-_decoder = msgspec.json.Decoder(SnapshotMessage)
+_decoder = msgspec.json.Decoder(InputMessage)
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """An opened message: who sent it and what it asks for, the picture not yet taken out."""
+    """An opened message: who sent it and what it asks for, its contents not yet taken out.
+
+    `content` is a picture, a picture in base64, or numbers.
+    """
 
     origin: Origin
-    image: bytes | str
-    fields: SnapshotMessage | None
-
-
-def identify(message: Message, patterns: tuple[TopicPattern, ...], place: dict[str, str]) -> Origin:
-    """Say which message this is; never fails.
-
-    `result_id` is made from the topic, the payload and, where present, correlation data and CloudEvents id, so a
-    message that is delivered again gets the same id.
-    """
-    digest = message.oversize.sha256 if message.oversize else hashlib.sha256(message.payload).hexdigest()
-    size = message.oversize.size if message.oversize else len(message.payload)
-    named, device = _from_topic(message.topic, patterns, place)
-    user = dict(message.properties.user_properties)
-    identity = hashlib.sha256()
-    for part in (message.topic, digest, message.properties.correlation_data or b"", user.get("id", "")):
-        data = part if isinstance(part, bytes) else part.encode()
-        identity.update(len(data).to_bytes(4, "big") + data)
-    return Origin(
-        result_id=identity.hexdigest()[:32],
-        device_id=user.get("device_id", device)[:_MAX_NAME] or "unknown",
-        timestamp=user["time"] if _is_time(user.get("time")) else round(time.time(), 3),
-        topic=message.topic,
-        payload_bytes=size,
-        payload_sha256=digest,
-        received_at=message.received_at,
-        place=Place(**{name: named.get(name) or default for name, default in place.items()}),
-        correlation_data=message.properties.correlation_data,
-        trace=tuple((name, user[name][:_MAX_NAME]) for name in _TRACE_CONTEXT if name in user),
-    )
-
-
-def _from_topic(topic: str, patterns: tuple[TopicPattern, ...], place: dict[str, str]) -> tuple[dict[str, str], str]:
-    """The named parts of a topic, and the device that it names as well as one can tell."""
-    for pattern in patterns:
-        parsed = pattern.parse(topic)
-        if parsed is not None:
-            named, unnamed = parsed
-            if any(name in named for name in DEVICE_PARTS):
-                return named, next((named[name] for name in DEVICE_PARTS if named.get(name)), "")
-            return named, "/".join(unnamed) or named.get("gateway_id", "") or place["gateway_id"]
-    return {}, topic
+    content: bytes | str | tuple[float, ...]
+    fields: InputMessage = field(default_factory=InputMessage)
 
 
 def open_message(message: Message, origin: Origin, max_payload_bytes: int) -> Envelope:
-    """Tell JSON from a picture and read the JSON; raises PayloadTooLarge, PayloadInvalid, ImageUndecodable."""
+    """Tell JSON, a picture and a number apart and read the JSON.
+
+    Raises PayloadTooLarge, PayloadInvalid, ImageUndecodable.
+    """
     payload = message.payload
     if message.oversize or len(payload) > max_payload_bytes:
         raise PayloadTooLarge(f"the message has {origin.payload_bytes} bytes, the limit is {max_payload_bytes}")
     if not payload:
         raise PayloadInvalid("the message is empty (0 bytes)")
-    if payload.startswith((JPEG_MAGIC, PNG_MAGIC)):
-        return Envelope(origin, payload, None)
     if payload.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{":
         return _open_json(payload.removeprefix(b"\xef\xbb\xbf"), origin)
+    if looks_like(payload) in READABLE:
+        return _with_user_properties(Envelope(origin, payload), message)
+    if len(payload) <= _MAX_NUMBER and _NUMBER.fullmatch(payload.strip()):
+        return Envelope(origin, (_number(payload),))
     _refuse_other_pictures(payload)
     if payload.lstrip()[:1] in (b"[", b'"'):
         raise PayloadInvalid("the JSON is not an object")
-    raise PayloadInvalid(f"the message is neither JSON nor a JPEG or PNG; it begins with {payload[:8].hex(' ')}")
+    said = message.properties.content_type
+    raise PayloadInvalid(
+        f"the message is neither JSON nor a picture nor a number; it begins with {payload[:8].hex(' ')}"
+        + (f", and its content type is {said[:60]!r}" if said else "")
+    )
+
+
+def _with_user_properties(envelope: Envelope, message: Message) -> Envelope:
+    """A picture has no fields of its own: what it asks for may stand in MQTT 5 user properties of the same names."""
+    user = dict(message.properties.user_properties)
+    model, backend = user.get("model_name"), user.get("backend_preference")
+    if not (model or backend):
+        return envelope
+    origin = replace(envelope.origin, model_name=model[:MAX_NAME] if model else None)
+    return replace(envelope, origin=origin, fields=InputMessage(backend_preference=backend))
 
 
 def _open_json(payload: bytes, origin: Origin) -> Envelope:
@@ -118,53 +99,62 @@ def _open_json(payload: bytes, origin: Origin) -> Envelope:
         raise PayloadInvalid(f"the JSON is not a snapshot: {str(error)[:300]}") from error
     except RecursionError as error:
         raise PayloadInvalid("the JSON is nested too deeply") from error
-    device = fields.device_id or fields.camera_id or origin.device_id
+    device = fields.device_id or fields.camera_id or fields.sensor_id or origin.device_id
     # Cut to size here, since error messages repeat them: the payload must not come back through the error topic.
     evolved = replace(
         origin,
-        device_id=device[:_MAX_NAME],
-        timestamp=fields.timestamp if _is_time(fields.timestamp) else origin.timestamp,
-        model_name=fields.model_name and fields.model_name[:_MAX_NAME],
+        device_id=device[:MAX_NAME],
+        timestamp=fields.timestamp if is_time(fields.timestamp) else origin.timestamp,
+        model_name=fields.model_name and fields.model_name[:MAX_NAME],
     )
-    return Envelope(evolved, fields.image_data, fields)
+    values = fields.values if fields.values is not None else fields.value
+    if (fields.image_data is None) == (values is None):
+        given = "neither image_data nor values" if values is None else "both image_data and values"
+        raise PayloadInvalid(f"the JSON has {given}; a snapshot has the one, a reading the other")
+    if fields.image_data is not None:
+        return Envelope(evolved, fields.image_data, fields)
+    numbers = values if isinstance(values, list) else [values or 0.0]
+    if not 1 <= len(numbers) <= MAX_VALUES:
+        raise PayloadInvalid(f"values has {len(numbers)} numbers, 1 to {MAX_VALUES} are read")
+    return Envelope(evolved, tuple(numbers), fields)
 
 
-def take_snapshot(envelope: Envelope) -> Snapshot:
-    """Take the picture out of its envelope; raises PayloadInvalid, ImageUndecodable."""
+def take_contents(envelope: Envelope) -> Snapshot | Reading:
+    """Take the picture or the numbers out of the envelope; raises PayloadInvalid, ImageUndecodable."""
     fields = envelope.fields
-    if fields is None:
-        assert isinstance(envelope.image, bytes)
-        return Snapshot(origin=envelope.origin, image=envelope.image, metadata={})
-    if fields.timestamp is not None and not _is_time(fields.timestamp):
+    if fields.timestamp is not None and not is_time(fields.timestamp):
         raise PayloadInvalid("timestamp is neither epoch seconds, nor epoch milliseconds, nor RFC 3339")
     if fields.deadline_ms is not None and not 0 < fields.deadline_ms <= 86_400_000:
         raise PayloadInvalid(f"deadline_ms must lie above 0 and within a day, not {fields.deadline_ms}")
     priority = fields.priority or 0
     if not -1000 <= priority <= 1000:
         raise PayloadInvalid(f"priority must lie between -1000 and 1000, not {priority}")
-    image = _from_base64(fields.image_data)
-    if not image.startswith((JPEG_MAGIC, PNG_MAGIC)):
+    asked: dict[str, Any] = {
+        "origin": envelope.origin,
+        "backend_preference": fields.backend_preference or None,
+        "priority": priority,
+        "deadline_ms": fields.deadline_ms,
+    }
+    content = envelope.content
+    if isinstance(content, tuple):
+        return Reading(values=content, metadata=_metadata(fields.metadata), **asked)
+    if isinstance(content, bytes):
+        return Snapshot(image=content, **asked)
+    image = _from_base64(content)
+    if looks_like(image) not in READABLE:
         _refuse_other_pictures(image)
-        raise ImageUndecodable(f"image_data is no JPEG or PNG; it begins with {image[:8].hex(' ') or 'nothing'}")
-    return Snapshot(
-        origin=envelope.origin,
-        image=image,
-        metadata=_metadata(fields.metadata),
-        backend_preference=fields.backend_preference or None,
-        priority=priority,
-        deadline_ms=fields.deadline_ms,
-    )
+        raise ImageUndecodable(f"image_data is no picture; it begins with {image[:8].hex(' ') or 'nothing'}")
+    return Snapshot(image=image, metadata=_metadata(fields.metadata), **asked)
 
 
-def _is_time(value: float | str | None) -> TypeGuard[Timestamp]:
-    """Whether a camera's timestamp is one: a number, or a text of RFC 3339."""
-    if not isinstance(value, str):
-        return value is not None
+def _number(payload: bytes) -> float:
     try:
-        datetime.fromisoformat(value)
+        number = float(payload)
     except ValueError:
-        return False
-    return len(value) <= _MAX_TIME
+        number = math.nan
+    if not math.isfinite(number):
+        raise PayloadInvalid("the message looks like a number and is none")
+    return number
 
 
 def _metadata(raw: msgspec.Raw) -> dict[str, Any]:
@@ -193,6 +183,5 @@ def _from_base64(text: str) -> bytes:
 
 
 def _refuse_other_pictures(data: bytes) -> None:
-    for magic, name in _OTHER_PICTURES.items():
-        if data.startswith(magic):
-            raise ImageUndecodable(f"the picture looks like {name}; JPEG and PNG are read")
+    if name := looks_like(data):
+        raise ImageUndecodable(f"the picture looks like {name}; {READ_FORMATS} are read")

@@ -3,26 +3,62 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import BackendInvalidResponse, SnapshotError
-from gateway.flow.detections import decode_classification, decode_yolov8
+from gateway.flow.filters import camera_of, keep
+from gateway.flow.outlines import outlines
 from gateway.flow.preprocess import boxes_to_picture
-from gateway.messages import Answer, Answered, Geometry, Predicted, Prediction, VariantResult
+from gateway.flow.regions import regions
+from gateway.layouts import AnomalyMap, Classes, Detections, Head, Masks, Seen, Values
+from gateway.layouts.binding import read
+from gateway.layouts.boxes import best_first, suppress
+from gateway.messages import (
+    Answer,
+    Answered,
+    Geometry,
+    Outline,
+    Predicted,
+    Prediction,
+    PreparedInput,
+    Rle,
+    VariantResult,
+    Window,
+)
 from gateway.models.catalog import ServedModel
+from gateway.models.heads import head_of
+
+ANOMALY = 1
+"""The class id of an anomaly."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """Objects in pixels of the picture, best first; `masks` leads to each one's shape, where there are any."""
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    class_ids: NDArray[np.intp]
+    masks: tuple[tuple[Masks, int, Geometry], ...] = ()
 
 
 def postprocess(answered: Answered) -> Predicted:
-    """Decode every answer; one that cannot be decoded becomes that variant's error."""
+    """Decode every answer; one that cannot be decoded becomes that variant's error. Safe to run in threads."""
     started = time.monotonic()
-    model = answered.job.model
-    results = {name: _decode(answer, model, answered.geometry) for name, answer in answered.answers.items()}
+    job = answered.job
+    results = {
+        name: _decode(answer, answered.inputs[name] if name in answered.inputs else None, answered)
+        for name, answer in answered.answers.items()
+    }
+    geometries = next(iter(answered.inputs.values())).geometries
     return Predicted(
-        job=answered.job,
-        geometry=answered.geometry,
+        job=job,
+        picture=(geometries[0].width, geometries[0].height) if geometries else None,
         selection=answered.selection,
         results=results,
         queued_ms=answered.queued_ms,
@@ -31,66 +67,99 @@ def postprocess(answered: Answered) -> Predicted:
     )
 
 
-def _decode(answer: Answer, model: ServedModel, geometry: Geometry) -> VariantResult:
-    predictions: tuple[Prediction, ...] = ()
-    error = answer.error
-    if error is None:
-        try:
-            predictions = decode_output(answer.outputs[0], model, geometry)
-        except SnapshotError as failure:
-            error = failure
-    return VariantResult(
-        variant=answer.variant,
-        model_version=answer.model_version,
-        infer_ms=answer.infer_ms,
-        predictions=predictions,
-        error=error,
-    )
+def _decode(answer: Answer, given: PreparedInput | None, answered: Answered) -> VariantResult:
+    result = VariantResult(answer.variant, answer.model_version, answer.infer_ms, error=answer.error)
+    if answer.error is not None or given is None:
+        return result
+    model = answered.job.model
+    variant = model.variants[answer.variant]
+    question = None
+    if isinstance(answered.job.snapshot, Window):
+        question = next(iter(given.tensors.values()))[0]
+    try:
+        seen = [_read(outputs, model, head_of(model, variant, question)) for outputs in answer.outputs]
+        return _in_the_picture(result, seen, given, answered)
+    except SnapshotError as error:
+        return replace(result, error=error)
 
 
-def decode_output(output: NDArray[Any], model: ServedModel, geometry: Geometry) -> tuple[Prediction, ...]:
-    """Predictions from one output with its batch axis of one, best first; raises BackendInvalidResponse."""
-    if output.ndim < 2 or output.shape[0] != 1:
-        raise BackendInvalidResponse(f"the output has shape {list(output.shape)}, not a batch of one")
-    if model.spec.inference.output == "classification":
-        return _classes(output[0], model)
-    return _detections(output[0], model, geometry)
+def _read(outputs: Mapping[str, NDArray[Any]], model: ServedModel, head: Head) -> Seen:
+    layout = model.spec.layout
+    return read(layout, outputs, head)
 
 
-def _detections(output: NDArray[Any], model: ServedModel, geometry: Geometry) -> tuple[Prediction, ...]:
-    spec = model.spec.inference
-    if output.ndim != 2 or output.shape[0] != 4 + len(model.labels):
-        raise BackendInvalidResponse(
-            f"a yolov8 output for {len(model.labels)} labels has the shape [1, {4 + len(model.labels)}, N], "
-            f"this one has {[1, *output.shape]}"
-        )
-    boxes, scores, classes = decode_yolov8(
-        output,
-        confidence_threshold=spec.confidence_threshold,
-        iou_threshold=spec.iou_threshold,
-        max_detections=spec.max_detections,
-    )
-    boxes = boxes_to_picture(boxes, geometry)
+def _in_the_picture(result: VariantResult, seen: list[Seen], given: PreparedInput, answered: Answered) -> VariantResult:
+    model = answered.job.model
+    match seen[0]:
+        case Values(values):
+            return replace(result, values=tuple(values.tolist()))
+        case Classes(class_ids, scores):
+            pairs = zip(class_ids.tolist(), scores.tolist(), strict=True)
+            predictions = tuple(_prediction(model, class_id, score) for class_id, score in pairs)
+            return replace(result, predictions=_kept(predictions, answered, given))
+        case AnomalyMap() as anomaly:
+            head = head_of(model, model.variants[result.variant])
+            predictions = _anomalies(anomaly, given, model, head)
+            return replace(result, score=anomaly.score, predictions=_kept(predictions, answered, given))
+    found = [each for each in seen if isinstance(each, Detections)]
+    return replace(result, predictions=_kept(_detections(found, model, given.geometries), answered, given))
+
+
+def _kept(predictions: tuple[Prediction, ...], answered: Answered, given: PreparedInput) -> tuple[Prediction, ...]:
+    spec, first = answered.job.model.spec, given.geometries[0] if given.geometries else None
+    camera = camera_of(spec.cameras, answered.job.snapshot.origin.device_id)
+    return keep(predictions, spec.inference, camera, (first.width, first.height) if first else None)
+
+
+def _detections(seen: list[Detections], model: ServedModel, geometries: tuple[Geometry, ...]) -> tuple[Prediction, ...]:
+    tiles = [_tile(each, geometry) for each, geometry in zip(seen, geometries, strict=True)]
+    found = tiles[0] if len(tiles) == 1 else _merged(tiles, model)
+    shapes = outlines(found.masks, model.spec.inference.masks) or (None,) * len(found.boxes)
     return tuple(
-        Prediction(
-            class_name=model.labels[class_id],
-            class_id=class_id,
-            confidence=score,
-            bbox=(box[0], box[1], box[2], box[3]),
+        _prediction(model, class_id, score, (box[0], box[1], box[2], box[3]), shape)
+        for box, score, class_id, shape in zip(
+            found.boxes.tolist(), found.scores.tolist(), found.class_ids.tolist(), shapes, strict=True
         )
-        for box, score, class_id in zip(boxes.tolist(), scores.tolist(), classes.tolist(), strict=True)
     )
 
 
-def _classes(output: NDArray[Any], model: ServedModel) -> tuple[Prediction, ...]:
+def _tile(seen: Detections, geometry: Geometry) -> _Found:
+    masks = () if seen.masks is None else tuple((seen.masks, index, geometry) for index in range(len(seen.boxes)))
+    return _Found(boxes_to_picture(seen.boxes, geometry), seen.scores, seen.class_ids, masks)
+
+
+def _merged(tiles: list[_Found], model: ServedModel) -> _Found:
+    """The objects of all tiles, best first, each once: what lies in an overlap is seen twice."""
+    boxes = np.concatenate([tile.boxes for tile in tiles])
+    scores = np.concatenate([tile.scores for tile in tiles])
+    class_ids = np.concatenate([tile.class_ids for tile in tiles])
+    masks = [mask for tile in tiles for mask in tile.masks]
+    order = best_first(scores, len(scores))
     spec = model.spec.inference
-    logits = np.ravel(output)
-    if logits.size != len(model.labels):
-        raise BackendInvalidResponse(f"the output has {logits.size} classes, labels name {len(model.labels)}")
-    ids, scores = decode_classification(
-        logits, activation=spec.activation, top_k=spec.top_k, threshold=spec.confidence_threshold
-    )
-    return tuple(
-        Prediction(class_name=model.labels[class_id], class_id=class_id, confidence=score)
-        for class_id, score in zip(ids.tolist(), scores.tolist(), strict=True)
-    )
+    kept = order[suppress(boxes[order], class_ids[order], spec.iou_threshold, spec.max_detections)]
+    return _Found(boxes[kept], scores[kept], class_ids[kept], tuple(masks[index] for index in kept) if masks else ())
+
+
+def _anomalies(seen: AnomalyMap, given: PreparedInput, model: ServedModel, head: Head) -> tuple[Prediction, ...]:
+    """Where it is unusual; without a map, or with none of it above the threshold, only that it is."""
+    spec = model.spec.inference
+    places = []
+    if seen.heat is not None and given.geometries:
+        size = (head.height, head.width)
+        places = regions(seen.heat, spec.confidence_threshold, given.geometries[0], size, spec.masks)
+    if not places and seen.score > spec.confidence_threshold:
+        return (_prediction(model, ANOMALY, seen.score),)
+    return tuple(_prediction(model, ANOMALY, place.peak, place.bbox, place.shape) for place in places)
+
+
+def _prediction(
+    model: ServedModel,
+    class_id: int,
+    score: float,
+    bbox: tuple[float, float, float, float] | None = None,
+    mask: Outline | Rle | None = None,
+) -> Prediction:
+    if class_id < 0:
+        raise BackendInvalidResponse(f"the output names the class {class_id}")
+    name = model.labels[class_id] if class_id < len(model.labels) else f"class_{class_id}"
+    return Prediction(class_name=name, class_id=class_id, confidence=score, bbox=bbox, mask=mask)

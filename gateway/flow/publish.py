@@ -14,11 +14,14 @@ from gateway.messages import (
     JSON_TYPE,
     Comparison,
     Origin,
+    Outline,
     Predicted,
     Prediction,
     Publication,
     ReplyTopics,
+    Rle,
     VariantResult,
+    Window,
 )
 from gateway.models.catalog import VariantFigures
 from gateway.topics import safe_text
@@ -41,11 +44,12 @@ def result_publication(predicted: Predicted) -> Publication:
         "backend_used": primary.variant,
         "inference_time_ms": _ms(primary.infer_ms),
         "predictions": [_prediction(item) for item in primary.predictions],
+        **_whole(primary),
         "metadata": {
             "preprocessing_time_ms": _ms(predicted.preprocess_ms),
             "total_objects_detected": len(primary.predictions),
             "alert_triggered": any(item.class_name in alerts for item in primary.predictions),
-            "image": {"width": predicted.geometry.width, "height": predicted.geometry.height},
+            **_what_was_asked(predicted),
             "selection": {"policy": predicted.selection.policy, "reason": predicted.selection.reason},
             "timings_ms": {
                 "queued": _ms(predicted.queued_ms),
@@ -82,6 +86,7 @@ def _backend(result: VariantResult, figures: VariantFigures) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "inference_time_ms": _ms(result.infer_ms),
         "predictions": [_prediction(item) for item in result.predictions],
+        **_whole(result),
         "memory_usage_mb": None if figures.memory_mb is None else round(figures.memory_mb),
         "model_version": result.model_version,
     }
@@ -90,15 +95,37 @@ def _backend(result: VariantResult, figures: VariantFigures) -> dict[str, Any]:
     return entry
 
 
+def _what_was_asked(predicted: Predicted) -> dict[str, Any]:
+    """The size of the picture, or of the window of readings."""
+    snapshot = predicted.job.snapshot
+    if isinstance(snapshot, Window):
+        readings, channels = snapshot.readings.shape
+        return {"window": {"readings": readings, "channels": channels}}
+    width, height = predicted.picture or (0, 0)
+    return {"image": {"width": width, "height": height}}
+
+
+def _whole(result: VariantResult) -> dict[str, Any]:
+    """What a model says of the whole, beside single predictions."""
+    entry: dict[str, Any] = {}
+    if result.score is not None:
+        entry["anomaly_score"] = round(result.score, 6)
+    if result.values is not None:
+        entry["values"] = list(result.values)
+    return entry
+
+
 def _performance_delta(comparison: Comparison) -> dict[str, Any]:
     """Times and agreement; percentages are of the slower variant's time, and negative when it is the other way."""
     first, second, agreement = comparison.first, comparison.second, comparison.agreement
+    # As in the decision record: how much faster the variant is that stands beside `onnx`.
+    beside = first if second.variant == "onnx" else second
     if agreement is None:
         return {
             "time_difference_ms": None,
             "faster_backend": None,
             "faster_by_percent": None,
-            f"{second.variant}_faster_by_percent": None,
+            f"{beside.variant}_faster_by_percent": None,
             "predictions_match": None,
             "agreement": None,
         }
@@ -108,7 +135,7 @@ def _performance_delta(comparison: Comparison) -> dict[str, Any]:
         "time_difference_ms": _ms(slower.infer_ms - faster.infer_ms),
         "faster_backend": faster.variant,
         "faster_by_percent": round(percent, 1),
-        f"{second.variant}_faster_by_percent": round(percent if faster is second else -percent, 1),
+        f"{beside.variant}_faster_by_percent": round(percent if faster is beside else -percent, 1),
         "predictions_match": agreement.match,
         "agreement": {
             "matched": agreement.matched,
@@ -147,6 +174,10 @@ def _prediction(item: Prediction) -> dict[str, Any]:
     }
     if item.bbox is not None:
         entry["bbox"] = [round(value, 2) for value in item.bbox]
+    if isinstance(item.mask, Outline):
+        entry["polygons"] = [[[round(x, 1), round(y, 1)] for x, y in polygon] for polygon in item.mask.polygons]
+    elif isinstance(item.mask, Rle):
+        entry["rle"] = {"size": [item.mask.height, item.mask.width], "counts": item.mask.counts}
     return entry
 
 
@@ -156,21 +187,26 @@ def _publication(topic: str, body: dict[str, Any], origin: Origin) -> Publicatio
         payload=msgspec.json.encode(body),
         content_type=JSON_TYPE,
         correlation_data=origin.correlation_data,
-        user_properties=(*_cloud_event(body["message_type"], origin), *origin.trace),
+        user_properties=user_properties(body["message_type"], origin, origin.result_id),
     )
 
 
-def _cloud_event(message_type: str, origin: Origin) -> tuple[tuple[str, str], ...]:
-    """The attributes of CloudEvents 1.0 in binary mode; a repeated answer is the same event, with the same id."""
+def user_properties(message_type: str, origin: Origin, about: str) -> tuple[tuple[str, str], ...]:
+    """The attributes of CloudEvents 1.0 in binary mode and the trace context; `about` tells events of one type apart.
+
+    A repeated answer is the same event, with the same id.
+    """
     place = origin.place
-    return (
-        ("specversion", "1.0"),
-        ("type", message_type),
-        ("source", f"/{quote(place.business_unit)}/{quote(place.facility)}/{quote(place.gateway_id)}"),
-        ("id", f"{origin.result_id}-{message_type}"),
-        ("subject", safe_text(origin.device_id)),
-        ("time", datetime.now(UTC).isoformat(timespec="milliseconds")),
-    )
+    own = {
+        "specversion": "1.0",
+        "type": message_type,
+        "source": f"/{quote(place.business_unit)}/{quote(place.facility)}/{quote(place.gateway_id)}",
+        "id": f"{about}-{message_type}",
+        "subject": safe_text(origin.device_id),
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+    }
+    carried = [(name, safe_text(value)) for name, value in origin.attributes if name not in own]
+    return (*own.items(), *carried, *origin.trace)
 
 
 def _ms(value: float | None) -> float | None:

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 from gateway.config import Settings
-from gateway.errors import VariantUnknown
-from gateway.messages import Job, Origin, ReplyTopics, Snapshot
+from gateway.errors import PayloadInvalid, VariantUnknown
+from gateway.messages import Asked, Job, Origin, Reading, ReplyTopics, Snapshot, Window
 from gateway.models.catalog import Catalog, ServedModel
-from gateway.topics import fill
+from gateway.topics import fill, is_publishable, topic_matches
 
 
-def route(snapshot: Snapshot, catalog: Catalog, settings: Settings, expiry_s: int | None) -> Job:
-    """Find the model by the message, else by the topic; raises ModelUnknown, VariantUnknown.
+def model_for(asked: Asked, catalog: Catalog) -> ServedModel:
+    """The model that the message names, else the one for its topic and kind.
 
-    The deadline counts from arrival: deadline_ms of the message, else its MQTT message expiry, but never later than
-    SNAPSHOT_DEADLINE_MS, since a snapshot that waits holds back the acknowledgements of all that came after it.
+    Raises ModelUnknown, VariantUnknown, and PayloadInvalid for numbers to a model on pictures and the reverse.
     """
-    origin = snapshot.origin
-    model = catalog.named(origin.model_name) if origin.model_name else catalog.for_topic(origin.topic)
-    preference = snapshot.backend_preference
+    origin, numbers = asked.origin, isinstance(asked, Reading)
+    if origin.model_name:
+        model = catalog.named(origin.model_name)
+    else:
+        model = catalog.for_topic(origin.topic, pictures=not numbers)
+    if model.spec.takes_pictures is numbers:
+        wants, got = ("numbers", "a picture") if not numbers else ("a picture", "numbers")
+        raise PayloadInvalid(
+            f"model '{model.spec.name}' takes {wants}, the message has {got}",
+            fix="Name another model, or none: the topic finds one of the right kind",
+        )
+    preference = model.meant_by(asked.backend_preference)
     if preference is not None and preference != "dual" and preference not in model.variants:
         known = ", ".join(f"'{name}'" for name in model.variants)
         raise VariantUnknown(f"model '{model.spec.name}' has no variant '{preference[:100]}' (it has {known})")
     if preference == "dual" and len(model.variants) < 2:
         raise VariantUnknown(f"model '{model.spec.name}' has one variant only; 'dual' needs two")
+    return model
+
+
+def route(snapshot: Snapshot | Window, model: ServedModel, settings: Settings, expiry_s: int | None) -> Job:
+    """Set the deadline and the topics of the answers.
+
+    The deadline counts from arrival: deadline_ms of the message, else its MQTT message expiry, but never later than
+    SNAPSHOT_DEADLINE_MS, since a snapshot that waits holds back the acknowledgements of all that came after it.
+    """
+    origin = snapshot.origin
     asked_ms = snapshot.deadline_ms or (expiry_s * 1000 if expiry_s else settings.snapshot_deadline_ms)
     deadline_ms = min(asked_ms, settings.snapshot_deadline_ms)
     return Job(
@@ -43,8 +61,26 @@ def reply_topics(origin: Origin, model: ServedModel | None, settings: Settings) 
         "model_name": model.spec.name if model else "none",
     }
     own = model.spec.mqtt if model else None
+    vision = model is None or model.spec.takes_pictures
+    usual = settings.result_topic if vision else settings.sensor_result_topic
     return ReplyTopics(
-        result=fill((own and own.output_topic_template) or settings.result_topic, parts),
+        result=fill((own and own.output_topic_template) or usual, parts),
         comparison=fill((own and own.comparison_topic_template) or settings.comparison_topic, parts),
         error=fill((own and own.error_topic_template) or settings.error_topic, parts),
+        alert=fill((own and own.alert_topic_template) or settings.alert_topic, parts),
+        response=_response_topic(origin, settings),
     )
+
+
+def _response_topic(origin: Origin, settings: Settings) -> str | None:
+    """The topic that the message asks its answer on, unless that would do harm.
+
+    An answer on an input topic would be answered in turn, and one on the gateway's own topics could pass for its
+    status or an alert.
+    """
+    topic = origin.response_topic
+    if not topic or not is_publishable(topic) or topic.startswith("$"):
+        return None
+    own = (settings.status_topic, settings.metrics_topic, settings.alert_topic, settings.error_topic)
+    taken = [pattern.text for pattern in settings.patterns] + list(own)
+    return None if any(topic_matches(text, topic) for text in taken) else topic

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from gateway.config import Settings
 from gateway.errors import ModelUnavailable
-from gateway.messages import Selection, Snapshot
+from gateway.messages import Asked, Selection
 from gateway.models.catalog import ServedModel, State
 
 
-def choose(snapshot: Snapshot, model: ServedModel, settings: Settings) -> Selection:
+def choose(snapshot: Asked, model: ServedModel, settings: Settings) -> Selection:
     """Choose the variant that answers, those that are compared, and those to fall back on.
 
     A variant that is known not to serve is passed over, and the reason says so; raises ModelUnavailable when
@@ -32,13 +32,13 @@ def choose(snapshot: Snapshot, model: ServedModel, settings: Settings) -> Select
         reason=reason,
         primary=serving[0],
         fallback=() if dual else tuple(serving[1:]),
-        compared=tuple(asked) if dual else (),
+        compared=tuple(asked[:1]) if dual else (),
     )
 
 
-def _wanted(snapshot: Snapshot, model: ServedModel, settings: Settings) -> tuple[str, str]:
-    if snapshot.backend_preference is not None:
-        return snapshot.backend_preference, "message"
+def _wanted(snapshot: Asked, model: ServedModel, settings: Settings) -> tuple[str, str]:
+    if preference := model.meant_by(snapshot.backend_preference):
+        return preference, "message"
     if len(model.variants) > 1:
         if model.spec.backend == "dual":
             return "dual", "model"
@@ -51,7 +51,7 @@ def _wanted(snapshot: Snapshot, model: ServedModel, settings: Settings) -> tuple
 
 def _primary(wanted: str, model: ServedModel, settings: Settings) -> str:
     """The variant whose answer is the result; in dual mode the model's own, else the default one."""
-    for name in (wanted, model.spec.backend, settings.default_backend):
+    for name in (wanted, model.spec.backend, model.meant_by(settings.default_backend)):
         if name in model.variants:
             return str(name)
     return next(iter(model.variants))

@@ -1,68 +1,101 @@
-"""Output tensors into detections: pure numpy, shared by all variants and models.
+"""Arithmetic of boxes: overlap, suppression, finite values; pure numpy, shared by all layouts.
 
 Boxes are [x1, y1, x2, y2] in pixels of the model's input.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import BackendInvalidResponse
-
-Floats = NDArray[np.float32]
-Indices = NDArray[np.intp]
+from gateway.layouts.base import BoxFormat, BoxUnits, Detections, Floats, Head, Indices
 
 MAX_CANDIDATES = 30_000
 """The best that many enter suppression, so that a model which fires everywhere costs a bounded time."""
+
+MAX_CLASSES = 100_000
+"""No model has that many: a class beyond it is something else."""
+
+MOST_CONFIDENT = 1.001
+"""A probability, and what rounding in half precision may add to it."""
 
 BLOCK = 256
 """Candidates compared at once: one matrix of overlaps that stays in the processor's cache."""
 
 
-def decode_yolov8(
-    output: NDArray[Any], confidence_threshold: float, iou_threshold: float, max_detections: int
-) -> tuple[Floats, Floats, Indices]:
-    """Boxes (K, 4), scores (K,) and class ids (K,), best first, of one YOLOv8 head (4 + classes, anchors).
-
-    Raises BackendInvalidResponse for another shape and for values that are not finite.
-    """
-    if output.ndim != 2 or output.shape[0] < 5 or output.shape[1] < 1:
+def candidates_of(scores: Floats, class_ids: Indices, head: Head) -> Indices:
+    """Which of the scores (N,) are above the threshold of their class, best first, at most MAX_CANDIDATES."""
+    above = np.flatnonzero(scores > head.threshold_of(class_ids))
+    order = above[best_first(scores[above], MAX_CANDIDATES)]
+    if order.size and scores[order[0]] > MOST_CONFIDENT:
         raise BackendInvalidResponse(
-            f"a YOLOv8 output has the shape (4 + classes, anchors), not {output.shape}", where="detections"
+            f"the output has a confidence of {scores[order[0]]:.6g}, which is more than 1",
+            fix="Set inference.activation to sigmoid or softmax where the layout has it, or correct inference.output",
         )
-    head = _finite(output)
-    scores = head[4:].max(axis=0)
-    candidates = np.flatnonzero(scores > confidence_threshold)
-    candidates = candidates[_best_first(scores[candidates], MAX_CANDIDATES)]
-    class_ids = head[4:, candidates].argmax(axis=0)
-    boxes = _corners(head[:4, candidates])
-    kept = _suppress(boxes, class_ids, iou_threshold, max_detections)
-    return boxes[kept], scores[candidates[kept]], class_ids[kept]
+    return order
 
 
-def decode_classification(
-    logits: NDArray[Any], activation: Literal["softmax", "sigmoid", "none"], top_k: int, threshold: float
-) -> tuple[Indices, Floats]:
-    """Class ids (K,) and scores (K,), best first, of one vector (classes,); only scores above the threshold.
+def by_best_class(scores: Floats, head: Head) -> tuple[Indices, Indices, Floats]:
+    """The candidates (K,) of scores (classes, N) when a box counts for its best class only, best first.
 
-    Raises BackendInvalidResponse for another shape and for values that are not finite.
+    Which of the N they are, their classes and their scores.
     """
-    if logits.ndim != 1 or not logits.size:
+    best = scores.max(axis=0)
+    likely = np.flatnonzero(best > head.least_threshold)
+    # The class of the few that may count: that of all N would take longer than all the rest.
+    class_ids = scores[:, likely].argmax(axis=0)
+    chosen = candidates_of(best[likely], class_ids, head)
+    return likely[chosen], class_ids[chosen], best[likely[chosen]]
+
+
+def by_every_class(scores: Floats, head: Head) -> tuple[Indices, Indices, Floats]:
+    """The same of scores (N, classes) when a box counts for every class whose threshold it is above."""
+    rows, class_ids = np.divmod(np.flatnonzero(scores > head.least_threshold), scores.shape[1])
+    above = scores[rows, class_ids]
+    chosen = candidates_of(above, class_ids, head)
+    return rows[chosen], class_ids[chosen], above[chosen]
+
+
+def in_pixels(boxes: Floats, head: Head, box_format: BoxFormat, box_units: BoxUnits) -> Floats:
+    """Boxes (K, 4) as [x1, y1, x2, y2] in pixels; what the head says of them comes before what the layout says."""
+    match head.box_format or box_format:
+        case "cxcywh":
+            boxes = corners(boxes.T)
+        case "yxyx":
+            boxes = boxes[:, [1, 0, 3, 2]]
+    if (head.box_units or box_units) == "normalized":
+        with np.errstate(over="ignore"):
+            boxes = boxes * np.array([head.width, head.height] * 2, dtype=np.float32)
+    return finite(boxes)
+
+
+def without_background(scores: Floats, background: str) -> Floats:
+    """The scores (N, classes) of (N, classes + 1) that have one for the background, first or last."""
+    return scores[:, :-1] if background == "last" else scores[:, 1:]
+
+
+def whole_numbers(values: NDArray[Any], role: str, count: int, first: int = 0) -> Indices:
+    """Indices from 0 on of `count` numbers that begin with `first`, which a model may give as floats.
+
+    With `count` 0 any number up to MAX_CLASSES will do. Raises BackendInvalidResponse for any other number.
+    """
+    numbers = values.astype(np.float64) - first
+    wrong = numbers[~((numbers >= 0) & (numbers < (count or MAX_CLASSES)) & (np.floor(numbers) == numbers))]
+    if wrong.size:
+        expected = f"{first} to {first + count - 1}" if count else f"from {first} on"
         raise BackendInvalidResponse(
-            f"a classification output has the shape (classes,), not {logits.shape}", where="detections"
+            f"the {role} {wrong[0] + first:.6g} is not one of the whole numbers {expected}", where="layouts"
         )
-    values = _finite(logits)
-    if activation == "softmax":
-        powers = np.exp(values.astype(np.float64) - values.max())
-        values = (powers / powers.sum()).astype(np.float32)
-    elif activation == "sigmoid":
-        values = 0.5 * (1.0 + np.tanh(0.5 * values))  # 1 / (1 + exp(-x)), which would overflow
-    class_ids = _best_first(values, top_k)
-    class_ids = class_ids[values[class_ids] > threshold]
-    return class_ids, values[class_ids]
+    return numbers.astype(np.intp)
+
+
+def suppressed(boxes: Floats, scores: Floats, class_ids: Indices, head: Head) -> tuple[Detections, Indices]:
+    """What is left after NMS of boxes that come best first, and which of them these are."""
+    kept = suppress(boxes, class_ids, head.iou_threshold, head.max_detections)
+    return Detections(boxes[kept], scores[kept], class_ids[kept]), kept
 
 
 def iou_matrix(a: NDArray[Any], b: NDArray[Any]) -> Floats:
@@ -82,19 +115,20 @@ def iou_matrix(a: NDArray[Any], b: NDArray[Any]) -> Floats:
     return iou.astype(np.float32)
 
 
-def _finite(values: NDArray[Any]) -> Floats:
+def finite(values: NDArray[Any]) -> Floats:
     """The values as float32; raises BackendInvalidResponse when one is NaN or infinite."""
-    values = values.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # of FP64
+        values = values.astype(np.float32, copy=False)
     if not np.isfinite(values).all():
         raise BackendInvalidResponse(
             "the output has values that are not finite",
-            where="detections",
+            where="layouts",
             fix="Check the model's weights and precision: NaN often means an overflow in FP16",
         )
     return values
 
 
-def _best_first(scores: Floats, limit: int) -> Indices:
+def best_first(scores: Floats, limit: int) -> Indices:
     """The indices of the highest scores, at most `limit`; equal scores in their order."""
     if scores.size > limit:
         # A partition alone would choose freely among those that tie with the last one.
@@ -105,15 +139,15 @@ def _best_first(scores: Floats, limit: int) -> Indices:
     return np.argsort(-scores, kind="stable")
 
 
-def _corners(centred: Floats) -> Floats:
+def corners(centred: Floats) -> Floats:
     """Boxes (K, 4) from (4, K) rows of centre x, centre y, width and height."""
     centre, half = centred[:2], centred[2:] * np.float32(0.5)
     with np.errstate(over="ignore"):
         boxes = np.concatenate((centre - half, centre + half)).T
-    return _finite(boxes)
+    return finite(boxes)
 
 
-def _suppress(boxes: Floats, class_ids: Indices, iou_threshold: float, limit: int) -> Indices:
+def suppress(boxes: Floats, class_ids: Indices, iou_threshold: float, limit: int) -> Indices:
     """The first `limit` boxes that no better kept box of their class overlaps by more than the threshold.
 
     Boxes come best first, so the result of greedy suppression is known as soon as `limit` are kept.

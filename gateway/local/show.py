@@ -12,9 +12,10 @@ from typing import Any
 
 from gateway.config import Settings
 from gateway.errors import SnapshotError
-from gateway.flow.ingest import identify, open_message, take_snapshot
+from gateway.flow.identify import identify
+from gateway.flow.ingest import open_message, take_contents
 from gateway.local.annotate import annotate
-from gateway.messages import Message
+from gateway.messages import Message, Reading
 from gateway.terminal.lines import parse_message, readable_line
 
 KEPT_PICTURES = 5
@@ -70,11 +71,14 @@ class Show:
                 self.counts["errors"] += 1
 
     def _remember(self, message: Message) -> None:
-        self.counts["snapshots"] += 1
         origin = identify(message, self._settings.patterns, self._settings.place)
         with contextlib.suppress(SnapshotError):  # no picture; the gateway answers it with an error
-            envelope = open_message(message, origin, self._settings.max_payload_bytes)
-            self._snapshots[origin.result_id] = take_snapshot(envelope).image
+            contents = take_contents(open_message(message, origin, self._settings.max_payload_bytes))
+            if isinstance(contents, Reading):
+                self.counts["readings"] += 1
+                return
+            self._snapshots[origin.result_id] = contents.image
+        self.counts["snapshots"] += 1
         while len(self._snapshots) > RECENT_SNAPSHOTS:
             del self._snapshots[next(iter(self._snapshots))]
 

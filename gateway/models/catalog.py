@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from gateway.errors import ModelUnknown
-from gateway.models.spec import ModelSpec
+from gateway.layouts.binding import BoundOutput
+from gateway.models.input_plan import InputPlan, WindowPlan
+from gateway.models.spec import CANDLE, NATIVE_VARIANT, ModelSpec
 from gateway.topics import specificity, topic_matches
 
 
@@ -30,9 +32,16 @@ class ServedVariant:
     state: State = State.LOADING
     reason: str = "not loaded yet"
     version: str = ""
-    input_name: str = ""
-    output_names: tuple[str, ...] = ()
-    batched: bool = True
+    plan: InputPlan | WindowPlan | None = None
+    """What it wants as input; None until it has been loaded."""
+    outputs: Mapping[str, BoundOutput] = field(default_factory=dict)
+    """The tensor of each role of the model's layout."""
+    classes: int = 0
+    """How many classes its output has; 0 where that is not said or does not apply."""
+    max_batch: int = 1
+    """Pictures in one request; 0 when its tensors have no batch axis."""
+    on_gpu: bool | None = None
+    """Whether Triton runs it on a GPU; None where it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,12 @@ class ServedModel:
         """True when no variant can be expected to answer soon."""
         return all(variant.state is State.REFUSED for variant in self.variants.values())
 
+    def meant_by(self, name: str | None) -> str | None:
+        """A variant's name as it is meant: the decision record's `candle` is the native one where nothing else is."""
+        if name == CANDLE and CANDLE not in self.variants and NATIVE_VARIANT in self.variants:
+            return NATIVE_VARIANT
+        return name
+
     def with_variant(self, variant: ServedVariant) -> ServedModel:
         """The same model with one variant in a new state."""
         return replace(self, variants={**self.variants, variant.name: variant})
@@ -95,20 +110,24 @@ class Catalog:
             known = ", ".join(sorted(self.models)) or "none"
             raise ModelUnknown(f"no model '{name[:100]}' (known: {known})") from None
 
-    def for_topic(self, topic: str) -> ServedModel:
-        """The model whose input_topics fit best, else the only one; raises ModelUnknown."""
+    def for_topic(self, topic: str, *, pictures: bool) -> ServedModel:
+        """The model, of those on pictures or on numbers, whose input_topics fit best, else the only one.
+
+        Raises ModelUnknown.
+        """
+        models = {name: model for name, model in self.models.items() if model.spec.takes_pictures is pictures}
         best: tuple[int, str] | None = None
-        for name, model in self.models.items():
+        for name, model in models.items():
             for pattern in model.spec.mqtt.input_topics:
                 if topic_matches(pattern, topic):
                     candidate = (specificity(pattern), name)
                     best = candidate if best is None or candidate > best else best
         if best is not None:
-            return self.models[best[1]]
-        if len(self.models) == 1:
-            return next(iter(self.models.values()))
+            return models[best[1]]
+        if len(models) == 1:
+            return next(iter(models.values()))
         raise ModelUnknown(
-            f"no model takes topic '{topic[:200]}'",
+            f"no model on {'pictures' if pictures else 'plain numbers'} takes topic '{topic[:200]}'",
             fix="Name the model in the message (model_name), or the topic in mqtt.input_topics of its model.yaml",
         )
 

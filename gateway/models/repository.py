@@ -6,16 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.errors import ConfigError
+from gateway.models.inference_spec import unknown_label
+from gateway.models.onnx_file import labels_of, read_onnx
 from gateway.models.spec import ModelSpec, read_labels, read_spec
+from gateway.models.torchscript_file import read_torchscript_metadata
+
+ANOMALY_LABELS = ("normal", "anomaly")
+"""The classes of a model that says how unusual something is."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogicalModel:
-    """A model.yaml with its labels, and where they were read."""
+    """A model.yaml with its labels, and where it was read; labels are empty where nothing names them."""
 
     spec: ModelSpec
     labels: tuple[str, ...]
-    folder: Path
+    path: Path
 
 
 def read_repository(root: Path) -> tuple[list[LogicalModel], list[ConfigError]]:
@@ -26,10 +32,10 @@ def read_repository(root: Path) -> tuple[list[LogicalModel], list[ConfigError]]:
         raise ConfigError("no such folder", where=f"MODEL_REPOSITORY={root}", fix="Name the folder with the models")
     for path in sorted(root.glob("*/model.yaml")):
         try:
-            model = read_model(path)
+            model = read_model(path, root)
             if model.spec.name in models:
                 raise ConfigError(
-                    f"name '{model.spec.name}' is also used by {models[model.spec.name].folder}",
+                    f"name '{model.spec.name}' is also used by {models[model.spec.name].path.parent}",
                     where=str(path),
                     fix="Give each model a name of its own",
                 )
@@ -39,7 +45,40 @@ def read_repository(root: Path) -> tuple[list[LogicalModel], list[ConfigError]]:
     return list(models.values()), errors
 
 
-def read_model(path: Path) -> LogicalModel:
-    """One model.yaml and its labels; raises ConfigError."""
+def read_model(path: Path, repository: Path | None = None) -> LogicalModel:
+    """One model.yaml and its labels, if need be out of the ONNX file in `repository`; raises ConfigError."""
     spec = read_spec(path)
-    return LogicalModel(spec=spec, labels=read_labels(spec, path.parent), folder=path.parent)
+    labels = read_labels(spec, path.parent)
+    if not labels and spec.model_type in ("anomaly-detection", "sensor-anomaly"):
+        labels = ANOMALY_LABELS
+    labels = labels or _labels_in_files(spec, repository or path.parent.parent)
+    if unknown := unknown_label(spec.inference, labels):
+        key, name, hint = unknown
+        raise ConfigError(
+            f"inference.{key} names '{name}', which is no label ({hint})" if labels else
+            f"inference.{key} names '{name}', and the model has no labels",
+            where=str(path),
+            fix="Correct the name" if labels else "Write labels.txt beside model.yaml, one class a line",
+        )  # fmt: skip
+    return LogicalModel(spec=spec, labels=labels, path=path)
+
+
+def _labels_in_files(spec: ModelSpec, repository: Path) -> tuple[str, ...]:
+    """The class names that Ultralytics' tools write into the files which they export."""
+    for triton_model in spec.variants.values():
+        for path in sorted((repository / triton_model).glob("*/model.*"), key=_newest_first):
+            if labels := _labels_in(path):
+                return labels
+    return ()
+
+
+def _labels_in(path: Path) -> tuple[str, ...]:
+    try:
+        metadata = read_onnx(path).metadata if path.suffix == ".onnx" else read_torchscript_metadata(path)
+    except ConfigError:
+        return ()  # Triton says what is wrong with the file when it loads it
+    return labels_of(metadata)
+
+
+def _newest_first(path: Path) -> int:
+    return -int(path.parent.name) if path.parent.name.isdecimal() else 0

@@ -3,63 +3,202 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from gateway.errors import ConfigError
-from gateway.messages import ModelSignature
+from gateway.layouts.binding import bind, classes_of, explain
+from gateway.messages import ModelSignature, TensorSpec
 from gateway.models.catalog import ServedVariant, State
+from gateway.models.input_plan import ExtraInput, InputPlan, Meaning, WindowPlan
 from gateway.models.repository import LogicalModel
+
+USUAL_EXTRAS: dict[str, Meaning] = {
+    "orig_target_sizes": "input_width_height",
+    "im_shape": "input_height_width",
+    "scale_factor": "scale_height_width",
+    "pixel_mask": "mask",
+}
+"""Inputs beside the picture as the exports of RT-DETR, PaddleDetection and DETR name them."""
+PICTURE_TYPES = ("FP32", "FP16", "UINT8", "INT8")
+EXTRA_TYPES = ("FP32", "FP16", "INT64", "INT32", "BOOL", "UINT8")
+UNBOUNDED = 64
+"""Pictures per request where the model sets no limit."""
 
 
 def fit(signature: ModelSignature, model: LogicalModel, variant: ServedVariant) -> ServedVariant:
-    """The variant, ready, with its tensors' names; raises ConfigError saying what came and what was expected."""
-    where = f"{model.folder / 'model.yaml'} against Triton model '{signature.name}'"
-    batched = signature.max_batch_size > 0
-    if len(signature.inputs) != 1:
-        names = ", ".join(spec.name for spec in signature.inputs) or "none"
-        raise ConfigError(f"the model has {len(signature.inputs)} inputs ({names}), one is supported", where=where,
-                          fix="Export the model with the picture as its only input")  # fmt: skip
-    tensor = signature.inputs[0]
-    height, width = model.spec.preprocessing.resize
-    expected = (3, height, width)
-    given = tensor.shape[1:] if batched or len(tensor.shape) == 4 else tensor.shape
-    if (
-        tensor.datatype != "FP32"
-        or len(given) != 3
-        or any(g not in (-1, e) for g, e in zip(given, expected, strict=True))
-    ):
+    """The variant, ready, its inputs and outputs settled; raises ConfigError saying what came and what was expected."""
+    where = f"{model.path} against Triton model '{signature.name}'"
+    plan, tensor = (_plan_picture if model.spec.takes_pictures else _plan_window)(signature, model, where)
+    layout = model.spec.layout
+    given = {role: _known_output(name, signature, where) for role, name in model.spec.inference.outputs.items()}
+    bound = bind(layout, signature.outputs, len(model.labels), given)
+    if bound is None:
         raise ConfigError(
-            f"the input '{tensor.name}' is {tensor.datatype} {list(given)}, "
-            f"preprocessing gives FP32 {list(expected)} (channels, height, width)",
+            explain(layout, signature.outputs, len(model.labels)),
             where=where,
-            fix="Set preprocessing.resize to the model's height and width",
+            fix="Correct labels, model_type or inference.output in model.yaml",
         )
-    if not signature.outputs:
-        raise ConfigError("the model has no outputs", where=where, fix="Name its outputs in config.pbtxt")
-    _check_output(signature, model, where, batched=batched)
     return replace(
         variant,
         state=State.READY,
         reason="",
         version=signature.version,
-        input_name=tensor.name,
-        output_names=(signature.outputs[0].name,),
-        batched=batched or len(tensor.shape) == 4,
+        plan=plan,
+        outputs=bound,
+        classes=len(model.labels) or classes_of(layout, signature.outputs, bound),
+        max_batch=_max_batch(signature, tensor, plan, batched=all(output.batch_axis for output in bound.values())),
+        on_gpu=signature.on_gpu,
     )
 
 
-def _check_output(signature: ModelSignature, model: LogicalModel, where: str, *, batched: bool) -> None:
-    spec, labels = signature.outputs[0], len(model.labels)
-    if model.spec.inference.output == "yolov8":
-        shape = spec.shape[1:] if batched or len(spec.shape) == 3 else spec.shape
-        fits = len(shape) == 2 and shape[0] in (-1, 4 + labels)
-        layout = f"[{4 + labels}, N] for {labels} labels (yolov8: 4 box values, then one score a class)"
-    else:
-        shape = spec.shape[1:] if batched or len(spec.shape) == 2 else spec.shape
-        fits = len(shape) == 1 and shape[0] in (-1, labels)
-        layout = f"[{labels}] for {labels} labels (classification)"
-    if not fits or spec.datatype != "FP32":
+def _plan_picture(signature: ModelSignature, model: LogicalModel, where: str) -> tuple[InputPlan, TensorSpec]:
+    spec = model.spec.preprocessing
+    extras = {tensor.name: meaning for tensor in signature.inputs if (meaning := _meaning(tensor.name, spec.inputs))}
+    for name in spec.inputs:
+        if name not in extras:
+            raise ConfigError(f"preprocessing.inputs names '{name}', which the model does not have", where=where,
+                              fix=f"Its inputs are {_names(signature.inputs)}")  # fmt: skip
+    pictures = [tensor for tensor in signature.inputs if tensor.name not in extras]
+    if len(pictures) != 1:
         raise ConfigError(
-            f"the output '{spec.name}' is {spec.datatype} {list(shape)}, expected FP32 {layout}",
+            f"of the inputs ({_names(signature.inputs)}) exactly one must be the picture",
             where=where,
-            fix="Correct labels or inference.output in model.yaml",
+            fix="Say in preprocessing.inputs what the others are told, such as `orig_size: input_height_width`",
         )
+    tensor = pictures[0]
+    if tensor.datatype not in PICTURE_TYPES:
+        raise ConfigError(f"the input '{tensor.name}' is {tensor.datatype}; a picture is {', '.join(PICTURE_TYPES)}",
+                          where=where, fix="Export the model with such an input")  # fmt: skip
+    shape = _without_batch(tensor, signature, rank=3)
+    if shape is None:
+        raise ConfigError(
+            f"the input '{tensor.name}' has the shape {list(tensor.shape)}, a picture has [batch, 3, height, width]",
+            where=where,
+            fix="Export it with a free batch axis or one of 1; a model on plain numbers has a model_type sensor-...",
+        )
+    channels_last = _channels_last(shape, spec.layout)
+    channels, height, width = (shape[2], shape[0], shape[1]) if channels_last else shape
+    if channels not in (-1, 1, 3):
+        raise ConfigError(f"the input '{tensor.name}' has {channels} channels, a picture has 3 or 1", where=where,
+                          fix="Correct preprocessing.layout, or export the model for RGB or grey pictures")  # fmt: skip
+    height, width = _size(tensor, (height, width), spec.resize, where)
+    plan = InputPlan(
+        name=tensor.name,
+        height=height,
+        width=width,
+        channels=1 if channels == 1 or (channels == -1 and spec.color == "GRAY") else 3,
+        channels_last=channels_last,
+        datatype=_picture_type(tensor.datatype),
+        extras=tuple(
+            _extra(each, extras[each.name], signature, where) for each in signature.inputs if each.name in extras
+        ),
+    )
+    return plan, tensor
+
+
+def _picture_type(datatype: str) -> Literal["FP32", "FP16", "UINT8", "INT8"]:
+    match datatype:
+        case "FP32" | "FP16" | "UINT8" | "INT8":
+            return datatype
+    raise AssertionError(datatype)
+
+
+def _meaning(name: str, given: dict[str, Meaning]) -> Meaning | None:
+    plain = name.removesuffix("__0").removesuffix("__1").removesuffix("__2")  # as libtorch names its inputs
+    return given.get(name) or given.get(plain) or USUAL_EXTRAS.get(plain)
+
+
+def _extra(tensor: TensorSpec, meaning: Meaning, signature: ModelSignature, where: str) -> ExtraInput:
+    if tensor.datatype not in EXTRA_TYPES:
+        raise ConfigError(f"the input '{tensor.name}' is {tensor.datatype}, not one of {', '.join(EXTRA_TYPES)}",
+                          where=where, fix="Export the model with such an input")  # fmt: skip
+    rank = 2 if meaning == "mask" else 1
+    shape = _without_batch(tensor, signature, rank=rank)
+    if shape is None or (rank == 1 and shape[0] not in (-1, 2)):
+        raise ConfigError(
+            f"the input '{tensor.name}' has the shape {list(tensor.shape)}, "
+            f"{meaning} has {'[batch, height, width]' if rank == 2 else '[batch, 2]'}",
+            where=where,
+            fix="Correct preprocessing.inputs",
+        )
+    return ExtraInput(tensor.name, meaning, tensor.datatype, batch_axis=len(tensor.shape) == rank + 1)
+
+
+def _without_batch(tensor: TensorSpec, signature: ModelSignature, rank: int) -> tuple[int, ...] | None:
+    """The shape of one picture's tensor, or None when it is neither that nor a batch of it."""
+    if len(tensor.shape) == rank + 1 and tensor.shape[0] in (-1, 1):
+        return tensor.shape[1:]
+    if len(tensor.shape) == rank and not signature.max_batch_size:
+        return tensor.shape
+    return None
+
+
+def _channels_last(shape: tuple[int, ...], layout: str | None) -> bool:
+    if layout is not None:
+        return layout == "NHWC"
+    return shape[0] not in (-1, 1, 3) and shape[2] in (1, 3)
+
+
+def _size(tensor: TensorSpec, shape: tuple[int, int], resize: tuple[int, int] | None, where: str) -> tuple[int, int]:
+    """Height and width of the input: as given, else as the model has them."""
+    if resize is None:
+        if -1 in shape:
+            raise ConfigError(
+                f"the input '{tensor.name}' {list(tensor.shape)} leaves height and width open",
+                where=where,
+                fix="Give preprocessing.resize: [height, width]",
+            )
+        return shape
+    if any(size not in (-1, wanted) for size, wanted in zip(shape, resize, strict=True)):
+        raise ConfigError(
+            f"the input '{tensor.name}' is {tensor.datatype} {list(tensor.shape)}, that is {shape[0]} high and "
+            f"{shape[1]} wide; preprocessing.resize says {list(resize)}",
+            where=where,
+            fix=f"Set preprocessing.resize to [{shape[0]}, {shape[1]}], or leave it out",
+        )
+    return resize
+
+
+def _plan_window(signature: ModelSignature, model: LogicalModel, where: str) -> tuple[WindowPlan, TensorSpec]:
+    sensor = model.spec.sensor
+    if len(signature.inputs) != 1:
+        raise ConfigError(f"the model has the inputs {_names(signature.inputs)}, one is expected", where=where,
+                          fix="Export the model with the window of readings as its only input")  # fmt: skip
+    tensor = signature.inputs[0]
+    shapes = [(sensor.window, sensor.channels), (sensor.channels, sensor.window), (sensor.window * sensor.channels,)]
+    for shape in shapes:
+        given = _without_batch(tensor, signature, rank=len(shape))
+        if given is not None and all(size in (-1, wanted) for size, wanted in zip(given, shape, strict=True)):
+            match tensor.datatype:
+                case "FP32" | "FP16":
+                    return WindowPlan(tensor.name, shape, tensor.datatype), tensor
+    raise ConfigError(
+        f"the input '{tensor.name}' is {tensor.datatype} {list(tensor.shape)}; {sensor.window} readings of "
+        f"{sensor.channels} values are FP32 or FP16 [batch, {sensor.window}, {sensor.channels}], with the last two "
+        "either way round or as one",
+        where=where,
+        fix="Correct sensor.window and sensor.channels in model.yaml",
+    )
+
+
+def _max_batch(signature: ModelSignature, tensor: TensorSpec, plan: InputPlan | WindowPlan, *, batched: bool) -> int:
+    """Pictures in one request; 0 when it has no batch axis at all; `batched` tells whether the outputs have one."""
+    rank = 3 if isinstance(plan, InputPlan) else len(plan.shape)
+    if len(tensor.shape) == rank:
+        return 0
+    if not batched:
+        return 1  # answers without a batch axis cannot be told apart
+    if signature.max_batch_size:
+        return signature.max_batch_size
+    return UNBOUNDED if tensor.shape[0] == -1 else 1
+
+
+def _known_output(name: str, signature: ModelSignature, where: str) -> str:
+    if name not in [tensor.name for tensor in signature.outputs]:
+        raise ConfigError(f"inference.outputs names '{name}', which the model does not have", where=where,
+                          fix=f"Its outputs are {_names(signature.outputs)}")  # fmt: skip
+    return name
+
+
+def _names(tensors: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(f"'{tensor.name}'" for tensor in tensors) or "none"

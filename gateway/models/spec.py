@@ -2,72 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import structlog
 from pydantic import Field, field_validator, model_validator
 
-from gateway import topics
+from gateway import layouts, topics
 from gateway.errors import ConfigError
+from gateway.models.inference_spec import AlertsSpec, CameraSpec, InferenceSpec, nearest_of
+from gateway.models.preprocessing_spec import PreprocessingSpec, SensorSpec
 from gateway.schema import ANSWER_PARTS, StrictModel, output_topic, parse, read_yaml
 
+log = structlog.get_logger(__name__)
+
 MAX_LABELS = 10_000
-
-
-class PreprocessingSpec(StrictModel):
-    """How a picture becomes the input tensor; the same for every variant."""
-
-    resize: tuple[int, int] = (224, 224)
-    """Height and width of the input in pixels."""
-    mode: Literal["letterbox", "stretch", "crop"] = "letterbox"
-    """How the picture is fitted: padded in its own proportions, stretched to the input, or its middle cut out."""
-    pad_value: int = Field(114, ge=0, le=255)
-    """Grey of the padding around a letterboxed picture, before normalisation."""
-    normalize: bool = True
-    """True: (value / 255 - mean) / std. False: the values 0 to 255 as they are."""
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Subtracted per colour channel, in the order of `color`, in units of 0 to 1."""
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Divided by per colour channel after `mean`; each above 0."""
-    color: Literal["RGB", "BGR"] = "RGB"
-    """Order of the colour channels that the model expects."""
-
-    @field_validator("resize")
-    @classmethod
-    def _sane_size(cls, value: tuple[int, int]) -> tuple[int, int]:
-        if not all(8 <= side <= 4096 for side in value):
-            raise ValueError("height and width must lie between 8 and 4096 pixels")
-        return value
-
-    @field_validator("std")
-    @classmethod
-    def _no_zero(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
-        if not all(part > 0 for part in value):
-            raise ValueError("each value must be above 0")
-        return value
-
-
-class InferenceSpec(StrictModel):
-    """How the output tensors become predictions."""
-
-    output: Literal["yolov8", "classification"]
-    """Layout of the output tensor: `[4 + classes, anchors]` of a YOLOv8 detector, or one number per class."""
-    confidence_threshold: float = Field(0.5, ge=0, le=1)
-    """Predictions below this confidence are left out."""
-    iou_threshold: float = Field(0.5, ge=0, le=1)
-    """Boxes of one class that overlap more than this are one object (NMS)."""
-    match_iou: float = Field(0.5, ge=0, le=1)
-    """Boxes of two variants that overlap at least this much are the same object (comparison)."""
-    max_detections: int = Field(300, ge=1, le=1_000)
-    """Most detections per picture, the most confident first."""
-    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
-    """What turns the numbers of a classifier into confidences; `none` when the model does it itself."""
-    top_k: int = Field(1, ge=1, le=1000)
-    """Classes that a classifier reports, the most confident first."""
-    alert_classes: tuple[str, ...] = ()
-    """Labels that set `alert_triggered` in the result."""
-    batch_size: int = Field(1, ge=1, le=1)
-    """Pictures per request; Triton's dynamic batching joins the requests of different cameras."""
+MAX_VARIANTS = 8
+VARIANT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+USUAL_LAYOUTS = {
+    "object-detection": "yolov8",
+    "image-classification": "classification",
+    "instance-segmentation": "yolov8-seg",
+    "anomaly-detection": "anomaly-map",
+    "sensor-anomaly": "reconstruction",
+    "sensor-classification": "sensor-classification",
+    "sensor-regression": "values",
+}
+NATIVE_VARIANT = "torch"
+"""Which of our variants stands for the decision record's `candle`: the one that runs the framework's own format."""
+CANDLE = "candle"
 
 
 class MqttSpec(StrictModel):
@@ -81,6 +45,8 @@ class MqttSpec(StrictModel):
     """Topic of comparisons in place of COMPARISON_TOPIC; same named parts."""
     error_topic_template: str | None = None
     """Topic of errors in place of ERROR_TOPIC; same named parts."""
+    alert_topic_template: str | None = None
+    """Topic of alerts in place of ALERT_TOPIC; same named parts."""
 
     @field_validator("input_topics")
     @classmethod
@@ -90,7 +56,9 @@ class MqttSpec(StrictModel):
                 raise ValueError(f"'{text}' is no topic filter: {problem}")
         return tuple(topics.TopicPattern(text).subscription for text in value)
 
-    @field_validator("output_topic_template", "comparison_topic_template", "error_topic_template")
+    @field_validator(
+        "output_topic_template", "comparison_topic_template", "error_topic_template", "alert_topic_template"
+    )
     @classmethod
     def _valid_template(cls, value: str | None) -> str | None:
         return value if value is None else output_topic(value, ANSWER_PARTS)
@@ -101,20 +69,46 @@ class ModelSpec(StrictModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     """Name of the model in messages and metrics: letters, digits, `.`, `_`, `-`."""
-    model_type: Literal["object-detection", "image-classification"]
+    model_type: Literal[
+        "object-detection",
+        "image-classification",
+        "instance-segmentation",
+        "anomaly-detection",
+        "sensor-anomaly",
+        "sensor-classification",
+        "sensor-regression",
+    ]
     """What the model does; has to agree with `inference.output`."""
-    backend: Literal["onnx", "torch", "dual"] | None = None
-    """Which variant answers; without it DEFAULT_BACKEND and ENABLE_DUAL_BACKEND decide."""
+    backend: str | None = None
+    """Which variant answers, or `dual`; without it DEFAULT_BACKEND and ENABLE_DUAL_BACKEND decide."""
+    model_path: str | None = None
+    """Of the decision record: the name of this file gives the variants their Triton models, as `name` may differ."""
     labels: str | tuple[str, ...] = "labels.txt"
-    """A file beside model.yaml with one class a line, or the classes themselves."""
+    """A file beside model.yaml with one class a line, or the classes; without both what the ONNX file says."""
     variants: dict[str, str] = Field(default_factory=dict)
     """Variant name to Triton model name; without it `<folder>-onnx` and `<folder>-torch`."""
     preprocessing: PreprocessingSpec = PreprocessingSpec()
     """How a picture becomes the input tensor."""
-    inference: InferenceSpec
+    sensor: SensorSpec = SensorSpec()
+    """How readings become the input tensor of a `sensor-` model."""
+    inference: InferenceSpec = InferenceSpec()
     """How the output tensors become predictions."""
+    alerts: AlertsSpec = AlertsSpec()
+    """When a sighting of one of `inference.alert_classes` is an event."""
+    cameras: dict[str, CameraSpec] = Field(default_factory=dict)
+    """Regions by device_id; `*` and `?` stand for any characters, the first entry that fits holds."""
     mqtt: MqttSpec = MqttSpec()
     """Which topics the model takes and where its results go."""
+
+    @property
+    def takes_pictures(self) -> bool:
+        """False for a model on plain numbers."""
+        return not self.model_type.startswith("sensor-")
+
+    @property
+    def layout(self) -> layouts.Layout:
+        """How its output tensors are read."""
+        return layouts.named(self.inference.output or USUAL_LAYOUTS[self.model_type])
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -129,42 +123,84 @@ class ModelSpec(StrictModel):
 
     @field_validator("variants")
     @classmethod
-    def _known_variants(cls, value: dict[str, str]) -> dict[str, str]:
-        for name in value:
-            if name not in ("onnx", "torch"):
-                raise ValueError(f"unknown variant '{name}'; a model has the variants 'onnx' and 'torch'")
+    def _sane_variants(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, triton in value.items():
+            if not VARIANT_NAME.fullmatch(name) or name == "dual":
+                raise ValueError(f"'{name}' is no name for a variant: lower case letters, digits and '-', not 'dual'")
+            if not triton or set(triton) & set("/\\"):
+                raise ValueError(f"'{name}' needs the name of a Triton model, which is a folder of the repository")
+        if len(value) > MAX_VARIANTS:
+            raise ValueError(f"{len(value)} variants, at most {MAX_VARIANTS} are served")
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelSpec:
-        expected = {"object-detection": "yolov8", "image-classification": "classification"}[self.model_type]
-        if self.inference.output != expected:
+        self._check_layout()
+        self._check_backend()
+        if "sensor" in self.model_fields_set and self.takes_pictures:
+            raise ValueError(f"sensor has no effect with model_type '{self.model_type}'")
+        if "preprocessing" in self.model_fields_set and not self.takes_pictures:
+            raise ValueError(f"preprocessing has no effect with model_type '{self.model_type}'; see sensor")
+        return self
+
+    def _check_layout(self) -> None:
+        try:
+            layout = self.layout
+        except ConfigError as error:
+            raise ValueError(f"inference.output: {error.message}") from None
+        if layout.task != self.model_type:
+            fitting = [name for name in layouts.names() if layouts.named(name).task == self.model_type]
             raise ValueError(
-                f"model_type '{self.model_type}' needs inference.output '{expected}', not '{self.inference.output}'"
+                f"inference.output '{layout.name}' is for model_type '{layout.task}', not '{self.model_type}', "
+                f"which has {', '.join(fitting)}"
             )
+        for role in self.inference.outputs:
+            if role not in layout.outputs:
+                known = tuple(layout.outputs)
+                raise ValueError(f"inference.outputs: '{layout.name}' has no '{role}' ({nearest_of(role, known)})")
+
+    def _check_backend(self) -> None:
         if self.variants and self.backend == "dual" and len(self.variants) < 2:
             raise ValueError(f"backend 'dual' needs two variants, the model has '{next(iter(self.variants))}' only")
         if self.variants and self.backend not in (None, "dual", *self.variants):
-            raise ValueError(f"backend '{self.backend}' is no variant of the model; it has {', '.join(self.variants)}")
-        return self
+            hint = nearest_of(str(self.backend), (*self.variants, "dual"))
+            raise ValueError(f"backend '{self.backend}' is no variant of the model ({hint})")
 
 
 def read_spec(path: Path) -> ModelSpec:
     """Read one model.yaml; the Triton models default to `<folder>-onnx` and `<folder>-torch`; raises ConfigError."""
-    folder = path.parent.name
     data = read_yaml(path)
     if not data.get("variants"):
-        data["variants"] = {"onnx": f"{folder}-onnx", "torch": f"{folder}-torch"}
+        base = _base_name(path, data)
+        data["variants"] = {"onnx": f"{base}-onnx", "torch": f"{base}-torch"}
+    variants = data["variants"]
+    if data.get("backend") == CANDLE and isinstance(variants, dict) and CANDLE not in variants:
+        log.warning(
+            "backend 'candle' is no variant here and is mapped to the native one",
+            model_yaml=str(path),
+            mapped_to=NATIVE_VARIANT,
+            fix=f"Write backend: {NATIVE_VARIANT}, or map it: variants: {{candle: <Triton model>, onnx: ...}}",
+        )
+        data["backend"] = NATIVE_VARIANT
     return parse(ModelSpec, data, where=str(path))
 
 
+def _base_name(path: Path, data: dict[str, Any]) -> str:
+    """What the variants' Triton models are called after: model_path of the decision record, the file, or its folder."""
+    if isinstance(data.get("model_path"), str):
+        return Path(data["model_path"]).stem
+    return path.parent.name if path.name == "model.yaml" else path.stem
+
+
 def read_labels(spec: ModelSpec, folder: Path) -> tuple[str, ...]:
-    """The class names by class id; raises ConfigError when missing, empty or naming an unknown alert class."""
+    """The class names by class id, () when there is no labels file; raises ConfigError when it cannot be read."""
     where = f"{folder / 'model.yaml'}: labels"
     if isinstance(spec.labels, tuple):
         labels = spec.labels
     else:
         path = folder / spec.labels
+        if not path.exists() and "labels" not in spec.model_fields_set:
+            return ()
         try:
             with path.open(encoding="utf-8") as file:
                 text = file.read(MAX_LABELS * 100)
@@ -175,11 +211,4 @@ def read_labels(spec: ModelSpec, folder: Path) -> tuple[str, ...]:
         labels = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not labels or len(labels) > MAX_LABELS:
         raise ConfigError(f"{len(labels)} labels", where=where, fix=f"Name 1 to {MAX_LABELS} classes, one a line")
-    unknown = [name for name in spec.inference.alert_classes if name not in labels]
-    if unknown:
-        raise ConfigError(
-            f"alert_classes names '{unknown[0]}', which is no label",
-            where=str(folder / "model.yaml"),
-            fix=f"Use some of: {', '.join(labels[:20])}",
-        )
     return labels

@@ -24,6 +24,8 @@ def readable_line(topic: str, payload: bytes) -> str | None:
                 text = _comparison(message)
             case "ai_inference_error":
                 text = _error(message)
+            case "ai_alert":
+                text = _alert(message)
             case "ai_status":
                 text = f"status    {message['status']}" + "".join(
                     f"; {reason}" for reason in message.get("reasons", [])
@@ -46,16 +48,39 @@ def parse_message(payload: bytes) -> dict[str, Any] | None:
 
 
 def _result(message: dict[str, Any]) -> str:
-    seen = message["predictions"]
-    named = ", ".join(f"{item['class']} {item['confidence']:.2f}" for item in seen[:MAX_NAMED])
-    more = f" and {len(seen) - MAX_NAMED} more" if len(seen) > MAX_NAMED else ""
     total = message["metadata"]["timings_ms"]["total"]
     alert = "  ALERT" if message["metadata"]["alert_triggered"] else ""
     return (
         f"result    {message['device_id']:<12} {message['model_name']} v{message['model_version']} "
         f"{message['backend_used']:<5} {message['inference_time_ms']:6.1f} ms of {total:6.1f} ms  "
-        f"{named or 'nothing seen'}{more}{alert}"
+        f"{_seen(message)}{alert}"
     )
+
+
+def _seen(message: dict[str, Any]) -> str:
+    """Predictions, the score of the whole and the values of a regression, as far as there are any."""
+    seen = message["predictions"]
+    parts = [", ".join(f"{item['class']} {item['confidence']:.2f}" for item in seen[:MAX_NAMED])] if seen else []
+    if len(seen) > MAX_NAMED:
+        parts[0] += f" and {len(seen) - MAX_NAMED} more"
+    if (score := message.get("anomaly_score")) is not None:
+        parts.append(f"anomaly score {score:.2f}")
+    if (values := message.get("values")) is not None:
+        more = f" and {len(values) - MAX_NAMED} more" if len(values) > MAX_NAMED else ""
+        parts.append(f"values {', '.join(f'{value:g}' for value in values[:MAX_NAMED])}{more}")
+    return "; ".join(parts) or "nothing seen"
+
+
+def _alert(message: dict[str, Any]) -> str:
+    head = f"alert     {message['device_id']:<12} {message['model_name']} {message['severity']}: {message['class_name']}"
+    if message["event"] == "start":
+        return f"{head} {message['confidence']:.2f} after {_frames(message['frames'])}"
+    reason = "" if message["reason"] == "gone" else f" ({message['reason']})"
+    return f"{head} ended after {message['duration_s']:.1f} s and {_frames(message['frames'])}{reason}"
+
+
+def _frames(count: int) -> str:
+    return f"{count} frame{'s' * (count != 1)}"
 
 
 def _comparison(message: dict[str, Any]) -> str:

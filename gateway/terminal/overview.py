@@ -1,4 +1,4 @@
-"""What `edge-gateway` shows of itself: its commands in the order of use, and the nearest one to a mistyped name."""
+"""What `edge-gateway` shows of itself: its commands by purpose, and the nearest one to a mistyped name."""
 
 from __future__ import annotations
 
@@ -6,17 +6,26 @@ import difflib
 
 import click
 
+GROUPS = {
+    "Try it on this machine": ("demo", "stack", "triton"),
+    "Run it": ("serve",),
+    "Send and see": ("send", "watch"),
+    "Look into it": ("doctor", "models", "config"),
+}
+"""Commands by purpose; those that stand in none of them come last."""
+REST = "More"
 EXAMPLES = (
     ("edge-gateway demo", "everything on this machine, results before your eyes"),
     ("edge-gateway stack", "a broker and a Triton to try things on; says what to export"),
     ("edge-gateway serve", "the gateway itself"),
     ("edge-gateway watch", "what it answers, as it comes"),
     ("edge-gateway send photo.jpg", "a picture for it to answer"),
+    ("edge-gateway doctor", "what is wrong with an installation, and how to mend it"),
 )
 
 
-class Overview(click.Group):
-    """A group that lists its commands as they were declared and names the nearest one to a typo."""
+class Commands(click.Group):
+    """A group that lists its commands in the order of use and names the nearest one to a typo."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of declaration, which is the order of use."""
@@ -33,6 +42,22 @@ class Overview(click.Group):
             raise click.UsageError(f"no command '{name}'; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
+
+class Overview(Commands):
+    """All commands by purpose, and how to begin."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One section a purpose."""
+        grouped = {name for names in GROUPS.values() for name in names}
+        rest = tuple(name for name in self.commands if name not in grouped)
+        width = max(map(len, self.commands))
+        for title, names in {**GROUPS, REST: rest}.items():
+            found = [self.commands[name] for name in names if name in self.commands]
+            rows = [(f"{command.name or '':<{width}}", command.get_short_help_str(100)) for command in found]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """A first walk through the commands."""
         with formatter.section("To begin with, each in a terminal of its own"):
@@ -40,5 +65,6 @@ class Overview(click.Group):
         with formatter.section("Settings"):
             formatter.write_text(
                 "From the environment (AIO_BROKER_HOSTNAME, TRITON_GRPC_URL, MODEL_REPOSITORY, ...) and from the YAML "
-                "file that GATEWAY_CONFIG names; docs/configuration.md has them all."
+                "file that GATEWAY_CONFIG names; docs/configuration.md has them all, `edge-gateway config show` those "
+                "that hold."
             )

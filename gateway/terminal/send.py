@@ -1,43 +1,95 @@
-"""`edge-gateway send`: pictures to a topic, as JSON or as raw bytes."""
+"""`edge-gateway send`: pictures, videos and readings to a topic, as cameras and sensors send them."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import pybase64
 
 from gateway.config import Settings
-from gateway.errors import BrokerUnavailable, UserError
+from gateway.errors import BrokerUnavailable, ConfigError, UserError
 from gateway.messages import Publication
 from gateway.ports import Broker
 from gateway.terminal.session import session
 from gateway.topics import DEVICE_PARTS, fill, names_in, without_share
 
-PICTURES = (".jpg", ".jpeg", ".png")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+MAX_FILE_BYTES = 190 * 2**20
+"""A message of MQTT holds 256 MiB, and base64 makes four bytes of three."""
+SENSOR = "sensor"
+"""The named part that tells a topic of readings from one of pictures."""
 
 
-def find_pictures(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and the JPEG and PNG files of the folders named; raises UserError when there are none."""
+class Source(Protocol):
+    """Something to send, item by item."""
+
+    live: bool
+    """Items come at a pace of their own, and one that is not taken is gone."""
+
+    def items(self, rate: float | None) -> AsyncIterator[tuple[str, bytes]]:
+        """A name and the content of each, made when it is asked for; at most `rate` a second where it is live."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Still:
+    """One item whose content is made anew each time."""
+
+    name: str
+    content: Callable[[], bytes]
+    live: bool = False
+
+    async def items(self, rate: float | None) -> AsyncIterator[tuple[str, bytes]]:
+        """Itself; the pace is that of the sender."""
+        del rate
+        yield self.name, self.content()
+
+
+def find_files(paths: Sequence[Path], videos: Sequence[str]) -> list[Path]:
+    """The files named, and the pictures and videos in the folders named; raises UserError when there are none."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(item for item in path.iterdir() if item.suffix.lower() in PICTURES)
+            found += sorted(item for item in path.iterdir() if item.suffix.lower() in (*PICTURES, *videos))
         elif path.is_file():
             found.append(path)
         else:
             raise UserError("no such file or folder", where=str(path), fix="Check the path")
     if not found:
-        raise UserError("no pictures there", where=", ".join(map(str, paths)), fix="Name JPEG or PNG files")
+        fix = "Name JPEG, PNG, WebP, BMP or TIFF files, or videos"
+        raise UserError("no pictures there", where=", ".join(map(str, paths)), fix=fix)
     return found
 
 
-def default_topic(settings: Settings, form: str, device: str) -> str:
-    """The first input topic that can carry this form: a raw picture's device is known from its topic only."""
+def picture(path: Path) -> Still:
+    """A file as it is."""
+    return Still(path.name, partial(_read, path))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), fix="Check its permissions") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError(f"is larger than {MAX_FILE_BYTES >> 20} MiB", where=str(path), fix="Send a smaller picture")
+    return content
+
+
+def default_topic(settings: Settings, form: str, device: str, *, sensor: bool = False) -> str:
+    """The first input topic that can carry this: a raw item's device is known from its topic only."""
     templates = [without_share(text) for text in settings.mqtt_input_topics]
+    meant = [template for template in templates if (SENSOR in names_in(template)) is sensor]
+    templates = meant or templates
     naming = [template for template in templates if names_in(template) & set(DEVICE_PARTS)]
     template = (naming or templates)[0] if form == "raw" else templates[0]
     parts = {name: name for name in names_in(template)} | {"stream": "snapshot"}
@@ -57,30 +109,41 @@ def json_snapshot(image: bytes, device_id: str, **more: object) -> bytes:
     return msgspec.json.encode({**body, "image_data": pybase64.b64encode_as_string(image)})
 
 
+def json_reading(values: Sequence[float], sensor_id: str, **more: object) -> bytes:
+    """The JSON form of one reading, taken now: a value per channel."""
+    body = {"sensor_id": sensor_id, "timestamp": round(time.time(), 3), "values": list(values)}
+    return msgspec.json.encode({**body, **more})
+
+
 async def send(
     broker: Broker,
     address: str,
-    pictures: Sequence[tuple[str, Callable[[], Publication]]],
+    sources: Sequence[Source],
+    make: Callable[[bytes], Publication],
     *,
-    repeat: int,
+    repeat: int | None,
     rate: float | None,
     timeout_s: float,
 ) -> int:
-    """Publish each named picture `repeat` times, at `rate` a second at most; returns the exit code.
+    """Publish what the sources give `repeat` times (None: for ever), at most `rate` items a second; the exit code.
 
     Each is made when it is sent, so that every one has a timestamp of its own and no more than one is in memory.
     Raises BrokerUnavailable when the broker takes one of them no sooner than in `timeout_s`.
     """
     async with session(broker, address, limit_s=timeout_s):
         started, sent = time.monotonic(), 0
-        for _ in range(repeat):
-            for name, taken_now in pictures:
-                if rate:
-                    await asyncio.sleep(max(0.0, started + sent / rate - time.monotonic()))
-                publication = taken_now()
-                await _publish(broker, publication, timeout_s)
-                sent += 1
-                print(f"sent {name} ({len(publication.payload)} bytes) to {publication.topic}", flush=True)
+        for _ in itertools.repeat(None) if repeat is None else range(repeat):
+            before = sent
+            for source in sources:
+                async for name, content in source.items(rate):
+                    if rate and not source.live:
+                        await asyncio.sleep(max(0.0, started + sent / rate - time.monotonic()))
+                    publication = make(content)
+                    await _publish(broker, publication, timeout_s)
+                    sent += 1
+                    print(f"sent {name} ({len(publication.payload)} bytes) to {publication.topic}", flush=True)
+            if sent == before:
+                break  # nothing comes of it, and will not in the next round either
     return 0
 
 
@@ -90,7 +153,7 @@ async def _publish(broker: Broker, publication: Publication, timeout_s: float) -
             await broker.publish(publication)
     except TimeoutError:
         raise BrokerUnavailable(
-            f"the broker has not acknowledged a picture within {timeout_s:g} s",
+            f"the broker has not acknowledged it within {timeout_s:g} s",
             where=publication.topic,
             fix="See the broker's log, or allow longer with --timeout",
         ) from None

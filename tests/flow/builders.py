@@ -25,7 +25,9 @@ from gateway.messages import (
     Snapshot,
     TensorSpec,
 )
+from gateway.layouts.binding import BoundOutput
 from gateway.models.catalog import Catalog, ServedModel, ServedVariant, State
+from gateway.models.input_plan import InputPlan
 from gateway.models.spec import ModelSpec
 
 LABELS = ("person_with_helmet", "person_without_helmet", "forklift")
@@ -80,6 +82,21 @@ def spec(name: str = "detector", **more: Any) -> ModelSpec:
     )
 
 
+def sensor_spec(name: str = "thermometer", **more: Any) -> ModelSpec:
+    """A model on windows of four temperatures."""
+    return ModelSpec.model_validate(
+        {
+            "name": name,
+            "model_type": "sensor-anomaly",
+            "labels": ["normal", "anomaly"],
+            "variants": {"onnx": f"{name}-onnx", "torch": f"{name}-torch"},
+            "sensor": {"window": 4, "stride": 2},
+            "inference": {"anomaly_threshold": 1.0, "alert_classes": ["anomaly"]},
+            **more,
+        }
+    )
+
+
 def signature(
     model: str, inputs: tuple[int, ...] = (-1, 3, 64, 64), outputs: tuple[int, ...] = (-1, 7, 10)
 ) -> ModelSignature:
@@ -106,7 +123,16 @@ def served(model: ModelSpec | None = None, **states: State) -> ServedModel:
     """A model with both variants ready, unless `states` says otherwise."""
     model = model or spec()
     variants = {
-        name: ServedVariant(name, triton, states.get(name, State.READY), "", "1", "images", ("output0",))
+        name: ServedVariant(
+            name,
+            triton,
+            states.get(name, State.READY),
+            "",
+            "1",
+            plan=InputPlan("images", 64, 64),
+            outputs={"output": BoundOutput("output0", batch_axis=True)},
+            classes=3,
+        )
         for name, triton in model.variants.items()
     }
     assert isinstance(model.labels, tuple)

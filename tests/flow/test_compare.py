@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.flow.compare import agree
-from gateway.messages import Prediction
+from gateway.flow import compare
+from gateway.messages import Agreement, Prediction, VariantResult
 
 sides = st.integers(1, 60)
 boxes = st.builds(
@@ -21,6 +21,14 @@ predictions = st.lists(
 
 def detection(class_id: int, *bbox: float, confidence: float = 0.9) -> Prediction:
     return Prediction(f"c{class_id}", class_id, confidence, (bbox[0], bbox[1], bbox[2], bbox[3]))
+
+
+def result(*seen: Prediction, score: float | None = None, values: tuple[float, ...] | None = None) -> VariantResult:
+    return VariantResult("v", "1", 1.0, seen, score, values)
+
+
+def agree(first: tuple[Prediction, ...], second: tuple[Prediction, ...], match_iou: float) -> Agreement:
+    return compare.agree(result(*first), result(*second), match_iou)
 
 
 @given(predictions, predictions)
@@ -70,3 +78,15 @@ def test_nothing_on_both_sides_is_agreement() -> None:
     result = agree((), (), 0.5)
     assert result.match
     assert result.mean_iou is None
+
+
+def test_regressions_agree_when_their_numbers_do() -> None:
+    assert compare.agree(result(values=(1.0, 200.0)), result(values=(1.0005, 200.1)), 0.5).match
+    assert not compare.agree(result(values=(1.0,)), result(values=(1.1,)), 0.5).match
+    assert not compare.agree(result(values=(1.0,)), result(values=(1.0, 2.0)), 0.5).match
+
+
+def test_the_score_of_an_anomaly_counts_as_a_confidence() -> None:
+    found = compare.agree(result(score=0.3), result(score=0.45), 0.5)
+    assert found.max_confidence_delta == pytest.approx(0.15)
+    assert found.match

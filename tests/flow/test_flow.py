@@ -476,7 +476,7 @@ async def test_a_model_that_does_not_fit_its_model_yaml_is_refused_with_both_sha
     for variant in ("detector-onnx", "detector-torch"):
         triton.add_model(signature(variant), sees(HELMET))
     async with site(tmp_path, triton=triton, wait=False) as place:
-        await until(lambda: "[3, 32, 64]" in str(place.gateway.health.report().reasons))
+        await until(lambda: "resize says [32, 64]" in str(place.gateway.health.report().reasons))
 
 
 KINDS: dict[str, Callable[[int], tuple[str, bytes]]] = {

@@ -13,22 +13,36 @@ from hypothesis import strategies as st
 
 from gateway.config import DEFAULT_INPUT_TOPICS
 from gateway.errors import SnapshotError
-from gateway.flow.ingest import identify, open_message, take_snapshot
-from gateway.messages import Message, MessageProperties, Origin, Oversize, Snapshot
+from gateway.flow.identify import identify
+from gateway.flow.ingest import open_message, take_contents
+from gateway.messages import Message, MessageProperties, Origin, Oversize, Reading, Snapshot
 from gateway.topics import TopicPattern
 from tests.flow.builders import PLACE, SNAPSHOT_TOPIC, jpeg, message, png, snapshot_json, user_properties
 
 PATTERNS = tuple(TopicPattern(text) for text in (*DEFAULT_INPUT_TOPICS, "factory/+/jpg"))
+USUAL = tuple(TopicPattern(text) for text in DEFAULT_INPUT_TOPICS)
 LIMIT = 1 << 20
 IMAGE = jpeg()
 
 
 def origin_of(item: Message) -> Origin:
-    return identify(item, PATTERNS, PLACE)
+    return identify(item, PATTERNS, PLACE, USUAL)
+
+
+def contents(item: Message) -> Snapshot | Reading:
+    return take_contents(open_message(item, origin_of(item), LIMIT))
 
 
 def ingest(item: Message) -> Snapshot:
-    return take_snapshot(open_message(item, origin_of(item), LIMIT))
+    found = contents(item)
+    assert isinstance(found, Snapshot)
+    return found
+
+
+def reading(payload: bytes, **more: Any) -> Reading:
+    found = contents(message(payload, topic="edge-ai/bu/plant/gw/sensors/t-1", **more))
+    assert isinstance(found, Reading)
+    return found
 
 
 def test_json_snapshot() -> None:
@@ -108,6 +122,14 @@ BAD = {
     "array": (b"[1, 2]", "PAYLOAD_INVALID"),
     "cut off": (b'{"image_data": "abc', "PAYLOAD_INVALID"),
     "no image": (b'{"device_id": "a"}', "PAYLOAD_INVALID"),
+    "picture and numbers": (b'{"image_data": "", "values": [1]}', "PAYLOAD_INVALID"),
+    "no numbers": (b'{"values": []}', "PAYLOAD_INVALID"),
+    "too many numbers": (b'{"values": [' + b"1," * 70_000 + b"1]}", "PAYLOAD_INVALID"),
+    "numbers that are none": (b'{"values": ["1"]}', "PAYLOAD_INVALID"),
+    "infinite number": (b'{"value": 1e999}', "PAYLOAD_INVALID"),
+    "an endless number": (b"1" * 65, "PAYLOAD_INVALID"),
+    "a number beyond all": (b"1e999", "PAYLOAD_INVALID"),
+    "a number in pieces": (b"1.2.3", "PAYLOAD_INVALID"),
     "bad base64": (b'{"image_data": "@@@@"}', "PAYLOAD_INVALID"),
     "half base64": (b'{"image_data": "/9j/4"}', "PAYLOAD_INVALID"),
     "empty image": (b'{"image_data": ""}', "IMAGE_UNDECODABLE"),
@@ -162,7 +184,7 @@ def test_an_oversize_message_is_refused_though_its_payload_was_never_kept() -> N
         lambda d: msgspec.json.encode(d),
         st.dictionaries(
             st.sampled_from(
-                ["device_id", "timestamp", "image_data", "metadata", "priority", "deadline_ms", "model_name", "x"]
+                ["device_id", "timestamp", "image_data", "metadata", "priority", "deadline_ms", "values", "value", "x"]
             ),
             st.recursive(
                 st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers(-(2**53), 2**53) | st.text(),
@@ -174,4 +196,45 @@ def test_an_oversize_message_is_refused_though_its_payload_was_never_kept() -> N
 )
 def test_no_payload_does_anything_but_pass_or_be_refused(payload: bytes) -> None:
     with contextlib.suppress(SnapshotError):
-        assert ingest(message(payload)).image
+        assert contents(message(payload)).origin
+
+
+@pytest.mark.parametrize(
+    ("payload", "values"),
+    [
+        (b'{"sensor_id": "s", "timestamp": 1, "values": [21.5, 3]}', (21.5, 3.0)),
+        (b'{"device_id": "s", "values": 21}', (21.0,)),
+        (b'{"sensor_id": "s", "value": 0}', (0.0,)),
+        (b"21.5", (21.5,)),
+        (b" -3e2\n", (-300.0,)),
+    ],
+)
+def test_readings(payload: bytes, values: tuple[float, ...]) -> None:
+    found = reading(payload)
+    assert found.values == values
+    assert found.origin.device_id == ("s" if b"{" in payload else "t-1")
+
+
+def test_a_picture_says_in_user_properties_what_it_asks_for() -> None:
+    properties = user_properties(model_name="gate", backend_preference="torch")
+    snapshot = ingest(message(IMAGE, properties=properties))
+    assert (snapshot.origin.model_name, snapshot.backend_preference) == ("gate", "torch")
+
+
+def test_cloud_events_attributes_are_carried_on_but_never_the_schema() -> None:
+    user = user_properties(
+        specversion="1.0", id="1", type="t", source="s", dataschema="aio-sr://x", datacontenttype="image/jpeg",
+        subject="cam", site="north", __ts="now", Upper="no", traceparent="00-1-2-03",
+    )  # fmt: skip
+    origin = origin_of(message(IMAGE, properties=user))
+    assert origin.attributes == (("subject", "cam"), ("site", "north"))
+    assert origin.trace == (("traceparent", "00-1-2-03"),)
+    assert origin_of(message(IMAGE, properties=user_properties(site="north"))).attributes == ()
+
+
+def test_wildcards_without_names_mean_what_the_usual_topics_name_there() -> None:
+    patterns = (TopicPattern("edge-ai/+/+/camera/snapshots"), TopicPattern("edge-ai/#"))
+    place = identify(message(IMAGE, topic="edge-ai/acme/plant-1/camera/snapshots"), patterns, PLACE, USUAL).place
+    assert (place.business_unit, place.facility, place.gateway_id) == ("acme", "plant-1", "test")
+    place = identify(message(b"1", topic="edge-ai/acme/plant-1/gw-7/sensors/t"), patterns, PLACE, USUAL).place
+    assert (place.business_unit, place.facility, place.gateway_id) == ("acme", "plant-1", "gw-7")

@@ -1,4 +1,4 @@
-"""Detections held against OpenCV's class-aware NMS, and against what greedy suppression promises."""
+"""yolov8 held against OpenCV's class-aware NMS, and its suppression against what greedy suppression promises."""
 
 from __future__ import annotations
 
@@ -12,9 +12,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gateway.errors import BackendInvalidResponse
-from gateway.flow.detections import decode_classification, decode_yolov8, iou_matrix
+from gateway.layouts import Detections, Head, named
+from gateway.layouts.binding import read
+from gateway.layouts.boxes import iou_matrix
 
 CONFIDENCE = 0.25
+
+
+def decode_yolov8(
+    output: NDArray[Any], confidence: float, iou: float, max_detections: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Boxes, scores and classes of one head."""
+    head = Head(thresholds=confidence, iou_threshold=iou, max_detections=max_detections)
+    found = named("yolov8").decode({"output": output}, head)
+    assert isinstance(found, Detections)
+    return found.boxes, found.scores, found.class_ids
 
 
 def random_head(seed: int, anchors: int, classes: int, *, spread: float = 640, grid: float = 0) -> NDArray[np.float32]:
@@ -133,7 +145,7 @@ def test_the_limit_keeps_the_best() -> None:
 def test_the_limit_of_candidates_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     head = random_head(6, 3000, 2, grid=8)
     everything = decode_yolov8(head, CONFIDENCE, 0.5, 20)
-    monkeypatch.setattr("gateway.flow.detections.MAX_CANDIDATES", 500)
+    monkeypatch.setattr("gateway.layouts.boxes.MAX_CANDIDATES", 500)
     limited = decode_yolov8(head, CONFIDENCE, 0.5, 20)
 
     for few, many in zip(limited, everything, strict=True):
@@ -179,8 +191,27 @@ def test_boxes_beyond_all_measure_are_refused_without_a_warning() -> None:
 
 @pytest.mark.parametrize("shape", [(), (7,), (4, 10), (7, 0), (1, 7, 10)])
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(BackendInvalidResponse, match="4 \\+ classes"):
-        decode_yolov8(np.zeros(shape, np.float32), CONFIDENCE, 0.5, 300)
+    with pytest.raises(BackendInvalidResponse, match=r"yolov8: output \[4\+C, N\]"):
+        read(named("yolov8"), {"output": np.zeros(shape, np.float32)}, Head())
+
+
+def test_classes_have_their_own_thresholds() -> None:
+    head = np.zeros((7, 4), np.float32)
+    head[:4] = [[50, 150, 250, 350], [50, 50, 50, 50], [20] * 4, [20] * 4]
+    head[4:] = [[0.6, 0.4, 0, 0.3], [0, 0, 0.3, 0.35], [0, 0, 0, 0]]
+    thresholds = np.array([0.5, 0.3, 0.9], np.float32)
+
+    found = read(named("yolov8"), {"output": head}, Head(classes=3, thresholds=thresholds))
+
+    # The third scores as much as its threshold, which is not above it; the fourth is of its best class only.
+    assert isinstance(found, Detections)
+    assert found.class_ids.tolist() == [0, 1]
+    assert found.boxes[:, 0].tolist() == [40, 340]
+
+
+def test_scores_above_one_are_refused() -> None:
+    with pytest.raises(BackendInvalidResponse, match="more than 1"):
+        decode_yolov8(random_head(3, 50, 3) * 8, CONFIDENCE, 0.5, 300)
 
 
 def test_iou_of_known_boxes() -> None:
@@ -189,36 +220,3 @@ def test_iou_of_known_boxes() -> None:
 
     np.testing.assert_allclose(iou_matrix(a, b), [[1.0, 1 / 3, 0.0, 0.0], [0.0] * 4, [0.0] * 4], atol=1e-6)
     assert iou_matrix(a[:0], b).shape == (0, 4)
-
-
-@pytest.mark.parametrize(
-    ("activation", "expected"),
-    [("softmax", [0.6652, 0.2447, 0.0900]), ("sigmoid", [0.9526, 0.8808, 0.7311]), ("none", [3, 2, 1])],
-)
-def test_classification_scores(activation: Any, expected: list[float]) -> None:
-    class_ids, scores = decode_classification(np.array([1, 3, 2], np.float32), activation, 5, 0.0)
-
-    np.testing.assert_allclose(scores, expected, atol=1e-4)
-    assert class_ids.tolist() == [1, 2, 0]
-
-
-def test_classification_keeps_the_best_above_the_threshold() -> None:
-    logits = np.array([0.1, 0.9, 0.4, 0.9], np.float32)
-
-    assert decode_classification(logits, "none", 3, 0.2)[0].tolist() == [1, 3, 2]
-    assert decode_classification(logits, "none", 1, 0.2)[0].tolist() == [1]
-    assert decode_classification(logits, "none", 3, 0.95)[0].tolist() == []
-
-
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_large_logits_do_not_overflow(activation: Any) -> None:
-    _, scores = decode_classification(np.array([-3e38, 3e38, 0], np.float32), activation, 3, -1.0)
-
-    assert np.isfinite(scores).all()
-    assert scores[0] == 1.0
-
-
-@pytest.mark.parametrize("logits", [np.zeros(0), np.zeros((1, 3)), np.array([1.0, np.nan])])
-def test_unreadable_classifications_are_refused(logits: NDArray[Any]) -> None:
-    with pytest.raises(BackendInvalidResponse):
-        decode_classification(logits, "softmax", 1, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 import time
 import urllib.request
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
@@ -60,28 +62,34 @@ def echo(variant: str, folder: Path) -> bytes:
     )
 
 
+BATCHES = [0, 4]
+
+
 def echo_outputs(variant: str) -> list[str]:
     return [f"out{n}" if variant == "onnx" else f"OUT__{n}" for n in range(len(ECHO))]
 
 
 @pytest.fixture(scope="module")
 def echo_model(running: Server, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    for variant in VARIANTS:
+    for variant, batch in itertools.product(VARIANTS, BATCHES):
+        dims = [2] if batch else [-1, 2]
         config = pbtxt(
             variant,
-            inputs={name: (kind, [2]) for name, (kind, _, _) in ECHO.items()},
-            outputs=dict(zip(echo_outputs(variant), [(kind, [2]) for kind, _, _ in ECHO.values()], strict=True)),
-            max_batch_size=4,
+            inputs={name: (kind, dims) for name, (kind, _, _) in ECHO.items()},
+            outputs=dict(zip(echo_outputs(variant), [(kind, dims) for kind, _, _ in ECHO.values()], strict=True)),
+            max_batch_size=batch,
         )
-        add_model(repository, f"echo-{variant}", config, FILES[variant], echo(variant, tmp_path_factory.mktemp("echo")))
-        running.load(f"echo-{variant}")
+        name, content = f"echo-{variant}-{batch}", echo(variant, tmp_path_factory.mktemp("echo"))
+        add_model(repository, name, config, FILES[variant], content)
+        running.load(name)
 
 
 @pytest.mark.usefixtures("echo_model")
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_type_comes_back_as_it_went_in(server: Server, variant: str) -> None:
+@pytest.mark.parametrize("batch", BATCHES)
+def test_every_type_comes_back_as_it_went_in(server: Server, variant: str, batch: int) -> None:
     inputs = {name: np.array([[0, 1], [1, 0]]).astype(kind) for name, (_, kind, _) in ECHO.items()}
-    answers = server.ask(f"echo-{variant}", inputs, echo_outputs(variant))
+    answers = server.ask(f"echo-{variant}-{batch}", inputs, echo_outputs(variant))
     for output, sent in zip(echo_outputs(variant), inputs.values(), strict=True):
         assert answers[output].dtype == sent.dtype
         np.testing.assert_array_equal(answers[output], sent)
@@ -92,7 +100,7 @@ def test_every_type_comes_back_as_it_went_in(server: Server, variant: str) -> No
 def test_only_the_requested_outputs_come_back(server: Server, variant: str) -> None:
     inputs = {name: np.zeros((1, 2), kind) for name, (_, kind, _) in ECHO.items()}
     wanted = echo_outputs(variant)[3:5]
-    assert sorted(server.ask(f"echo-{variant}", inputs, wanted)) == sorted(wanted)
+    assert sorted(server.ask(f"echo-{variant}-4", inputs, wanted)) == sorted(wanted)
 
 
 def ask_together(server: Server, name: str, inputs: list[np.ndarray[Any, Any]]) -> list[Any]:
@@ -257,6 +265,15 @@ def test_torchscript_arguments_and_results_find_their_names(
     answers = server.ask(name, {given: values[key] for key, given in inputs.items()}, [total, difference])
     assert answers[total].tolist() == [[6.0, 9.0]]
     assert answers[difference].tolist() == [[4.0, 5.0]]
+
+
+def test_an_operator_of_torchvision_is_asked_for_by_name(server: Server, repository: Path, tmp_path: Path) -> None:
+    torch.library.define("torchvision::of_the_future", "(Tensor x) -> Tensor")
+    config = pbtxt("torch", inputs={"x": ("FP32", [3])}, outputs={"y__0": ("FP32", [3])}, max_batch_size=2)
+    content = torch_model(tiny_models.FromTorchvision(), tmp_path / "torchvision.pt")
+    add_model(repository, "from-torchvision", config, "model.pt", content)
+    with pytest.raises(InferenceServerException, match=r"of_the_future.*install torchvision"):
+        server.load("from-torchvision")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -43,11 +43,12 @@ def parameters(**values: object) -> str:
     )
 
 
-def add_model(repository: Path, name: str, config: str, file: str, content: bytes, *, version: int = 1) -> Path:
-    """Write one version of a model; returns the path of its model file."""
+def add_model(repository: Path, name: str, config: str | None, file: str, content: bytes, *, version: int = 1) -> Path:
+    """Write one version of a model, without a config.pbtxt if that is None; returns the path of its model file."""
     folder = repository / name / str(version)
     folder.mkdir(parents=True)
-    (repository / name / "config.pbtxt").write_text(config)
+    if config is not None:
+        (repository / name / "config.pbtxt").write_text(config)
     path = folder / file
     path.write_bytes(content)
     return path
@@ -79,6 +80,57 @@ def onnx_lookup() -> bytes:
     )
     node = helper.make_node("Gather", ["table", "x"], ["y"], axis=0)
     return onnx_model([table, node], [("x", TensorProto.INT64, ["n", 1])], [("y", TensorProto.FLOAT, ["n", 1])])
+
+
+def onnx_identities(*tensors: OnnxTensor) -> bytes:
+    """Each input as the output of the same name with `out_` in front."""
+    return onnx_model(
+        [helper.make_node("Identity", [name], [f"out_{name}"]) for name, _, _ in tensors],
+        tensors,
+        [(f"out_{name}", kind, shape) for name, kind, shape in tensors],
+    )
+
+
+def onnx_detr() -> bytes:
+    """As RT-DETR is exported: picture and original size (int64) to labels, boxes scaled to that size, and scores.
+
+    Here all four queries have the mean of the picture as score, label 2 and the box (0, 0, w, h).
+    """
+    nodes = [
+        helper.make_node("ReduceMean", ["images"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Unsqueeze", ["mean", "one"], ["column"]),
+        helper.make_node("Expand", ["column", "queries"], ["scores"]),
+        helper.make_node("Cast", ["orig_target_sizes"], ["size"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["size", "size"], ["zeros"]),
+        helper.make_node("Concat", ["zeros", "size"], ["box"], axis=1),
+        helper.make_node("Unsqueeze", ["box", "one"], ["row"]),
+        helper.make_node("Expand", ["row", "boxes_shape"], ["boxes"]),
+        helper.make_node("Greater", ["scores", "low"], ["any"]),
+        helper.make_node("Where", ["any", "two", "two"], ["labels"]),
+    ]
+    constants: dict[str, tuple[int, list[int], list[float]]] = {
+        "one": (TensorProto.INT64, [1], [1]),
+        "queries": (TensorProto.INT64, [2], [1, 4]),
+        "boxes_shape": (TensorProto.INT64, [3], [1, 4, 1]),
+        "low": (TensorProto.FLOAT, [1], [-1e9]),
+        "two": (TensorProto.INT64, [1], [2]),
+    }
+    nodes = [
+        *(
+            helper.make_node("Constant", [], [name], value=helper.make_tensor(name, kind, dims, values))
+            for name, (kind, dims, values) in constants.items()
+        ),
+        *nodes,
+    ]
+    return onnx_model(
+        nodes,
+        [("images", TensorProto.FLOAT, ["n", 3, 8, 8]), ("orig_target_sizes", TensorProto.INT64, ["n", 2])],
+        [
+            ("labels", TensorProto.INT64, ["n", 4]),
+            ("boxes", TensorProto.FLOAT, ["n", 4, 4]),
+            ("scores", TensorProto.FLOAT, ["n", 4]),
+        ],
+    )
 
 
 def torch_model(module: torch.nn.Module, path: Path) -> bytes:
@@ -159,3 +211,30 @@ class Echo(torch.nn.Module):
         torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor
     ]:
         return a.clone(), b.clone(), c.clone(), d.clone(), e.clone(), f.clone(), g.clone(), h.clone()
+
+
+class Detr(torch.nn.Module):
+    """Like onnx_detr."""
+
+    def forward(
+        self, images: torch.Tensor, orig_target_sizes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        scores = images.mean(dim=[1, 2, 3]).unsqueeze(1).expand(-1, 4)
+        size = orig_target_sizes.to(torch.float32)
+        boxes = torch.cat([torch.zeros_like(size), size], dim=1).unsqueeze(1).expand(-1, 4, -1)
+        return torch.full([images.size(0), 4], 2, dtype=torch.int64), boxes, scores
+
+
+class Halves(torch.nn.Module):
+    """Half of a picture's first channel, and its mean over height and width, for any size."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x[:, :1] / 2, x.mean(dim=[2, 3])
+
+
+class FromTorchvision(torch.nn.Module):
+    """Calls an operator that no torchvision has; torch.library must know it where this is made."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = torch.ops.torchvision.of_the_future(x)
+        return y

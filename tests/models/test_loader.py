@@ -168,7 +168,7 @@ async def test_a_model_that_does_not_fit_is_loaded_anew_and_serves_once_it_fits(
     triton.add_model(signature("a-onnx", inputs=(-1, 3, 32, 32)), lambda _: {"output0": head()})
     async with loading("a", triton=triton) as bench:
         await bench.refused("a-onnx")
-        assert "preprocessing gives" in bench.variant("a-onnx").reason
+        assert "preprocessing.resize says" in bench.variant("a-onnx").reason
 
         triton.add_model(signature("a-onnx"), lambda _: {"output0": head()})
         await bench.ready()

@@ -1,0 +1,99 @@
+"""`/api`: how things stand, for programs; nothing here changes anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from gateway import __version__
+from gateway.admin.answers import error_response, json_response
+from gateway.admin.health import Health
+from gateway.admin.openapi import description
+from gateway.errors import ModelUnknown, Outcome
+from gateway.live import Live
+from gateway.metrics import Metrics
+from gateway.models.catalog import Models, ServedModel, ServedVariant
+from gateway.models.input_plan import InputPlan
+
+
+class Api:
+    """State of the gateway and of its models."""
+
+    def __init__(self, live: Live, health: Health, models: Models, metrics: Metrics) -> None:
+        self._live = live
+        self._health = health
+        self._models = models
+        self._metrics = metrics
+
+    def routes(self) -> list[web.RouteDef]:
+        """What is served here."""
+        return [
+            web.get("/openapi.json", self._openapi),
+            web.get("/api/status", self._status),
+            web.get("/api/models", self._all_models),
+            web.get("/api/models/{model}", self._one_model),
+        ]
+
+    async def _openapi(self, _request: web.Request) -> web.Response:
+        return json_response(description(__version__))
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        report, value = self._health.report(), self._metrics.value
+        settings = self._live.current
+        return json_response(
+            {
+                "version": __version__,
+                **settings.place,
+                "status": "ready" if report.ready else "not_ready",
+                "reasons": report.reasons,
+                "degraded": report.degraded,
+                "broker_connected": bool(value("broker_connected")),
+                "triton_ready": bool(value("triton_ready")),
+                "snapshots_received": int(value("snapshots_received_total")),
+                "snapshots": {str(each): int(value("snapshots_total", outcome=str(each))) for each in Outcome},
+                "queue": {"messages": int(value("queue_messages")), "bytes": int(value("queue_bytes"))},
+                "models": sorted(self._models.current.models),
+            }
+        )
+
+    async def _all_models(self, _request: web.Request) -> web.Response:
+        return json_response({"models": [model_state(model) for model in self._models.current.models.values()]})
+
+    async def _one_model(self, request: web.Request) -> web.Response:
+        try:
+            model = self._models.current.named(request.match_info["model"])
+        except ModelUnknown as error:
+            return error_response(404, error.code, error.message, "GET /api/models lists them")
+        return json_response(model_state(model))
+
+
+def model_state(model: ServedModel) -> dict[str, Any]:
+    """A logical model with the state of each variant."""
+    spec = model.spec
+    return {
+        "name": spec.name,
+        "model_type": spec.model_type,
+        "ready": model.ready,
+        "layout": spec.layout.name,
+        "labels": model.labels,
+        "input_topics": spec.mqtt.input_topics,
+        "alert_classes": spec.inference.alert_classes,
+        "variants": {variant.name: _variant_state(variant, model) for variant in model.variants.values()},
+    }
+
+
+def _variant_state(variant: ServedVariant, model: ServedModel) -> dict[str, Any]:
+    figures = model.figures.get(variant.name)
+    plan = variant.plan
+    return {
+        "triton_model": variant.triton_model,
+        "state": variant.state.value,
+        "reason": variant.reason,
+        "version": variant.version,
+        "input": {"height": plan.height, "width": plan.width} if isinstance(plan, InputPlan) else None,
+        "on_gpu": variant.on_gpu,
+        "queue_ms": figures.queue_ms if figures else None,
+        "compute_ms": figures.compute_ms if figures else None,
+        "memory_mb": figures.memory_mb if figures else None,
+    }

@@ -1,0 +1,80 @@
+"""`edge-gateway serve`: the gateway itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gateway.commands.broker import mqtt_settings
+from gateway.commands.options import CONFIG, examples
+from gateway.config import Settings, load_settings, settings_warnings
+from gateway.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
+
+
+@click.command(epilog=examples("edge-gateway serve", "edge-gateway serve --config gateway.yaml"))
+@CONFIG
+def serve(config: Path | None) -> None:
+    """Run the gateway between a broker and a Triton.
+
+    It waits for both, says so, and becomes ready when they are there (http://localhost:8080/ready). SIGTERM or Ctrl-C
+    finishes what was accepted, then ends.
+    """
+    from gateway.logs import configure_logging
+
+    settings = load_settings(config)
+    configure_logging(settings.log_level, settings.log_format)
+    _check_environment(settings)
+    sys.exit(asyncio.run(_serve(settings)))
+
+
+async def _serve(settings: Settings) -> int:
+    from gateway.app import stop_on_signals
+
+    gateway = compose(settings)
+    stop_on_signals(gateway)
+    return await gateway.run()
+
+
+def compose(settings: Settings) -> Gateway:
+    """The gateway and all that it is made of; nothing is connected yet. Raises ConfigError."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC's core writes to stderr, past the log
+    from gateway.adapters.mqtt import MqttBroker
+    from gateway.adapters.triton import TritonServer
+    from gateway.admin.status import status_publication
+    from gateway.app import Gateway
+    from gateway.layouts.custom import load_custom_layouts
+    from gateway.metrics import Metrics
+
+    if settings.layouts_dir is not None:
+        load_custom_layouts(settings.layouts_dir)  # before any model.yaml is read, which may name one of them
+    metrics = Metrics()
+    mqtt = mqtt_settings(
+        settings,
+        client_id=settings.client_id,
+        subscriptions=tuple(pattern.subscription for pattern in settings.patterns),
+        will=status_publication(settings, "offline", reason="connection lost"),
+        session_expiry_s=settings.aio_mqtt_session_expiry,
+    )
+    broker = MqttBroker(mqtt, events=lambda name: metrics.broker_events.labels(name).inc())
+    triton = TritonServer(settings.triton_grpc_url, metrics_url=settings.triton_metrics_url)
+    return Gateway(settings, broker, triton, metrics)
+
+
+def _check_environment(settings: Settings) -> None:
+    import structlog
+
+    log = structlog.get_logger(__name__)
+    for warning in settings_warnings(settings, os.environ):
+        log.warning(warning)
+    if settings.model_config_path is None and not settings.model_repository.is_dir():
+        raise ConfigError(
+            "no such folder", where=f"MODEL_REPOSITORY={settings.model_repository}", fix="Name the folder of the models"
+        )

@@ -1,0 +1,101 @@
+"""Before all else: which message this is, from where, and whom its answer concerns; never fails."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from datetime import datetime
+from typing import TypeGuard
+
+from gateway.messages import Message, Origin, Place, Timestamp
+from gateway.topics import DEVICE_PARTS, TopicPattern
+
+MAX_NAME = 256
+_MAX_TIME = 64
+_MAX_ATTRIBUTES = 16
+_TRACE_CONTEXT = ("traceparent", "tracestate")
+_ATTRIBUTE = re.compile(r"[a-z0-9]{1,20}")
+"""How CloudEvents 1.0 lets an attribute be named; this also leaves out the reserved `__` names of other systems."""
+_OWN_ATTRIBUTES = frozenset(
+    ("specversion", "type", "source", "id", "time", "datacontenttype", "dataschema", *_TRACE_CONTEXT)
+)
+"""What an answer says of itself; of `dataschema` nothing is repeated: it describes the snapshot, and data flows drop
+a message that does not keep to it."""
+
+
+def identify(
+    message: Message, patterns: tuple[TopicPattern, ...], place: dict[str, str], usual: tuple[TopicPattern, ...] = ()
+) -> Origin:
+    """Say which message this is; never fails.
+
+    `patterns` are the input topics; where one has wildcards without names, the `usual` ones tell what stands there.
+    `result_id` is made from the topic, the payload and, where present, correlation data and CloudEvents id, so a
+    message that is delivered again gets the same id.
+    """
+    digest = message.oversize.sha256 if message.oversize else hashlib.sha256(message.payload).hexdigest()
+    size = message.oversize.size if message.oversize else len(message.payload)
+    named, device = _from_topic(message.topic, patterns, usual, place)
+    user = dict(message.properties.user_properties)
+    identity = hashlib.sha256()
+    for part in (message.topic, digest, message.properties.correlation_data or b"", user.get("id", "")):
+        data = part if isinstance(part, bytes) else part.encode()
+        identity.update(len(data).to_bytes(4, "big") + data)
+    return Origin(
+        result_id=identity.hexdigest()[:32],
+        device_id=user.get("device_id", device)[:MAX_NAME] or "unknown",
+        timestamp=user["time"] if is_time(user.get("time")) else round(time.time(), 3),
+        topic=message.topic,
+        payload_bytes=size,
+        payload_sha256=digest,
+        received_at=message.received_at,
+        place=Place(**{name: named.get(name) or default for name, default in place.items()}),
+        correlation_data=message.properties.correlation_data,
+        response_topic=message.properties.response_topic,
+        trace=tuple((name, user[name][:MAX_NAME]) for name in _TRACE_CONTEXT if name in user),
+        attributes=_attributes(user),
+    )
+
+
+def is_time(value: float | str | None) -> TypeGuard[Timestamp]:
+    """Whether a camera's timestamp is one: a number, or a text of RFC 3339."""
+    if not isinstance(value, str):
+        return value is not None
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        return False
+    return len(value) <= _MAX_TIME
+
+
+def _attributes(user: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    """What a CloudEvent says beside the things that its answer says of itself: its subject and its extensions."""
+    if "specversion" not in user:
+        return ()
+    found = [
+        (name, value[:MAX_NAME])
+        for name, value in user.items()
+        if _ATTRIBUTE.fullmatch(name) and name not in _OWN_ATTRIBUTES
+    ]
+    return tuple(found[:_MAX_ATTRIBUTES])
+
+
+def _from_topic(
+    topic: str, patterns: tuple[TopicPattern, ...], usual: tuple[TopicPattern, ...], place: dict[str, str]
+) -> tuple[dict[str, str], str]:
+    """The named parts of a topic, and the device that it names as well as one can tell."""
+    for pattern in patterns:
+        parsed = pattern.parse(topic)
+        if parsed is not None:
+            named, unnamed = parsed
+            if any(name in named for name in DEVICE_PARTS):
+                return named, next((named[name] for name in DEVICE_PARTS if named.get(name)), "")
+            if not named and unnamed and (known := _first_named(topic, usual)):
+                device = next((known[name] for name in DEVICE_PARTS if known.get(name)), "")
+                return known, device or known.get("gateway_id", "") or "/".join(unnamed)
+            return named, "/".join(unnamed) or named.get("gateway_id", "") or place["gateway_id"]
+    return {}, topic
+
+
+def _first_named(topic: str, patterns: tuple[TopicPattern, ...]) -> dict[str, str]:
+    return next((parsed[0] for pattern in patterns if (parsed := pattern.parse(topic)) and parsed[0]), {})

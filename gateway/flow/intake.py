@@ -1,0 +1,193 @@
+"""Steps 1 to 3: what arrives is opened, routed and queued, or refused; never waits for an inference."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+import structlog
+
+from gateway.config import DEFAULT_INPUT_TOPICS
+from gateway.errors import (
+    DeadlineExceeded,
+    InternalError,
+    ModelUnavailable,
+    Outcome,
+    PayloadInvalid,
+    QueueFull,
+    SnapshotError,
+)
+from gateway.flow.acks import AckLedger
+from gateway.flow.identify import identify
+from gateway.flow.ingest import open_message, take_contents
+from gateway.flow.replies import Replies, Reply
+from gateway.flow.route import model_for, reply_topics, route
+from gateway.flow.schedule import Schedule
+from gateway.flow.windows import Windows
+from gateway.live import Live
+from gateway.messages import Job, Message, Origin, Reading, ReplyTopics, Window
+from gateway.metrics import Metrics
+from gateway.models.catalog import Models, ServedModel
+from gateway.models.preprocessing_spec import SensorSpec
+from gateway.ports import Broker
+from gateway.topics import TopicPattern
+
+log = structlog.get_logger(__name__)
+
+EXPIRY_INTERVAL_S = 0.05
+REFUSALS_WAITING = 1024
+"""Error messages that may wait for the broker before intake stops reading."""
+
+
+class Intake:
+    """Takes messages in; every one gets a ticket, and a place in the queue or its error."""
+
+    def __init__(
+        self, live: Live, broker: Broker, models: Models, metrics: Metrics, acks: AckLedger, replies: Replies
+    ) -> None:
+        settings = live.current
+        self._live = live
+        self._broker = broker
+        self._models = models
+        self._metrics = metrics
+        self._acks = acks
+        self._replies = replies
+        self._patterns = settings.patterns
+        self._usual = tuple(TopicPattern(text) for text in DEFAULT_INPUT_TOPICS)
+        self._windows = Windows()
+        self._refusals: asyncio.Queue[tuple[Origin, ReplyTopics, SnapshotError]] = asyncio.Queue(REFUSALS_WAITING)
+        self._answering = 0
+        self.schedule = Schedule(settings.queue_max_messages, settings.queue_max_bytes, models.can_answer, metrics)
+
+    async def run(self) -> None:
+        """Accept messages until the broker session ends; never waits for an inference."""
+        async for message in self._broker.messages():
+            await self.accept(message)
+            await asyncio.sleep(0)  # a full inbox must not keep the loop from those in flight
+
+    async def accept(self, message: Message) -> None:
+        """Steps 1 to 3; a message that cannot be accepted is answered with its error."""
+        if message.retain:
+            # An old picture that the broker keeps for newcomers: answering it would look like a fresh frame.
+            self._metrics.ignored_messages.labels("retained").inc()
+            self._acks.pass_by(message)
+            return
+        await self._accept(message, self._identify(message))
+
+    async def ask(self, message: Message) -> Reply:
+        """Carry one message through the same steps, its answer for the caller alone."""
+        origin = self._identify(message)
+        reply = self._replies.expect(origin.result_id)
+        await self._accept(message, origin)
+        return await reply
+
+    def _identify(self, message: Message) -> Origin:
+        return identify(message, self._patterns, self._live.current.place, self._usual)
+
+    async def _accept(self, message: Message, origin: Origin) -> None:
+        if not self._acks.open(origin.result_id, message):
+            return
+        settings = self._live.current
+        try:
+            with self._metrics.timed("ingest"):
+                envelope = open_message(message, origin, settings.max_payload_bytes)
+                origin = envelope.origin
+                contents = take_contents(envelope)
+                model = model_for(contents, self._models.current)
+                asked = self._join(contents, model) if isinstance(contents, Reading) else contents
+            if asked is None:
+                self._acks.settle(origin.result_id, Outcome.WINDOWED)
+                return
+            job = route(asked, model, settings, message.properties.message_expiry_s)
+        except SnapshotError as error:
+            await self._refuse(origin, reply_topics(origin, None, settings), error)
+            return
+        except Exception as error:  # noqa: BLE001 - one poisonous message must not take service from all others
+            await self._refuse(origin, reply_topics(origin, None, settings), defect(origin, error))
+            return
+        await self.enqueue(job)
+
+    def _join(self, reading: Reading, model: ServedModel) -> Window | None:
+        """The window that a reading completes; one who asks directly has to bring a whole one."""
+        name, spec = model.spec.name, model.spec.sensor
+        if not self._replies.awaited(reading.origin.result_id):
+            before = self._windows.forgotten
+            window = _join_all(self._windows, reading, name, spec)
+            self._metrics.forgotten_sensors.inc(self._windows.forgotten - before)
+            return window
+        window = _join_all(Windows(), reading, name, spec)
+        if window is None:
+            raise PayloadInvalid(
+                f"model '{name}' is asked about {spec.window} readings of {spec.channels} values, "
+                f"the message has {len(reading.values)} numbers",
+                fix="Send all numbers of the window, oldest reading first",
+            )
+        return window
+
+    async def enqueue(self, job: Job, *, again: bool = False) -> None:
+        """Step 3; `again` puts one back that could not be answered."""
+        for evicted in self.schedule.put(job, again=again):
+            await self._refuse_job(evicted, QueueFull(f"the queue is full ({len(self.schedule)} snapshots wait)"))
+
+    async def watch_models(self) -> None:
+        """Let the queue look again whenever a model has come into service, for ever."""
+        while True:
+            await self._models.changed()
+            self.schedule.look_again()
+
+    async def watch_deadlines(self) -> None:
+        """Answer the snapshots whose time runs out in the queue, for ever."""
+        while True:
+            await asyncio.sleep(EXPIRY_INTERVAL_S)
+            now = time.monotonic()
+            for job in self.schedule.expired(now):
+                await self._refuse_job(job, self.too_late(job, now))
+
+    def too_late(self, job: Job, now: float) -> SnapshotError:
+        """Why a snapshot has no result whose time has run out."""
+        model = self._models.current.named(job.model.spec.name)
+        if not model.ready:
+            return ModelUnavailable(f"no variant of '{model.spec.name}' serves ({model.why_not_ready()})")
+        waited_s = now - job.snapshot.origin.received_at
+        return DeadlineExceeded(f"the snapshot waited {waited_s:.1f} s, longer than its deadline")
+
+    async def _refuse(self, origin: Origin, topics: ReplyTopics, error: SnapshotError) -> None:
+        await self._refusals.put((origin, topics, error))
+
+    async def _refuse_job(self, job: Job, error: SnapshotError) -> None:
+        origin = replace(job.snapshot.origin, model_name=job.model.spec.name)
+        await self._refuse(origin, job.topics, error)
+
+    async def answer_refusals(self) -> None:
+        """Publish error messages of refused snapshots, for ever."""
+        while True:
+            origin, topics, error = await self._refusals.get()
+            self._answering += 1
+            try:
+                await self._replies.answer_error(origin, topics, error)
+            finally:
+                self._answering -= 1
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing that was taken in can go on; what waits for a model is left to the broker."""
+        return self.schedule.waiting_only and self._refusals.empty() and not self._answering
+
+
+def _join_all(windows: Windows, reading: Reading, model_name: str, spec: SensorSpec) -> Window | None:
+    """A message may bring several readings, oldest first: then it gives the last window that they complete."""
+    count, rest = divmod(len(reading.values), spec.channels)
+    if rest or count < 2:
+        return windows.join(reading, model_name, spec)
+    found = None
+    for start in range(0, len(reading.values), spec.channels):
+        one = replace(reading, values=reading.values[start : start + spec.channels])
+        found = windows.join(one, model_name, spec) or found
+    return found
+
+
+def defect(origin: Origin, error: Exception) -> InternalError:
+    """An exception that nobody foresaw, logged with its traceback, as the snapshot's error."""
+    log.error("A defect of the gateway", result_id=origin.result_id, topic=origin.topic[:200], exc_info=error)
+    return InternalError(f"unexpected {type(error).__name__}")

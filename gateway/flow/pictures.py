@@ -1,0 +1,176 @@
+"""From bytes to pixels: what is read, how it is decoded, and that it stands upright.
+
+JPEG    baseline and progressive; grey, RGB, YCbCr, CMYK, YCCK (inverted if it has Adobe's marker); not 12 bit
+PNG     all depths, palette, alpha, interlaced; of an APNG the still picture
+WebP    lossy, lossless, alpha; of an animation the first frame
+BMP     uncompressed, 1 to 32 bits a pixel; no run lengths (RLE)
+TIFF    the first page, in strips or tiles; grey, palette, RGB, CMYK of 1 to 8 or 16 bit; uncompressed, LZW, deflate,
+        PackBits, JPEG; no float or signed samples, no BigTIFF
+
+Of 16 bits a sample the upper 8 stay, alpha is dropped, and CMYK becomes RGB without a colour profile. The EXIF
+orientation is applied, as every viewer does: a box means what a person sees. A damaged EXIF counts as none.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, features
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from gateway.errors import ImageTooLarge, ImageUndecodable
+from gateway.flow.picture_headers import READ_FORMATS, READABLE, Header, looks_like, read_header
+
+__all__ = ["DAMAGED", "READABLE", "READ_FORMATS", "Decoded", "Picture", "decode", "looks_like", "open_picture"]
+
+# The readers are used directly and not through Image.open: no search through formats, no second look at
+# JPEGs for the 3D format MPO, and no pixel limit for the whole process beside the one given here.
+READERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "WebP": WebPImageFile,
+    "BMP": BmpImageFile,
+    "TIFF": TiffImageFile,
+}
+_CODECS = {"JPEG": "jpg", "PNG": "zlib", "WebP": "webp", "TIFF": "libtiff"}
+_MISSING = frozenset(kind for kind, codec in _CODECS.items() if not features.check(codec))
+"""Formats that this Pillow was built without; the wheels have all of them."""
+
+DAMAGED = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, OverflowError, struct.error)
+"""What Pillow raises on damaged bytes: documented, or found by fuzzing (struct.error only before Pillow 12)."""
+
+# Doubtful metadata is no reason to refuse a picture. A filter for the process, because catching warnings
+# around each picture is not safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+# Orientation -> how the stored raster is turned to stand upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture of which nothing is decoded; `width` and `height` are those of the upright picture."""
+
+    header: Header
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """The stored raster, perhaps at a fraction of its size, in mode L or RGB."""
+
+    raster: Image.Image
+    ratio: tuple[float, float]
+    """Pixels of `raster` in one pixel of the stored picture, across and down."""
+    header: Header
+
+    def on_raster(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """A box of the upright picture, [x1, y1, x2, y2], on `raster`."""
+        header = self.header
+        left, top, right, bottom = box
+        if header.orientation >= 5:
+            left, top, right, bottom = top, left, bottom, right
+        if header.orientation in (2, 3, 7, 8):
+            left, right = header.width - right, header.width - left
+        if header.orientation in (3, 4, 6, 7):
+            top, bottom = header.height - bottom, header.height - top
+        x, y = self.ratio
+        return left * x, top * y, right * x, bottom * y
+
+    def upright(self, part: Image.Image) -> Image.Image:
+        """A part of `raster` as the eye sees it."""
+        turn = _TURNS.get(self.header.orientation)
+        return part if turn is None else part.transpose(turn)
+
+    def stored(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of an upright part as they are on `raster`."""
+        return (size[1], size[0]) if self.header.orientation >= 5 else size
+
+
+def open_picture(image: bytes, max_image_pixels: int) -> Picture:
+    """Read the header, and nothing else.
+
+    Raises ImageUndecodable for what is not read or is cut off here, ImageTooLarge by the size that the header claims.
+    """
+    try:
+        header = read_header(image)
+    except DAMAGED as error:
+        raise damaged() from error
+    width, height = header.width, header.height
+    if header.orientation >= 5:
+        width, height = height, width
+    if width * height > max_image_pixels:
+        raise ImageTooLarge(f"{width}x{height} pixels, more than {max_image_pixels}", where="image")
+    if header.kind in _MISSING and header.compressed:
+        raise ImageUndecodable(
+            f"this installation of Pillow cannot read {header.kind}",
+            where="image",
+            fix=f"Install Pillow from its wheel, or send one of the other formats: {READ_FORMATS}",
+        )
+    return Picture(header, width, height)
+
+
+def decode(picture: Picture, wanted: tuple[int, int] | None = None, *, grey: bool = False) -> Decoded:
+    """All pixels; a JPEG at the smallest eighth that still holds `wanted` (width, height of the upright picture).
+
+    `grey` decodes only the brightness where the format has it apart. Raises ImageUndecodable for damaged pixels.
+
+    Memory in bytes a pixel at most: JPEG 7 (progressive without subsampling 10, in CMYK 12), PNG 8, BMP 8, TIFF 4
+    and the largest strip or tile (12 for 16 bit RGBA in one strip), WebP 16.
+    """
+    header = picture.header
+    try:
+        reader = READERS[header.kind](io.BytesIO(header.data))
+        if reader.size != (header.width, header.height):
+            raise damaged()  # two headers that contradict each other, and the other one was checked
+        ratio = (1.0, 1.0)
+        if wanted is not None:
+            size = (wanted[1], wanted[0]) if header.orientation >= 5 else wanted
+            drafted = reader.draft("L" if grey else None, size)
+            if drafted is not None:
+                # The drafted size is rounded up; the part that is picture ends at the exact fraction.
+                ratio = (drafted[1][2] / header.width, drafted[1][3] / header.height)
+        return Decoded(_eight_bit(reader, header), ratio, header)
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge(f"more pixels than Pillow reads of a {header.kind}", where="image") from error
+    except DAMAGED as error:
+        raise damaged() from error
+
+
+def damaged() -> ImageUndecodable:
+    """The error for bytes that begin like a picture and do not go on like one."""
+    return ImageUndecodable("the picture is damaged or cut off", where="image")
+
+
+def _eight_bit(picture: ImageFile, header: Header) -> Image.Image:
+    """The decoded picture in mode L or RGB; alpha is dropped, of 16 bits the upper 8 stay."""
+    if picture.mode.startswith("I;16"):
+        upper = (np.asarray(picture) >> 8).astype(np.uint8)
+        # Pillow turns the 8 bit pictures that count from white, but not those of 16 bit.
+        return Image.fromarray(255 - upper if header.inverted else upper)
+    if picture.mode in ("L", "RGB"):
+        picture.load()
+        return picture
+    if header.kind == "JPEG" and header.inverted:
+        # Pillow takes all CMYK for Adobe's, which counts from full ink; without Adobe's marker it counts from none.
+        picture.tile = [tile._replace(args=("CMYK", "")) for tile in picture.tile]
+    return picture.convert("L" if picture.mode in ("1", "LA") else "RGB")

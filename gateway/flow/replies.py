@@ -1,0 +1,114 @@
+"""9: where an answer goes: to the broker, or to whoever asked over HTTP; acknowledged when it is there."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+
+import structlog
+
+from gateway.errors import BrokerUnavailable, PublishRefused, SnapshotError
+from gateway.flow.acks import AckLedger
+from gateway.flow.publish import error_publication
+from gateway.messages import Origin, Publication, ReplyTopics
+from gateway.metrics import Metrics
+from gateway.ports import Broker
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reply:
+    """The answer to one who waits for it; with the error when it is none."""
+
+    publication: Publication
+    error: SnapshotError | None = None
+
+
+class Replies:
+    """Delivers answers; one who has asked directly gets his, and nothing of it goes to the broker.
+
+    That holds too for one who has left meanwhile: his future is done, and stays until the answer comes.
+    """
+
+    def __init__(self, broker: Broker, acks: AckLedger, metrics: Metrics) -> None:
+        self._broker = broker
+        self._acks = acks
+        self._metrics = metrics
+        self._waiting: dict[str, asyncio.Future[Reply]] = {}
+
+    def expect(self, result_id: str) -> asyncio.Future[Reply]:
+        """Have the answer to this snapshot, which has not been accepted yet, given to the caller."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[result_id] = future
+        return future
+
+    def awaited(self, result_id: str) -> bool:
+        """Whether somebody waits for this answer here, rather than at the broker."""
+        return result_id in self._waiting
+
+    async def deliver(
+        self, origin: Origin, topics: ReplyTopics, result: Publication, others: list[Publication]
+    ) -> None:
+        """Return when the result is with its receiver; the others (comparison, alerts) are for the broker alone.
+
+        Raises PublishRefused for the result, BrokerUnavailable at the end.
+        """
+        if self._given(origin, Reply(result)):
+            return
+        if topics.response is not None:
+            others = [*others, replace(result, topic=topics.response)]
+        first, *rest = await asyncio.gather(
+            *(self._broker.publish(item) for item in (result, *others)), return_exceptions=True
+        )
+        if first is not None:
+            raise first
+        for publication, failure in zip(others, rest, strict=True):
+            if isinstance(failure, PublishRefused):
+                log.error(
+                    "The broker refused a message", topic=publication.topic, reason=failure.message, fix=failure.fix
+                )
+            elif failure is not None:
+                raise failure
+
+    async def answer_error(self, origin: Origin, topics: ReplyTopics, error: SnapshotError) -> None:
+        """Say why there is no result, then acknowledge."""
+        publication = error_publication(topics, origin, error)
+        if not self._given(origin, Reply(publication, error)) and not await self._publish_error(publication, topics):
+            return  # closing: the ticket stays open, the broker will send the snapshot again
+        self._metrics.snapshot_errors.labels(error.code).inc()
+        log.warning(
+            "No result for a snapshot",
+            code=error.code,
+            reason=error.message,
+            fix=error.fix,
+            result_id=origin.result_id,
+            device_id=origin.device_id[:100],
+            topic=origin.topic[:200],
+            bytes=origin.payload_bytes,
+        )
+        self._acks.settle(origin.result_id, error.outcome)
+
+    def _given(self, origin: Origin, reply: Reply) -> bool:
+        """False when nobody has asked for it directly."""
+        waiting = self._waiting.pop(origin.result_id, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(reply)
+        return waiting is not None
+
+    async def _publish_error(self, publication: Publication, topics: ReplyTopics) -> bool:
+        """False when the broker is gone for good."""
+        both = [publication]
+        if topics.response is not None:
+            both.append(replace(publication, topic=topics.response))
+        for each in both:
+            try:
+                await self._broker.publish(each)
+            except BrokerUnavailable:
+                return False
+            except PublishRefused as refusal:
+                # Nobody can be told; holding the message back would stop every later one, so it ends in the log.
+                log.error(
+                    "The broker refused an error message", topic=each.topic, reason=refusal.message, fix=refusal.fix
+                )
+        return True

@@ -1,0 +1,114 @@
+"""The last readings of each sensor, joined to what a model is asked about."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.errors import PayloadInvalid
+from gateway.messages import Reading, Window
+from gateway.models.preprocessing_spec import SensorSpec
+
+MAX_SENSORS = 10_000
+"""Sensors, each counted once a model, whose readings are kept."""
+MAX_BYTES = 64 * 2**20
+"""Bytes of all kept readings together."""
+
+Key = tuple[str, str]
+"""A sensor and the model that it asks."""
+
+
+@dataclass(slots=True, eq=False)
+class _Ring:
+    """The last readings (window, channels); `end` is the row that the next one takes."""
+
+    rows: NDArray[np.float64]
+    end: int = 0
+    wanted: int = 0
+    """Readings until the next window."""
+
+    def add(self, values: tuple[float, ...]) -> None:
+        self.rows[self.end] = values
+        self.end = (self.end + 1) % len(self.rows)
+        self.wanted -= 1
+
+    def oldest_first(self) -> NDArray[np.float64]:
+        joined: NDArray[np.float64] = np.concatenate((self.rows[self.end :], self.rows[: self.end]))
+        joined.flags.writeable = False
+        return joined
+
+
+class Windows:
+    """Readings in the order of their arrival: neither a gap between timestamps nor a jump back ends a window.
+
+    What is kept is gone with the process, and then each sensor fills its window anew. A ring has
+    window * channels * 8 bytes from its first reading on. Beyond `max_sensors` or `max_bytes` the sensor that has been
+    silent the longest is forgotten.
+    """
+
+    def __init__(self, max_sensors: int = MAX_SENSORS, max_bytes: int = MAX_BYTES) -> None:
+        self._max_sensors = max_sensors
+        self._max_bytes = max_bytes
+        self._rings: OrderedDict[Key, _Ring] = OrderedDict()
+        self._bytes = 0
+        self.forgotten = 0
+        """Sensors that had to make room since the start."""
+
+    def __len__(self) -> int:
+        return len(self._rings)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all rings."""
+        return self._bytes
+
+    def join(self, reading: Reading, model_name: str, spec: SensorSpec) -> Window | None:
+        """Add a reading; gives the window that it completes: when the ring is full, then every `stride` readings.
+
+        The window asks for what its newest reading asks for. A model whose window or channels have changed starts
+        anew. Raises PayloadInvalid when the reading has another number of values than the model has channels; the ring
+        stays as it was.
+        """
+        if len(reading.values) != spec.channels:
+            raise PayloadInvalid(
+                f"the reading has {len(reading.values)} values, the model '{model_name}' takes {spec.channels}",
+                fix="Send one value a channel, in the model's order, or correct sensor.channels in model.yaml",
+            )
+        ring = self._ring((reading.origin.device_id, model_name), spec)
+        ring.add(reading.values)
+        if ring.wanted > 0:
+            return None
+        ring.wanted = spec.stride
+        return Window(
+            origin=reading.origin,
+            metadata=reading.metadata,
+            backend_preference=reading.backend_preference,
+            priority=reading.priority,
+            deadline_ms=reading.deadline_ms,
+            readings=ring.oldest_first(),
+        )
+
+    def _ring(self, key: Key, spec: SensorSpec) -> _Ring:
+        ring = self._rings.get(key)
+        if ring is not None and ring.rows.shape != (spec.window, spec.channels):
+            self._remove(key)
+            ring = None
+        if ring is None:
+            ring = _Ring(np.empty((spec.window, spec.channels)), wanted=spec.window)
+            self._rings[key] = ring
+            self._bytes += ring.rows.nbytes
+            self._make_room()
+        self._rings.move_to_end(key)
+        return ring
+
+    def _make_room(self) -> None:
+        """Forget those silent the longest; the newest stays even where it alone is too much."""
+        while len(self._rings) > 1 and (len(self._rings) > self._max_sensors or self._bytes > self._max_bytes):
+            self._remove(next(iter(self._rings)))
+            self.forgotten += 1
+
+    def _remove(self, key: Key) -> None:
+        self._bytes -= self._rings.pop(key).rows.nbytes

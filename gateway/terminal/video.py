@@ -1,0 +1,127 @@
+"""Frames of a video file or a camera's stream as JPEG, by PyAV, which comes with the extra `video`."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from gateway.errors import UserError
+from gateway.terminal.threads import apart
+
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".mts", ".mjpeg",
+          ".mjpg", ".h264", ".264", ".h265", ".265", ".hevc", ".ogv", ".3gp")  # fmt: skip
+SCHEMES = ("rtsp", "rtsps", "http", "https")
+OPEN_LIMIT_S, READ_LIMIT_S = 10.0, 15.0
+JPEG_QUALITY = 90
+MAX_PAUSE_S = 10.0
+"""Between two frames, whatever their times say."""
+PROTOCOLS = {True: "rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https,httpproxy,crypto", False: "file"}
+"""What may be opened: a file must not lead to other addresses, nor an address to files of this machine."""
+
+
+def is_address(text: str) -> bool:
+    """Whether it is the address of a stream rather than a path."""
+    return re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
+
+
+def shown(address: str) -> str:
+    """The address without its password."""
+    parts = urlsplit(address)
+    if "@" not in parts.netloc:
+        return address
+    return parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
+
+
+def open_video(place: str | Path, every: int, max_pixels: int) -> Video:
+    """A video to send; raises UserError for an address that is none, and when PyAV is not there."""
+    live = isinstance(place, str)
+    name = shown(place) if isinstance(place, str) else place.name
+    if isinstance(place, str) and urlsplit(place).scheme.lower() not in SCHEMES:
+        raise UserError("is no address that is read", where=name, fix=f"Use one of {', '.join(SCHEMES)}")
+    try:
+        import av
+    except ImportError:
+        raise UserError(
+            "videos are read by PyAV, which is not installed",
+            where=name,
+            fix="Run: pip install 'triton-edge-gateway[video]'",
+        ) from None
+    av.logging.set_level(av.logging.PANIC)  # what it finds wrong is said here, in one line
+    return Video(str(place), name, live, every, max_pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """Every n-th frame of a video, at its own pace; `max_pixels` is the largest frame that is decoded."""
+
+    place: str
+    name: str
+    live: bool
+    every: int
+    max_pixels: int
+
+    async def items(self, rate: float | None) -> AsyncIterator[tuple[str, bytes]]:
+        """Name and JPEG of each frame, at the video's own pace.
+
+        With a rate a file goes as fast as it is asked, and of a live stream the frames that come too early are left
+        out. Raises UserError when it cannot be read.
+        """
+        frames = self._frames(rate if self.live else None)
+        started, first_s = time.monotonic(), None
+        while (frame := await apart(lambda: next(frames, None))) is not None:
+            number, seconds, jpeg = frame
+            if rate is None and not self.live and seconds is not None:
+                first_s = seconds if first_s is None else first_s
+                await asyncio.sleep(min(MAX_PAUSE_S, max(0.0, started + seconds - first_s - time.monotonic())))
+            yield f"{self.name} frame {number}", jpeg
+
+    def _frames(self, rate: float | None) -> Iterator[tuple[int, float | None, bytes]]:
+        """Number from 1, time in the video in seconds, and JPEG; blocks. At most `rate` a second, others left out."""
+        import av
+
+        options = {"protocol_whitelist": PROTOCOLS[self.live]}
+        if self.place.lower().startswith("rtsp"):
+            options["rtsp_transport"] = "tcp"  # a lost UDP packet is half a picture
+        due = 0.0
+        try:
+            with av.open(self.place, options=options, timeout=(OPEN_LIMIT_S, READ_LIMIT_S)) as container:
+                for number, frame in enumerate(self._decoded(container), 1):
+                    if (number - 1) % self.every or (rate and time.monotonic() < due):
+                        continue
+                    due = time.monotonic() + 1 / rate if rate else 0.0
+                    yield number, frame.time, self._jpeg(frame)
+        except av.FFmpegError as error:
+            raise self._unreadable(error.strerror or type(error).__name__) from error
+        except (ValueError, MemoryError, OSError) as error:  # of damaged files, from the layers between
+            raise self._unreadable(str(error) or type(error).__name__) from error
+
+    def _decoded(self, container: Any) -> Iterator[Any]:
+        if not container.streams.video:
+            raise self._unreadable("it has no picture")
+        stream = container.streams.video[0]
+        stream.codec_context.options = {"max_pixels": str(self.max_pixels)}
+        if not self.live:
+            stream.thread_type = "AUTO"  # several cores, at the price of some frames' delay
+        return iter(container.decode(stream))
+
+    def _jpeg(self, frame: Any) -> bytes:
+        if frame.width * frame.height > self.max_pixels:
+            raise self._unreadable(f"a frame has {frame.width}x{frame.height} pixels, the limit is {self.max_pixels}")
+        file = io.BytesIO()
+        frame.to_image().save(file, "JPEG", quality=JPEG_QUALITY)
+        return file.getvalue()
+
+    def _unreadable(self, why: str) -> UserError:
+        fix = (
+            "Check the address, its user and password, and that the camera answers"
+            if self.live
+            else "Check that the file is a complete video"
+        )
+        return UserError(f"cannot be read as a video: {why}", where=self.name, fix=fix)

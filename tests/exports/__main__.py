@@ -1,0 +1,44 @@
+"""Makes exports, answers and references: `python -m tests.exports [FAMILY ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+# The repository's folder `triton` would pass for the compiler of that name, which torch looks for.
+sys.modules["triton"] = None  # type: ignore[assignment]
+
+from tests.exports import ultralytics_models
+from tests.exports.workplace import Workplace
+
+HERE = Path(__file__).parent
+MAKERS = {
+    **dict.fromkeys(ultralytics_models.RECIPES, ultralytics_models.make),
+}
+
+
+def main() -> None:
+    """Makes the families that are named, or all."""
+    parser = argparse.ArgumentParser(prog="python -m tests.exports", description=__doc__)
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"of: {', '.join(MAKERS)}; all when none is named")
+    parser.add_argument("--out", type=Path, default=Path(".cache/exports"), help="where the models and answers go")
+    parser.add_argument("--references", type=Path, default=HERE.parent / "layouts" / "references")
+    chosen = parser.parse_args()
+    unknown = set(chosen.families) - set(MAKERS)
+    if unknown:
+        parser.error(f"no such family: {', '.join(sorted(unknown))}; there are {', '.join(MAKERS)}")
+    place = Workplace.at(chosen.out)
+    for family in chosen.families or MAKERS:
+        started = time.monotonic()
+        print(f"{family}:", flush=True)
+        reference = MAKERS[family](family, place)
+        path = reference.save(chosen.references)
+        found = [len(case.answer.get("scores", ())) for case in reference.cases]
+        seconds = time.monotonic() - started
+        print(f"  {path.name}: {path.stat().st_size:,} bytes, {found} answers, {seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,304 @@
+"""A running gateway follows its files, takes over what is right, and keeps what it has otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from prometheus_client import CollectorRegistry, Gauge
+from structlog.testing import capture_logs
+
+from gateway.config import RELOADABLE, Settings, load_settings
+from gateway.config_reload import Reloader
+from gateway.errors import ConfigError
+from gateway.live import Live
+from gateway.models.repository import LogicalModel, read_repository
+from tests.harness import until, write_model
+
+POLL_S = 0.005
+
+
+class Gauges:
+    """The two metrics of the reloader."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.config_last_reload_successful = Gauge("successful", "", registry=registry)
+        self.config_last_reload_success_timestamp_seconds = Gauge("timestamp", "", registry=registry)
+        self._registry = registry
+
+    @property
+    def successful(self) -> bool:
+        return bool(self._registry.get_sample_value("successful"))
+
+    @property
+    def timestamp(self) -> float:
+        return self._registry.get_sample_value("timestamp") or 0.0
+
+
+@dataclass
+class Site:
+    """A reloader at work on a folder, and what it did."""
+
+    file: Path
+    live: Live
+    gauges: Gauges
+    reloader: Reloader
+    logs: list[Any]
+    applied: list[list[LogicalModel]] = field(default_factory=list)
+    beyond: list[str] = field(default_factory=list)
+    refusal: ConfigError | None = None
+
+    def apply(self, models: list[LogicalModel]) -> list[str]:
+        if self.refusal is not None:
+            raise self.refusal
+        self.applied.append(models)
+        return self.beyond
+
+    @property
+    def repository(self) -> Path:
+        return self.live.current.model_repository
+
+    def said(self, event: str) -> list[Any]:
+        return [entry for entry in self.logs if entry["event"].startswith(event)]
+
+    async def until_said(self, event: str, times: int = 1) -> Any:
+        await until(lambda: len(self.said(event)) >= times, f"'{event}', {times} times, in {self.logs}")
+        return self.said(event)[-1]
+
+    async def again(self) -> Any:
+        """What is said of a reload that is asked for now; it has then seen all that was written before."""
+        done = [*self.said(READ), *self.said(REFUSED)]
+        self.reloader.request()
+        await until(lambda: len([*self.said(READ), *self.said(REFUSED)]) > len(done), "the reload that was asked for")
+        return self.logs[-1]
+
+
+READ, REFUSED, RESTART = "Configuration read again", "The configuration is not taken over", "Some changes need"
+
+
+def read_all(settings: Settings) -> list[LogicalModel]:
+    models, errors = read_repository(settings.model_repository)
+    for error in errors:
+        raise error
+    return models
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in os.environ:
+        if name.lower() in {*Settings.model_fields, "gateway_config"}:
+            monkeypatch.delenv(name)
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@contextlib.asynccontextmanager
+async def following(folder: Path, text: str = "", poll_s: float = POLL_S) -> AsyncIterator[Site]:
+    """A reloader on a gateway.yaml and a repository with one model."""
+    repository, file = folder / "models", folder / "gateway.yaml"
+    write_model(repository)
+    file.write_text(f"model_repository: {repository}\n{text}")
+    live, gauges = Live(load_settings(file)), Gauges()
+
+    with capture_logs() as logs:
+        reloader = Reloader(
+            live, file, read_all, lambda models: site.apply(models), gauges, poll_s=poll_s, settle_s=poll_s
+        )
+        site = Site(file, live, gauges, reloader, logs)
+        running = asyncio.create_task(reloader.run())
+        try:
+            yield site
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+
+def change(path: Path, edit: Callable[[str], str]) -> None:
+    """Replace a file at once, as editors and Kubernetes do."""
+    new = path.with_suffix(".new")
+    new.write_text(edit(path.read_text()))
+    new.replace(path)
+
+
+async def test_a_changed_file_is_taken_over(tmp_path: Path) -> None:
+    async with following(tmp_path, "infer_timeout_ms: 100\n") as site:
+        change(site.file, lambda text: text.replace("100", "200") + "result_topic: a/{device_id}\n")
+        said = await site.until_said(READ)
+        assert said["changed"] == ["RESULT_TOPIC", "INFER_TIMEOUT_MS"]
+        assert (site.live.current.infer_timeout_ms, site.live.current.result_topic) == (200, "a/{device_id}")
+        assert site.gauges.successful
+        assert not site.said(RESTART)
+
+
+async def test_nothing_happens_while_nothing_changes(tmp_path: Path) -> None:
+    async with following(tmp_path) as site:
+        before = site.live.current
+        change(site.file, lambda text: text + "log_level: info\n")  # the default: a change of the file alone
+        await site.until_said(READ)
+        assert site.live.current == before
+        assert site.said(READ)[0]["changed"] == []
+    assert len(site.said(READ)) == 1
+
+
+async def test_a_request_reads_at_once(tmp_path: Path) -> None:
+    async with following(tmp_path, poll_s=3600) as site:
+        change(site.file, lambda text: text + "gpu_enabled: true\n")
+        assert (await site.again())["changed"] == ["GPU_ENABLED"]
+        assert site.live.current.gpu_enabled is True
+
+
+async def test_what_is_wrong_leaves_everything_as_it_was_and_is_said_once(tmp_path: Path) -> None:
+    async with following(tmp_path, "infer_timeout_ms: 100\n") as site:
+        before, since = site.live.current, site.gauges.timestamp
+        change(site.file, lambda text: text.replace("100", "200") + "log_levl: debug\n")
+        said = await site.until_said(REFUSED)
+        assert (said["where"], said["fix"], said["log_level"]) == (str(site.file), "Correct the key", "error")
+        assert said["reason"] == "line 3: unknown key 'log_levl' (did you mean 'log_level'?)"
+        assert not site.gauges.successful
+        assert site.gauges.timestamp == since
+        change(site.file, lambda text: text.replace("levl", "level"))
+        await site.until_said(READ)
+        assert len(site.said(REFUSED)) == 1
+        assert site.live.current != before
+        assert site.gauges.successful
+        assert site.gauges.timestamp >= since
+
+
+async def test_a_wrong_model_keeps_right_settings_from_being_taken_over(tmp_path: Path) -> None:
+    async with following(tmp_path, poll_s=3600) as site:
+        before = site.live.current
+        (site.repository / "detector" / "model.yaml").write_text("name: detector\nmodel_type: x\n")
+        change(site.file, lambda text: text + "drain_timeout_s: 1\n")
+        assert "model_type: must be" in (await site.again())["reason"]
+        assert site.live.current is before
+        assert site.applied == []
+
+
+async def test_a_refusal_of_whoever_applies_the_models_leaves_the_settings(tmp_path: Path) -> None:
+    async with following(tmp_path, poll_s=3600) as site:
+        before, site.refusal = site.live.current, ConfigError("too many models", where="here", fix="Take one away")
+        change(site.file, lambda text: text + "drain_timeout_s: 1\n")
+        assert (await site.again())["reason"] == "too many models"
+        assert site.live.current is before
+
+
+async def test_what_needs_a_restart_is_named_and_not_taken_over(tmp_path: Path) -> None:
+    async with following(tmp_path, poll_s=3600) as site:
+        change(site.file, lambda text: text + "http_port: 1234\nfacility: hall-2\ndrain_timeout_s: 1\n")
+        site.beyond = ["detector"]
+        said = await site.again()
+        assert (said["event"][: len(RESTART)], said["settings"], said["models"]) == (
+            RESTART,
+            ["FACILITY", "HTTP_PORT"],
+            ["detector"],
+        )
+        assert site.said(READ)[0]["changed"] == ["DRAIN_TIMEOUT_S"]
+        current = site.live.current
+        assert (current.http_port, current.facility, current.drain_timeout_s) == (8080, "default", 1)
+        await site.again()
+        assert len(site.said(RESTART)) == 1, "the same is said once"
+
+
+OTHERS = {
+    "log_level": "error", "log_format": "text", "default_backend": "torch", "enable_dual_backend": "true",
+    "infer_timeout_ms": "1", "snapshot_deadline_ms": "1", "max_image_pixels": "5000", "queue_max_messages": "5",
+    "queue_max_bytes": "1048577", "drain_timeout_s": "1", "gpu_enabled": "true",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(RELOADABLE))
+async def test_each_setting_that_says_so_is_taken_over(tmp_path: Path, name: str) -> None:
+    async with following(tmp_path, poll_s=3600) as site:
+        change(site.file, lambda text: f"{text}{name}: {OTHERS.get(name, 'somewhere/else')}\n")
+        assert (await site.again())["changed"] == [name.upper()]
+        assert site.live.current == load_settings(site.file)
+
+
+async def test_the_environment_still_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "warning")
+    async with following(tmp_path, poll_s=3600) as site:
+        change(site.file, lambda text: text + "log_level: debug\n")
+        assert (await site.again())["changed"] == []
+        assert site.live.current.log_level == "warning"
+
+
+async def test_a_new_log_level_holds_at_once(tmp_path: Path) -> None:
+    async with following(tmp_path, "log_level: warning\n", poll_s=3600) as site:
+        change(site.file, lambda text: text.replace("warning", "debug"))
+        await site.again()
+        assert logging.getLogger().level == logging.DEBUG
+
+
+@pytest.mark.parametrize("name", ["model.yaml", "labels.txt"])
+async def test_models_and_their_labels_are_followed(tmp_path: Path, name: str) -> None:
+    async with following(tmp_path) as site:
+        edits = {
+            "model.yaml": lambda text: text.replace("name: detector", "name: other"),
+            "labels.txt": lambda text: text + "\nanother",
+        }
+        change(site.repository / "detector" / name, edits[name])
+        await site.until_said(READ)
+        (model,) = site.applied[-1]
+        assert (model.spec.name == "other", model.labels[-1] == "another") == (
+            name == "model.yaml",
+            name != "model.yaml",
+        )
+
+
+async def test_a_new_model_and_a_removed_one_are_seen(tmp_path: Path) -> None:
+    async with following(tmp_path) as site:
+        change(write_model(tmp_path / "drop", "second") / "model.yaml", str)
+        (tmp_path / "drop" / "second").rename(site.repository / "second")
+        assert (await site.until_said(READ))["models"] == ["detector", "second"]
+        (site.repository / "second" / "model.yaml").unlink()
+        await site.until_said(READ, times=2)
+        assert site.said(READ)[-1]["models"] == ["detector"]
+
+
+async def test_the_swapped_link_of_a_config_map_is_seen(tmp_path: Path) -> None:
+    async with following(tmp_path) as site:
+        for number, text in enumerate((site.file.read_text(), site.file.read_text() + "drain_timeout_s: 3\n")):
+            (tmp_path / f"..{number}").mkdir()
+            (tmp_path / f"..{number}" / "gateway.yaml").write_text(text)
+            (tmp_path / "..new").symlink_to(f"..{number}")
+            (tmp_path / "..new").replace(tmp_path / "..data")
+            if number == 0:  # the mounted file is a link into ..data from the beginning
+                site.file.unlink()
+                site.file.symlink_to("..data/gateway.yaml")
+                await site.again()
+        await until(lambda: site.live.current.drain_timeout_s == 3, "the swapped file")
+
+
+async def test_a_file_that_vanishes_leaves_what_holds(tmp_path: Path) -> None:
+    async with following(tmp_path) as site:
+        before = site.live.current
+        site.file.unlink()
+        assert (await site.until_said(REFUSED))["reason"] == "cannot be read: No such file or directory"
+        assert site.live.current is before
+
+
+async def test_without_a_file_models_and_requests_still_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "model_repository")
+    with capture_logs() as logs:
+        live, gauges = Live(load_settings()), Gauges()
+        site = Site(
+            tmp_path, live, gauges, Reloader(live, None, read_all, lambda models: site.apply(models), gauges), logs
+        )
+        running = asyncio.create_task(site.reloader.run())
+        assert (await site.again())["models"] == ["detector"]
+        running.cancel()
