@@ -1,8 +1,9 @@
-"""Writes metrics.md, errors.md and configuration.md from the code; `--check` only says which are not current."""
+"""Writes metrics.md, errors.md, configuration.md and the schemas from the code; `--check` only says what is stale."""
 # ruff: noqa: INP001, T201 - a script for people, not a package
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 import typing
@@ -14,7 +15,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from gateway.config import Settings
+from gateway.cli_config import schema_of
+from gateway.config import RELOADABLE, Settings
 from gateway.errors import SnapshotError
 from gateway.metrics import CATALOGUE, PREFIX
 from gateway.models.spec import ModelSpec
@@ -31,6 +33,7 @@ SECTIONS = {
 }
 DERIVED = {"gateway_id": "the host name"}
 TYPES: dict[object, str] = {str: "text", int: "integer", float: "number", bool: "`true` or `false`", Path: "path"}
+EDITOR_LINE = "# yaml-language-server: $schema=docs/schema/{}.schema.json"
 LIMITS = {"ge": "at least", "gt": "above", "le": "at most"}
 
 
@@ -58,12 +61,19 @@ def type_of(annotation: Any) -> str:
         case typing.Union | types.UnionType:
             return " or ".join(type_of(part) for part in arguments if part is not type(None))
         case origin if origin is tuple and arguments[-1] is ...:
-            return f"list of {type_of(arguments[0])}"
+            return f"list of {plural(type_of(arguments[0]))}"
         case origin if origin is tuple:
-            return f"list of {len(arguments)} {type_of(arguments[0])}s"
+            return f"list of {len(arguments)} {plural(type_of(arguments[0]))}"
         case origin if origin is dict:
-            return "mapping"
+            return f"mapping of names to {plural(type_of(arguments[1]))}"
     return "mapping" if is_model(annotation) else TYPES[annotation]
+
+
+def plural(text: str) -> str:
+    """Of a type in words."""
+    first, space, rest = text.partition(" of ")
+    first = first if first == "text" or first.startswith("`") else f"{first}s"
+    return first + space + rest
 
 
 def type_and_range(field: FieldInfo) -> str:
@@ -81,8 +91,8 @@ def default_of(name: str, field: FieldInfo) -> str:
     value = field.default
     if value is PydanticUndefined:
         return DERIVED.get(name, "none") if field.default_factory else "**required**"
-    if value is None or isinstance(value, BaseModel):
-        return "none" if value is None else ""
+    if value in (None, "") or isinstance(value, BaseModel):
+        return "" if isinstance(value, BaseModel) else "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple):
@@ -113,22 +123,44 @@ def configuration() -> Iterator[str]:
         "key in the file is an error, a variable that looks like a misspelt setting a warning in the log. Lists are\n"
         "separated by commas in the environment, and YAML lists in the file.\n"
     )
-    yield "```yaml\n# gateway.yaml\naio_broker_hostname: broker.plant.example\nfacility: hall-2\n```\n"
+    yield (
+        "```yaml\n"
+        + EDITOR_LINE.format("gateway")
+        + "\naio_broker_hostname: broker.plant.example\nfacility: hall-2\n```\n"
+    )
+    yield (
+        "The first line lets an editor with a YAML language server complete and check the keys; the schemas are\n"
+        "[schema/gateway.schema.json](schema/gateway.schema.json) and\n"
+        "[schema/model.schema.json](schema/model.schema.json), and `edge-gateway config schema` prints them.\n"
+        "`edge-gateway config show` says what holds and where it comes from; `edge-gateway config check` names\n"
+        "everything that is wrong with the file, the environment and every `model.yaml`, and ends with exit code 2.\n"
+    )
+    yield "## What takes effect without a restart\n"
+    yield (
+        "The gateway reads `gateway.yaml` and every `model.yaml` with its labels again when one of them changes (it\n"
+        "looks every two seconds) and at once on SIGHUP. Settings with *yes* under *Reload* then hold for what comes\n"
+        "after; changes of others are named in the log and wait for the next start. When anything is wrong, nothing\n"
+        "is taken over: the log says what to correct, and `edge_gateway_config_last_reload_successful` is 0 until it\n"
+        "is. Passwords, tokens and certificates are read from their files at each connect. What comes from the\n"
+        "environment needs a restart, since the environment of a process cannot change while it runs.\n"
+    )
     sections: list[tuple[str, list[tuple[str, ...]]]] = []
     for name, field in Settings.model_fields.items():
         if name in SECTIONS:
             sections.append((SECTIONS[name], []))
         text = meaning(Settings, name, field)
-        row = (f"`{name.upper()}`", f"`{name}`", type_and_range(field), default_of(name, field), text)
+        reload = "yes" if name in RELOADABLE else "no"
+        row = (f"`{name.upper()}`", f"`{name}`", type_and_range(field), default_of(name, field), reload, text)
         sections[-1][1].append(row)
     for title, rows in sections:
         yield f"## {title}\n"
-        yield from table(("Environment", "Key in `gateway.yaml`", "Type", "Default", "Meaning"), rows)
+        yield from table(("Environment", "Key in `gateway.yaml`", "Type", "Default", "Reload", "Meaning"), rows)
     yield "## model.yaml\n"
     yield (
         "One file in the folder of each logical model in `MODEL_REPOSITORY`, beside the Triton models that are its\n"
         "variants; `model_repository/industrial-safety/model.yaml` is an example. Unknown keys are errors.\n"
     )
+    yield "```yaml\n" + EDITOR_LINE.format("model") + "\n```\n"
     yield from model_keys(ModelSpec, "")
 
 
@@ -140,9 +172,20 @@ def model_keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
     ]
     yield from table(("Key", "Type", "Default", "Meaning"), rows)
     for name, field in model.model_fields.items():
-        if is_model(field.annotation):
+        inner, below = record_of(field.annotation)
+        if inner is not None:
             yield f"### {prefix}{name}\n"
-            yield from model_keys(field.annotation, f"{prefix}{name}.")
+            yield from model_keys(inner, f"{prefix}{name}.{below}")
+
+
+def record_of(annotation: Any) -> tuple[type[BaseModel] | None, str]:
+    """The record with the keys below a key, and what stands between the two: a name in a mapping of them."""
+    if is_model(annotation):
+        return annotation, ""
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is dict and is_model(arguments[1]):
+        return arguments[1], "NAME."
+    return None, ""
 
 
 def errors() -> Iterator[str]:
@@ -183,6 +226,8 @@ def metrics() -> Iterator[str]:
 def main() -> int:
     """Write what is not current, or with --check only name it."""
     pages = {"metrics.md": metrics(), "errors.md": errors(), "configuration.md": configuration()}
+    for which in ("gateway", "model"):
+        pages[f"schema/{which}.schema.json"] = iter([json.dumps(schema_of(which), indent=2, ensure_ascii=False)])
     stale = 0
     for name, lines in pages.items():
         path, text = Path(__file__).parent / name, "\n".join(lines).rstrip() + "\n"
@@ -191,6 +236,7 @@ def main() -> int:
         stale += 1
         print(f"docs/{name} {'is not current: run make docs' if '--check' in sys.argv else 'written'}")
         if "--check" not in sys.argv:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
     return stale if "--check" in sys.argv else 0
 

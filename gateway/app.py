@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -24,6 +25,7 @@ from gateway.admin.kserve import KServe
 from gateway.admin.status import StatusPublisher, status_publication
 from gateway.allocator import Allocator
 from gateway.config import Settings
+from gateway.config_reload import Reloader
 from gateway.errors import BrokerError, ConfigError, GatewayError
 from gateway.flow.pipeline import Pipeline
 from gateway.live import Live
@@ -44,7 +46,14 @@ CLOSE_LIMIT_S = 3.0
 class Gateway:
     """One gateway between a broker and a Triton."""
 
-    def __init__(self, settings: Settings, broker: Broker, server: InferenceServer, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker,
+        server: InferenceServer,
+        metrics: Metrics,
+        config_file: Path | None = None,
+    ) -> None:
         logical, refused = read_models(settings)
         self._allocator = Allocator()
         self._settings = settings
@@ -66,6 +75,7 @@ class Gateway:
             InferApi(self.live, self._pipeline.intake.ask),
             KServe(self.health, self._models),
         )
+        self._reloader = Reloader(self.live, config_file, self._read_again, self._loader.replace_specs, metrics)
         self._stop = asyncio.Event()
         self._failed = False
         self.http_port = 0
@@ -74,6 +84,10 @@ class Gateway:
     def stop(self) -> None:
         """Ask for an orderly stop; `run` returns when it is done."""
         self._stop.set()
+
+    def reload(self) -> None:
+        """Read the configuration again."""
+        self._reloader.request()
 
     async def run(self) -> int:
         """Serve until `stop`; returns the exit code: 0, or 1 after an unexpected error."""
@@ -109,6 +123,7 @@ class Gateway:
             "queue-models": self._pipeline.intake.watch_models(),
             "queue-deadlines": self._pipeline.intake.watch_deadlines(),
             "alerts": self._pipeline.watch_alerts(),
+            "reload": self._reloader.run(),
             "allocator": self._allocator.run(),
         }
         for index in range(REFUSAL_WORKERS):
@@ -131,6 +146,18 @@ class Gateway:
             log.error("Task ended unexpectedly", task=name)
         self._failed = True
         self._stop.set()
+
+    def _read_again(self, settings: Settings) -> list[LogicalModel]:
+        """The models as their files read now; raises ConfigError for one that serves and cannot be read any more."""
+        if settings.model_config_path is not None:
+            return [read_model(settings.model_config_path, settings.model_repository)]
+        logical, errors = read_repository(settings.model_repository)
+        serving = {str(path) for path in self._loader.paths}
+        for error in errors:
+            if error.where.partition(":")[0] in serving:
+                raise error
+        refuse_loops(settings, logical)
+        return logical
 
     async def _say_ready(self) -> None:
         was: bool | None = None
@@ -180,7 +207,7 @@ def read_models(settings: Settings) -> tuple[list[LogicalModel], tuple[str, ...]
     """The models to serve, and the reasons why some cannot be; raises ConfigError when the place itself is wrong."""
     errors: list[ConfigError] = []
     if settings.model_config_path is not None:
-        logical = [read_model(settings.model_config_path)]
+        logical = [read_model(settings.model_config_path, settings.model_repository)]
     else:
         logical, errors = read_repository(settings.model_repository)
     for error in errors:
@@ -208,8 +235,9 @@ def refuse_loops(settings: Settings, logical: list[LogicalModel]) -> None:
 
 
 def stop_on_signals(gateway: Gateway) -> None:
-    """SIGINT and SIGTERM stop in order; a second one ends at once, leaving open snapshots to the broker."""
+    """SIGINT and SIGTERM stop in order, a second one at once, leaving open snapshots to the broker; SIGHUP reloads."""
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, gateway.reload)
     asked = False
 
     def handle(name: str) -> None:

@@ -22,6 +22,9 @@ from gateway.commands.watch import watch
 from gateway.errors import GatewayError
 from gateway.terminal.overview import Overview
 
+NO_SUBCOMMAND = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""A group without a command of its own; older versions of click show its help by themselves."""
+
 __all__ = ["cli", "main", "mqtt_settings"]
 
 
@@ -51,6 +54,11 @@ def main() -> None:
     """Entry point: errors that a person can mend end in one line and exit code 2."""
     try:
         code = cli.main(prog_name="edge-gateway", standalone_mode=False)
+    except click.UsageError as error:
+        if not isinstance(error, NO_SUBCOMMAND):
+            sys.exit(_complain(_usage_error(error)))
+        click.echo(error.ctx.get_help() if error.ctx else error.format_message())
+        sys.exit(0)
     except click.ClickException as error:
         sys.exit(_complain(_usage_error(error)))
     except click.Abort:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import click
 import yaml
 
+from gateway.commands.options import CONFIG, FILE, examples
 from gateway.config import (
     RELOADABLE,
     Settings,
@@ -26,12 +27,11 @@ from gateway.config import (
     settings_warnings,
 )
 from gateway.errors import ConfigError
+from gateway.terminal.overview import Commands
 from gateway.yaml_file import YamlMapping, read_yaml
 
 if TYPE_CHECKING:
     from gateway.models.repository import LogicalModel
-
-_FILE = click.Path(path_type=Path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,15 @@ class Effective:
     """The source in words, such as `gateway.yaml, line 3`."""
 
 
-@click.group()
+@click.group(cls=Commands, epilog=examples("edge-gateway config check gateway.yaml", "edge-gateway config show --all"))
 def config() -> None:
     """Show, check and describe the configuration."""
 
 
-@config.command()
-@click.option("--config", "file", type=_FILE, help="gateway.yaml to read.  [default: $GATEWAY_CONFIG]")
+@config.command(
+    epilog=examples("edge-gateway config show", "edge-gateway config show --all --format env > gateway.env")
+)
+@CONFIG
 @click.option("--all", "everything", is_flag=True, help="The defaults too.")
 @click.option(
     "--format",
@@ -62,12 +64,12 @@ def config() -> None:
     show_default=True,
     help="As gateway.yaml, as JSON with the source of each value, or as variables of a shell.",
 )
-def show(file: Path | None, everything: bool, form: str) -> None:
+def show(config: Path | None, everything: bool, form: str) -> None:
     """Print the settings that hold, and where each comes from.
 
     Files with secrets are named, what is in them is not shown.
     """
-    items = [item for item in effective(file) if everything or item.source != "default"]
+    items = [item for item in effective(config) if everything or item.source != "default"]
     if not items and form != "json":
         click.echo("# Nothing is set; --all shows the defaults")
     elif form == "yaml":
@@ -128,8 +130,8 @@ def _plain(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-@config.command()
-@click.argument("file", type=_FILE, required=False)
+@config.command(epilog=examples("edge-gateway config check", "edge-gateway config check gateway.yaml"))
+@click.argument("file", type=FILE, required=False)
 def check(file: Path | None) -> None:
     """Say what is wrong with FILE, the environment and every model.yaml.
 
@@ -228,8 +230,12 @@ def _summary(path: Path | None, models: list[LogicalModel]) -> str:
     return "; ".join(parts)
 
 
-@config.command()
-@click.argument("which", type=click.Choice(["gateway", "model"]), default="gateway")
+@config.command(
+    epilog=examples(
+        "edge-gateway config schema > gateway.schema.json", "edge-gateway config schema model > model.schema.json"
+    )
+)
+@click.argument("which", metavar="[gateway|model]", type=click.Choice(["gateway", "model"]), default="gateway")
 def schema(which: str) -> None:
     """Print the JSON Schema of gateway.yaml or of model.yaml, for editors."""
     click.echo(json.dumps(schema_of(which), indent=2, ensure_ascii=False))

@@ -55,7 +55,8 @@ class Reloader:
     """Follows gateway.yaml, every model.yaml and the labels beside it.
 
     `read_models` reads all models for given settings, and raises ConfigError when one of them is wrong. `apply_models`
-    lets them hold and returns the names of those whose change needs more than that.
+    lets them hold and returns the names of those whose change needs more than that. `set_logging` gets LOG_LEVEL and
+    LOG_FORMAT when they change; all other settings are looked up in `live` by those who need them.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Reloader:
         apply_models: Callable[[list[LogicalModel]], list[str]],
         metrics: ReloadMetrics,
         *,
+        set_logging: Callable[[str, str], None] = configure_logging,
         poll_s: float = POLL_S,
         settle_s: float = SETTLE_S,
     ) -> None:
@@ -74,6 +76,7 @@ class Reloader:
         self._read_models = read_models
         self._apply_models = apply_models
         self._metrics = metrics
+        self._set_logging = set_logging
         self._poll_s = poll_s
         self._settle_s = settle_s
         self._requested = asyncio.Event()
@@ -145,7 +148,7 @@ class Reloader:
         changed = _different(before, after)
         self._live.replace(after)
         if not {"LOG_LEVEL", "LOG_FORMAT"}.isdisjoint(changed):
-            configure_logging(after.log_level, after.log_format)
+            self._set_logging(after.log_level, after.log_format)
         return changed
 
     def _name_what_needs_a_restart(self, wanted: Settings, models: list[str]) -> None:

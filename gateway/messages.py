@@ -188,11 +188,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How the picture lies in the model's input: input = picture * scale + offset, per axis, in pixels.
-
-    `width` and `height` are those of the upright picture (EXIF orientation applied). Of a tile `scale` and `offset`
-    say where the whole picture would lie; `box` is the part of the picture that the input shows.
-    """
+    """How the picture, upright and whole, lies in the model's input: input = picture * scale + offset, in pixels."""
 
     width: int
     height: int
@@ -201,15 +197,12 @@ class Geometry:
     offset_x: float
     offset_y: float
     box: tuple[float, float, float, float] | None = None
-    """[x1, y1, x2, y2] in pixels of the picture; None: all of it."""
+    """The tile that the input shows, [x1, y1, x2, y2] in pixels of the picture; None: all of it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedInput:
-    """The input tensors of one variant by name; each has a leading axis with one entry a tile, one for no tiles.
-
-    `geometries` has one entry a tile; it is empty for a window of readings.
-    """
+    """The input tensors of one variant by name, with an entry for each tile; readings have no `geometries`."""
 
     tensors: Mapping[str, NDArray[Any]]
     geometries: tuple[Geometry, ...] = ()

@@ -51,8 +51,8 @@ CATALOGUE = (
             "Zero for long: check confidence_threshold and the camera's view.", ("model", "class")),
     Meaning("alerts_total", "counter", "Alerts that were published; event is start or end.",
             "Many for one event: raise alerts.hold_off_s or alerts.after_frames in model.yaml.", ("model", "event")),
-    Meaning("forgotten_sensors_total", "counter", "Sensors whose window was given up to make room for others.",
-            "More sensors, or larger windows, than are kept: see docs/concepts.md."),
+    Meaning("forgotten_total", "counter", "What was given up to make room: a sensor's window, or an open alert.",
+            "Growing: more sensors or alerting cameras than are kept in mind, or somebody invents device ids.", ("what",)),
     Meaning("queue_messages", "gauge", "Snapshots waiting for a free place in flight.",
             "Near QUEUE_MAX_MESSAGES: more frames arrive than Triton answers."),
     Meaning("queue_bytes", "gauge", "Encoded bytes that wait in the queue.",
@@ -92,7 +92,7 @@ class Metrics:
     comparisons: Counter
     predictions: Counter
     alerts: Counter
-    forgotten_sensors: Counter
+    forgotten: Counter
     queue_messages: Gauge
     queue_bytes: Gauge
     unacknowledged_messages: Gauge

@@ -139,7 +139,7 @@ async def site(
         status_publication(config, "offline", reason="connection lost"),
     )
     gateway = Gateway(config, client, triton, metrics)
-    viewer = broker.client("viewer", ["edge-ai/+/+/+/ai/#"])
+    viewer = broker.client("viewer", ["edge-ai/+/+/+/ai/#", "edge-ai/+/+/ai/#"])
     running = asyncio.create_task(gateway.run(), name="gateway")
     place = Site(gateway, broker, triton, metrics, running)
 

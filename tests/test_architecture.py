@@ -17,7 +17,7 @@ FOREIGN = {"paho", "tritonclient"}
 ALLOWED = {
     "flow": {"flow", "models"},
     "models": {"models"},
-    "adapters": {"adapters"},
+    "adapters": {"adapters", "models"},
     "admin": {"admin", "flow", "models"},
     "testing": {"testing"},
     "terminal": {"terminal"},

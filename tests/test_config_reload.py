@@ -4,44 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
-from prometheus_client import CollectorRegistry, Gauge
 from structlog.testing import capture_logs
 
 from gateway.config import RELOADABLE, Settings, load_settings
 from gateway.config_reload import Reloader
 from gateway.errors import ConfigError
 from gateway.live import Live
+from gateway.metrics import Metrics
 from gateway.models.repository import LogicalModel, read_repository
 from tests.harness import until, write_model
 
 POLL_S = 0.005
-
-
-class Gauges:
-    """The two metrics of the reloader."""
-
-    def __init__(self) -> None:
-        registry = CollectorRegistry()
-        self.config_last_reload_successful = Gauge("successful", "", registry=registry)
-        self.config_last_reload_success_timestamp_seconds = Gauge("timestamp", "", registry=registry)
-        self._registry = registry
-
-    @property
-    def successful(self) -> bool:
-        return bool(self._registry.get_sample_value("successful"))
-
-    @property
-    def timestamp(self) -> float:
-        return self._registry.get_sample_value("timestamp") or 0.0
 
 
 @dataclass
@@ -50,9 +30,10 @@ class Site:
 
     file: Path
     live: Live
-    gauges: Gauges
-    reloader: Reloader
+    metrics: Metrics
     logs: list[Any]
+    reloader: Reloader = field(init=False)
+    logging: list[tuple[str, str]] = field(default_factory=list)
     applied: list[list[LogicalModel]] = field(default_factory=list)
     beyond: list[str] = field(default_factory=list)
     refusal: ConfigError | None = None
@@ -62,6 +43,17 @@ class Site:
             raise self.refusal
         self.applied.append(models)
         return self.beyond
+
+    def set_logging(self, level: str, log_format: str) -> None:
+        self.logging.append((level, log_format))
+
+    @property
+    def successful(self) -> float:
+        return self.metrics.value("config_last_reload_successful")
+
+    @property
+    def timestamp(self) -> float:
+        return self.metrics.value("config_last_reload_success_timestamp_seconds")
 
     @property
     def repository(self) -> Path:
@@ -93,16 +85,10 @@ def read_all(settings: Settings) -> list[LogicalModel]:
 
 
 @pytest.fixture(autouse=True)
-def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.lower() in {*Settings.model_fields, "gateway_config"}:
             monkeypatch.delenv(name)
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
 
 
 @contextlib.asynccontextmanager
@@ -111,14 +97,14 @@ async def following(folder: Path, text: str = "", poll_s: float = POLL_S) -> Asy
     repository, file = folder / "models", folder / "gateway.yaml"
     write_model(repository)
     file.write_text(f"model_repository: {repository}\n{text}")
-    live, gauges = Live(load_settings(file)), Gauges()
+    live, metrics = Live(load_settings(file)), Metrics()
 
     with capture_logs() as logs:
-        reloader = Reloader(
-            live, file, read_all, lambda models: site.apply(models), gauges, poll_s=poll_s, settle_s=poll_s
+        site = Site(file, live, metrics, logs)
+        site.reloader = Reloader(
+            live, file, read_all, site.apply, metrics, set_logging=site.set_logging, poll_s=poll_s, settle_s=poll_s
         )
-        site = Site(file, live, gauges, reloader, logs)
-        running = asyncio.create_task(reloader.run())
+        running = asyncio.create_task(site.reloader.run())
         try:
             yield site
         finally:
@@ -140,7 +126,7 @@ async def test_a_changed_file_is_taken_over(tmp_path: Path) -> None:
         said = await site.until_said(READ)
         assert said["changed"] == ["RESULT_TOPIC", "INFER_TIMEOUT_MS"]
         assert (site.live.current.infer_timeout_ms, site.live.current.result_topic) == (200, "a/{device_id}")
-        assert site.gauges.successful
+        assert site.successful == 1
         assert not site.said(RESTART)
 
 
@@ -163,19 +149,19 @@ async def test_a_request_reads_at_once(tmp_path: Path) -> None:
 
 async def test_what_is_wrong_leaves_everything_as_it_was_and_is_said_once(tmp_path: Path) -> None:
     async with following(tmp_path, "infer_timeout_ms: 100\n") as site:
-        before, since = site.live.current, site.gauges.timestamp
+        before, since = site.live.current, site.timestamp
         change(site.file, lambda text: text.replace("100", "200") + "log_levl: debug\n")
         said = await site.until_said(REFUSED)
         assert (said["where"], said["fix"], said["log_level"]) == (str(site.file), "Correct the key", "error")
         assert said["reason"] == "line 3: unknown key 'log_levl' (did you mean 'log_level'?)"
-        assert not site.gauges.successful
-        assert site.gauges.timestamp == since
+        assert site.successful == 0
+        assert site.timestamp == since
         change(site.file, lambda text: text.replace("levl", "level"))
         await site.until_said(READ)
         assert len(site.said(REFUSED)) == 1
         assert site.live.current != before
-        assert site.gauges.successful
-        assert site.gauges.timestamp >= since
+        assert site.successful == 1
+        assert site.timestamp >= since
 
 
 async def test_a_wrong_model_keeps_right_settings_from_being_taken_over(tmp_path: Path) -> None:
@@ -236,11 +222,14 @@ async def test_the_environment_still_wins(tmp_path: Path, monkeypatch: pytest.Mo
         assert site.live.current.log_level == "warning"
 
 
-async def test_a_new_log_level_holds_at_once(tmp_path: Path) -> None:
+async def test_the_log_follows(tmp_path: Path) -> None:
     async with following(tmp_path, "log_level: warning\n", poll_s=3600) as site:
         change(site.file, lambda text: text.replace("warning", "debug"))
         await site.again()
-        assert logging.getLogger().level == logging.DEBUG
+        change(site.file, lambda text: text.replace("debug", "debug\nlog_format: text"))
+        await site.again()
+        await site.again()
+        assert site.logging == [("debug", "json"), ("debug", "text")], "each change once"
 
 
 @pytest.mark.parametrize("name", ["model.yaml", "labels.txt"])
@@ -295,10 +284,9 @@ async def test_without_a_file_models_and_requests_still_work(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "model_repository")
     with capture_logs() as logs:
-        live, gauges = Live(load_settings()), Gauges()
-        site = Site(
-            tmp_path, live, gauges, Reloader(live, None, read_all, lambda models: site.apply(models), gauges), logs
-        )
+        live, metrics = Live(load_settings()), Metrics()
+        site = Site(tmp_path, live, metrics, logs)
+        site.reloader = Reloader(live, None, read_all, site.apply, metrics)
         running = asyncio.create_task(site.reloader.run())
         assert (await site.again())["models"] == ["detector"]
         running.cancel()

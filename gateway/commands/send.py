@@ -19,22 +19,21 @@ if TYPE_CHECKING:
     from gateway.terminal.send import Source
 
 
-class _Numbers(click.ParamType):
-    """Numbers with commas between them."""
+def _numbers(
+    _context: click.Context, _option: click.Parameter, given: tuple[str, ...]
+) -> tuple[tuple[float, ...], ...]:
+    """The readings as numbers; NaN and infinity are none."""
+    return tuple(_reading(text) for text in given)
 
-    name = "numbers"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """As floats; NaN and infinity are no readings."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            found = tuple(float(part) for part in str(value).split(","))
-        except ValueError:
-            found = ()
-        if not found or not all(map(math.isfinite, found)):
-            self.fail(f"'{value}' is no list of numbers, such as 21.5,21.7", param, ctx)
-        return found
+def _reading(text: str) -> tuple[float, ...]:
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(map(math.isfinite, found)):
+        raise click.BadParameter(f"'{text[:60]}' is no list of numbers, such as 21.5,21.7")
+    return found
 
 
 @click.command(
@@ -74,7 +73,8 @@ class _Numbers(click.ParamType):
     "--values",
     "readings",
     multiple=True,
-    type=_Numbers(),
+    callback=_numbers,
+    metavar="NUMBERS",
     help="A reading in place of pictures: one number for each channel of the sensor. May be given several times.",
 )
 @click.option("--sensor-id", "--sensor", default="sensor-01", show_default=True, help="Sensor to appear as.")
@@ -151,9 +151,7 @@ def _require_one_kind(
         )
 
 
-def _readings(
-    readings: tuple[tuple[float, ...], ...], form: str, sensor_id: str, more: dict[str, str]
-) -> list[Source]:
+def _readings(readings: tuple[tuple[float, ...], ...], form: str, sensor_id: str, more: dict[str, str]) -> list[Source]:
     from gateway.terminal.send import Still, json_reading
 
     def content(values: tuple[float, ...]) -> bytes:

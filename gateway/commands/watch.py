@@ -53,17 +53,13 @@ def watch(count: int | None, raw: bool, save: Path | None, keep: int) -> None:
 
 def _picture_of(settings: Settings) -> PictureOf:
     """Reads a snapshot as the gateway does, so that it gets the same result_id."""
-    from gateway.config import DEFAULT_INPUT_TOPICS
     from gateway.errors import SnapshotError
     from gateway.flow.identify import identify
     from gateway.flow.ingest import open_message, take_contents
     from gateway.messages import Snapshot
-    from gateway.topics import TopicPattern
-
-    usual = tuple(TopicPattern(text) for text in DEFAULT_INPUT_TOPICS)
 
     def picture_of(message: Message) -> tuple[str, bytes] | None:
-        origin = identify(message, settings.patterns, usual, settings.place)
+        origin = identify(message, settings.patterns, settings.place)
         try:
             contents = take_contents(open_message(message, origin, settings.max_payload_bytes))
         except SnapshotError:

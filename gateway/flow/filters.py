@@ -24,26 +24,36 @@ def keep(
     camera: CameraSpec | None,
     picture: tuple[int, int] | None,
 ) -> tuple[Prediction, ...]:
-    """The predictions that count, most confident first, at most `spec.max_detections`, under their published names.
+    """The predictions that count, most confident first, at most `spec.max_detections`, under their published names."""
+    return tuple(
+        replace(item, class_name=spec.rename[item.class_name]) if item.class_name in spec.rename else item
+        for item in (predictions[index] for index in which_count(predictions, spec, camera, picture))
+    )
+
+
+def which_count(
+    predictions: tuple[Prediction, ...],
+    spec: InferenceSpec,
+    camera: CameraSpec | None,
+    picture: tuple[int, int] | None,
+) -> list[int]:
+    """Which of the predictions count, most confident first, at most `spec.max_detections`.
 
     `picture` is the width and height that boxes are pixels of. What has no box has no size and no place: only its
     class and confidence matter. Classes and thresholds go by the model's own labels, before `rename`.
     """
     classes = frozenset(spec.classes)
     kept = [
-        item
-        for item in predictions
+        index
+        for index, item in enumerate(predictions)
         if (not classes or item.class_name in classes)
         and item.confidence >= spec.class_thresholds.get(item.class_name, 0.0)
         and _large_enough(item, spec.min_size)
     ]
     if camera is not None and picture is not None:
-        kept = _in_zones(kept, camera, picture)
-    kept.sort(key=lambda item: -item.confidence)
-    return tuple(
-        replace(item, class_name=spec.rename[item.class_name]) if item.class_name in spec.rename else item
-        for item in kept[: spec.max_detections]
-    )
+        kept = _in_zones(kept, predictions, camera, picture)
+    kept.sort(key=lambda index: -predictions[index].confidence)
+    return kept[: spec.max_detections]
 
 
 def camera_of(cameras: Mapping[str, CameraSpec], device_id: str) -> CameraSpec | None:
@@ -69,10 +79,12 @@ def _large_enough(item: Prediction, least: tuple[float, float]) -> bool:
     return x2 - x1 >= least[0] and y2 - y1 >= least[1]
 
 
-def _in_zones(items: list[Prediction], camera: CameraSpec, picture: tuple[int, int]) -> list[Prediction]:
-    boxes = [item.bbox for item in items if item.bbox is not None]
+def _in_zones(
+    kept: list[int], predictions: tuple[Prediction, ...], camera: CameraSpec, picture: tuple[int, int]
+) -> list[int]:
+    boxes = [bbox for index in kept if (bbox := predictions[index].bbox) is not None]
     if not boxes:
-        return items
+        return kept
     x1, y1, x2, y2 = np.array(boxes).T
     # Divided, not multiplied: 192 of 1920 pixels is then the same number as a corner at 0.1.
     across = (x1 + x2) / 2 / picture[0]
@@ -83,7 +95,7 @@ def _in_zones(items: list[Prediction], camera: CameraSpec, picture: tuple[int, i
     if regions:
         counts &= inside[:, :regions].any(axis=1)
     verdict = iter(counts.tolist())
-    return [item for item in items if item.bbox is None or next(verdict)]
+    return [index for index in kept if predictions[index].bbox is None or next(verdict)]
 
 
 def inside_of(sides: Sides, points: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ import pybase64
 
 from gateway.errors import ImageUndecodable, PayloadInvalid, PayloadTooLarge
 from gateway.flow.identify import MAX_NAME, is_time
-from gateway.flow.picture_headers import READABLE, READ_FORMATS, looks_like
+from gateway.flow.picture_headers import READ_FORMATS, READABLE, looks_like
 from gateway.messages import Message, Origin, Reading, Snapshot
 
 MAX_METADATA_BYTES = 64 * 1024

@@ -114,7 +114,7 @@ class Intake:
         if not self._replies.awaited(reading.origin.result_id):
             before = self._windows.forgotten
             window = _join_all(self._windows, reading, name, spec)
-            self._metrics.forgotten_sensors.inc(self._windows.forgotten - before)
+            self._metrics.forgotten.labels("window").inc(self._windows.forgotten - before)
             return window
         window = _join_all(Windows(), reading, name, spec)
         if window is None:

@@ -211,8 +211,10 @@ def _simplified(ring: Corners, area: float) -> Corners:
 
 
 def _extremes(ring: Corners) -> NDArray[np.intp]:
-    """The indices of the corners farthest left, right, up and down."""
-    return np.unique([ring[:, 0].argmin(), ring[:, 0].argmax(), ring[:, 1].argmin(), ring[:, 1].argmax()])
+    """The indices of the corners farthest in each of eight directions: at least three, even of a thin line."""
+    places = ring @ np.array([[1, 0, 1, 1], [0, 1, 1, -1]])
+    found: NDArray[np.intp] = np.unique((places.argmin(axis=0), places.argmax(axis=0)))
+    return found
 
 
 def _farthest(ring: Corners, tolerance: float) -> Corners:

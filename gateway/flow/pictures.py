@@ -42,6 +42,8 @@ READERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {
     "BMP": BmpImageFile,
     "TIFF": TiffImageFile,
 }
+WEIGHTS = {"WebP": 1.5}
+"""What a pixel counts against the limit, if not 1: libwebp holds two frames beside the one that it hands over."""
 _CODECS = {"JPEG": "jpg", "PNG": "zlib", "WebP": "webp", "TIFF": "libtiff"}
 _MISSING = frozenset(kind for kind, codec in _CODECS.items() if not features.check(codec))
 """Formats that this Pillow was built without; the wheels have all of them."""
@@ -76,7 +78,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """The stored raster, perhaps at a fraction of its size, in mode L or RGB."""
+    """The stored raster, perhaps at a fraction of its size, in mode L, RGB or RGBX (the X without meaning)."""
 
     raster: Image.Image
     ratio: tuple[float, float]
@@ -118,8 +120,10 @@ def open_picture(image: bytes, max_image_pixels: int) -> Picture:
     width, height = header.width, header.height
     if header.orientation >= 5:
         width, height = height, width
-    if width * height > max_image_pixels:
-        raise ImageTooLarge(f"{width}x{height} pixels, more than {max_image_pixels}", where="image")
+    weight = WEIGHTS.get(header.kind, 1)
+    if width * height * weight > max_image_pixels:
+        more = "" if weight == 1 else f": a {header.kind} counts {weight} times, for the memory that it takes"
+        raise ImageTooLarge(f"{width}x{height} pixels, more than {max_image_pixels}{more}", where="image")
     if header.kind in _MISSING and header.compressed:
         raise ImageUndecodable(
             f"this installation of Pillow cannot read {header.kind}",
@@ -134,8 +138,8 @@ def decode(picture: Picture, wanted: tuple[int, int] | None = None, *, grey: boo
 
     `grey` decodes only the brightness where the format has it apart. Raises ImageUndecodable for damaged pixels.
 
-    Memory in bytes a pixel at most: JPEG 7 (progressive without subsampling 10, in CMYK 12), PNG 8, BMP 8, TIFF 4
-    and the largest strip or tile (12 for 16 bit RGBA in one strip), WebP 16.
+    Memory at most, measured in bytes a pixel: JPEG 7 (progressive 8), PNG, BMP and TIFF 8, WebP 12; of a TIFF the
+    file comes on top once more. A JPEG at an eighth of its size takes next to none.
     """
     header = picture.header
     try:
@@ -162,7 +166,9 @@ def damaged() -> ImageUndecodable:
 
 
 def _eight_bit(picture: ImageFile, header: Header) -> Image.Image:
-    """The decoded picture in mode L or RGB; alpha is dropped, of 16 bits the upper 8 stay."""
+    """The decoded picture in mode L, RGB or RGBX; alpha is dropped, of 16 bits the upper 8 stay."""
+    if isinstance(picture, WebPImageFile):
+        return _first_frame(picture)
     if picture.mode.startswith("I;16"):
         upper = (np.asarray(picture) >> 8).astype(np.uint8)
         # Pillow turns the 8 bit pictures that count from white, but not those of 16 bit.
@@ -174,3 +180,12 @@ def _eight_bit(picture: ImageFile, header: Header) -> Image.Image:
         # Pillow takes all CMYK for Adobe's, which counts from full ink; without Adobe's marker it counts from none.
         picture.tile = [tile._replace(args=("CMYK", "")) for tile in picture.tile]
     return picture.convert("L" if picture.mode in ("1", "LA") else "RGB")
+
+
+def _first_frame(picture: WebPImageFile) -> Image.Image:
+    """The pixels as libwebp hands them over; Pillow's own way copies them twice."""
+    frame = picture._decoder.get_next()  # noqa: SLF001 - there is no other way to them
+    del picture._decoder  # noqa: SLF001 - it holds two more frames
+    if frame is None:
+        raise damaged()
+    return Image.frombuffer("RGBX", picture.size, frame[0], "raw", "RGBX", 0, 1)

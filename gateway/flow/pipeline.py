@@ -209,9 +209,11 @@ class Pipeline:
         classes = model.inference.alert_classes
         if not classes:
             return []
+        before = self._alerts.forgotten
         alerts = self._alerts.see(
             origin, model.name, job.topics.alert, model.alerts, classes, predicted.primary.predictions, now
         )
+        self._metrics.forgotten.labels("alert").inc(self._alerts.forgotten - before)
         return [self._alert(alert) for alert in alerts]
 
     async def watch_alerts(self) -> None:

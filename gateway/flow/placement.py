@@ -85,7 +85,7 @@ def _crop(width: int, height: int, fraction: float, size: tuple[int, int]) -> Pl
     """The middle of the picture, scaled so that the input is `fraction` of the shorter side."""
     input_height, input_width = size
     # timm, timm/data/transforms_factory.py, transforms_imagenet_eval(): floor(side / crop_pct). The allowance makes
-    # 0.8842 of torchvision's "resize to 380, crop 336" come out as 380 although it is rounded to four digits.
+    # 0.9492 come out as torchvision's "resize to 236, crop 224", of which it is the fraction in four digits.
     least_width, least_height = int(input_width / fraction + 0.02), int(input_height / fraction + 0.02)
     # torchvision, transforms.Resize: the shorter side is exact, the longer one int(size * long / short).
     if width * least_height <= height * least_width:

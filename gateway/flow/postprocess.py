@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import BackendInvalidResponse, SnapshotError
-from gateway.flow.filters import camera_of, keep
+from gateway.flow.filters import camera_of, keep, which_count
 from gateway.flow.outlines import outlines
 from gateway.flow.preprocess import boxes_to_picture
 from gateway.flow.regions import regions
@@ -31,7 +31,7 @@ from gateway.messages import (
     Window,
 )
 from gateway.models.catalog import ServedModel
-from gateway.models.heads import head_of
+from gateway.models.heads import DECODED, head_of
 
 ANOMALY = 1
 """The class id of an anomaly."""
@@ -51,10 +51,7 @@ def postprocess(answered: Answered) -> Predicted:
     """Decode every answer; one that cannot be decoded becomes that variant's error. Safe to run in threads."""
     started = time.monotonic()
     job = answered.job
-    results = {
-        name: _decode(answer, answered.inputs[name] if name in answered.inputs else None, answered)
-        for name, answer in answered.answers.items()
-    }
+    results = {name: _decode(answer, answered.inputs.get(name), answered) for name, answer in answered.answers.items()}
     geometries = next(iter(answered.inputs.values())).geometries
     return Predicted(
         job=job,
@@ -90,35 +87,37 @@ def _read(outputs: Mapping[str, NDArray[Any]], model: ServedModel, head: Head) -
 
 def _in_the_picture(result: VariantResult, seen: list[Seen], given: PreparedInput, answered: Answered) -> VariantResult:
     model = answered.job.model
+    spec = model.spec
+    camera = camera_of(spec.cameras, answered.job.snapshot.origin.device_id)
+    picture = (given.geometries[0].width, given.geometries[0].height) if given.geometries else None
     match seen[0]:
         case Values(values):
             return replace(result, values=tuple(values.tolist()))
         case Classes(class_ids, scores):
             pairs = zip(class_ids.tolist(), scores.tolist(), strict=True)
             predictions = tuple(_prediction(model, class_id, score) for class_id, score in pairs)
-            return replace(result, predictions=_kept(predictions, answered, given))
         case AnomalyMap() as anomaly:
             head = head_of(model, model.variants[result.variant])
             predictions = _anomalies(anomaly, given, model, head)
-            return replace(result, score=anomaly.score, predictions=_kept(predictions, answered, given))
-    found = [each for each in seen if isinstance(each, Detections)]
-    return replace(result, predictions=_kept(_detections(found, model, given.geometries), answered, given))
+            result = replace(result, score=anomaly.score)
+        case _:
+            tiles = [each for each in seen if isinstance(each, Detections)]
+            found = _merged([_tile(*pair) for pair in zip(tiles, given.geometries, strict=True)], model)
+            predictions = _objects(found, model)
+            if found.masks and spec.inference.masks != "none":
+                # Room for shapes is limited: none is spent on what does not count.
+                count = which_count(predictions, spec.inference, camera, picture)
+                shapes = outlines([found.masks[index] for index in count], spec.inference.masks)
+                pairs = zip(count, shapes, strict=True)
+                predictions = tuple(replace(predictions[index], mask=shape) for index, shape in pairs)
+    return replace(result, predictions=keep(predictions, spec.inference, camera, picture))
 
 
-def _kept(predictions: tuple[Prediction, ...], answered: Answered, given: PreparedInput) -> tuple[Prediction, ...]:
-    spec, first = answered.job.model.spec, given.geometries[0] if given.geometries else None
-    camera = camera_of(spec.cameras, answered.job.snapshot.origin.device_id)
-    return keep(predictions, spec.inference, camera, (first.width, first.height) if first else None)
-
-
-def _detections(seen: list[Detections], model: ServedModel, geometries: tuple[Geometry, ...]) -> tuple[Prediction, ...]:
-    tiles = [_tile(each, geometry) for each, geometry in zip(seen, geometries, strict=True)]
-    found = tiles[0] if len(tiles) == 1 else _merged(tiles, model)
-    shapes = outlines(found.masks, model.spec.inference.masks) or (None,) * len(found.boxes)
+def _objects(found: _Found, model: ServedModel) -> tuple[Prediction, ...]:
     return tuple(
-        _prediction(model, class_id, score, (box[0], box[1], box[2], box[3]), shape)
-        for box, score, class_id, shape in zip(
-            found.boxes.tolist(), found.scores.tolist(), found.class_ids.tolist(), shapes, strict=True
+        _prediction(model, class_id, score, (box[0], box[1], box[2], box[3]))
+        for box, score, class_id in zip(
+            found.boxes.tolist(), found.scores.tolist(), found.class_ids.tolist(), strict=True
         )
     )
 
@@ -130,13 +129,16 @@ def _tile(seen: Detections, geometry: Geometry) -> _Found:
 
 def _merged(tiles: list[_Found], model: ServedModel) -> _Found:
     """The objects of all tiles, best first, each once: what lies in an overlap is seen twice."""
+    if len(tiles) == 1:
+        return tiles[0]
     boxes = np.concatenate([tile.boxes for tile in tiles])
     scores = np.concatenate([tile.scores for tile in tiles])
     class_ids = np.concatenate([tile.class_ids for tile in tiles])
     masks = [mask for tile in tiles for mask in tile.masks]
     order = best_first(scores, len(scores))
     spec = model.spec.inference
-    kept = order[suppress(boxes[order], class_ids[order], spec.iou_threshold, spec.max_detections)]
+    limit = max(DECODED, spec.max_detections)
+    kept = order[suppress(boxes[order], class_ids[order], spec.iou_threshold, limit)]
     return _Found(boxes[kept], scores[kept], class_ids[kept], tuple(masks[index] for index in kept) if masks else ())
 
 

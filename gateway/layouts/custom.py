@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import math
 import os
 import re
@@ -134,10 +135,9 @@ def _blamed(error: BaseException, path: Path) -> ConfigError:
     """The failure of a file at its import, with the last of its own lines that took part."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return ConfigError(f"{error.msg}", where=f"{path}:{error.lineno or 1}", fix="Correct the file")
-    where = _place(error, path)
     if isinstance(error, ConfigError):
-        return ConfigError(error.message, where=where if error.where == "layouts" else error.where, fix=error.fix)
-    return ConfigError(_said(error), where=where, fix="Correct the file: it fails when it is imported")
+        return ConfigError(error.message, where=_place(error, path), fix=error.fix)
+    return ConfigError(_said(error), where=_place(error, path), fix="Correct the file: it fails when it is imported")
 
 
 def _place(error: BaseException, path: Path) -> str:
@@ -161,11 +161,21 @@ def _check(entry: Layout, path: Path) -> None:
         wrong = "outputs gives each role a tuple of sizes and names, such as ('4+C', 'N')"
     elif not all(key in SETTINGS and choices for key, choices in entry.settings.items()):
         wrong = f"settings gives what {', '.join(SETTINGS)} may be, the usual first"
+    elif not _takes_two(entry.decode):
+        wrong = "the function takes two arguments, outputs and head"
     elif not entry.summary:
         wrong = "the function has no docstring, whose first line says which models it is for"
     if wrong:
         line = getattr(getattr(entry.decode, "__code__", None), "co_firstlineno", 1)
         raise ConfigError(f"layout '{entry.name}': {wrong}", where=f"{path}:{line}", fix=f"Write it as {EXAMPLE}")
+
+
+def _takes_two(decode: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(decode).bind({}, None)
+    except TypeError:
+        return False
+    return True
 
 
 def _is_shape(shape: object) -> bool:

@@ -12,6 +12,8 @@ from gateway.models.catalog import ServedModel, ServedVariant
 from gateway.models.inference_spec import InferenceSpec
 from gateway.models.input_plan import InputPlan
 
+DECODED = 300
+"""Detections that are kept for zones and sizes to choose from, before `max_detections` cuts."""
 NEVER = 2.0
 """A threshold that no confidence reaches, for classes that are not to be reported."""
 
@@ -26,7 +28,7 @@ def head_of(model: ServedModel, variant: ServedVariant, question: NDArray[Any] |
         width=width,
         thresholds=thresholds(spec, model.labels),
         iou_threshold=spec.iou_threshold,
-        max_detections=spec.max_detections,
+        max_detections=max(DECODED, spec.max_detections),
         activation=spec.activation,
         top_k=spec.top_k,
         box_format=spec.box_format,

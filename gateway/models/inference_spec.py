@@ -54,8 +54,8 @@ class InferenceSpec(StrictModel):
     """Which class stands for "nothing there" and has no label; without it the layout's usual one."""
     masks: Literal["polygon", "rle", "none"] = "polygon"
     """How a segmentation's outlines are published: corners, COCO's run-length encoding, or not at all."""
-    anomaly_threshold: float = Field(0.5, gt=0)
-    """Anomaly score at which the confidence is 0.5."""
+    anomaly_threshold: float | None = Field(None, gt=0)
+    """Anomaly score at which the confidence is 0.5; without it scores are confidences already."""
     alert_classes: tuple[str, ...] = ()
     """Names, as messages have them, that set `alert_triggered` in the result and start an alert."""
     batch_size: int = Field(1, ge=1, le=64)

@@ -7,11 +7,12 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import structlog
 
 from gateway.errors import BackendUnavailable, ConfigError, GatewayError, SnapshotError
-from gateway.messages import ModelStatistics
+from gateway.messages import ModelSignature, ModelStatistics
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models, ServedModel, ServedVariant, State, VariantFigures
 from gateway.models.repository import LogicalModel
@@ -66,6 +67,7 @@ class Loader:
         self._metrics = metrics
         self._default_backend = default_backend
         self._watched: dict[Key, _Watched] = {}
+        self._signatures: dict[Key, ModelSignature] = {}
         self._load_under_way: asyncio.Task[None] | None = None
         self._looked = asyncio.Event()
         self._look_now = asyncio.Event()
@@ -77,6 +79,43 @@ class Loader:
             for name in variants:
                 self._watched[model.spec.name, name] = _Watched()
                 metrics.model_ready.labels(model.spec.name, name).set(0)
+
+    @property
+    def paths(self) -> list[Path]:
+        """Every model.yaml that is served."""
+        return [model.path for model in self._logical.values()]
+
+    def replace_specs(self, logical: list[LogicalModel]) -> list[str]:
+        """Let each model be served by its model.yaml as it reads now; returns what takes a restart instead.
+
+        Raises ConfigError, and changes nothing, when one does not fit the model that Triton has loaded.
+        """
+        given = {model.spec.name: model for model in logical}
+        restart = [f"model '{name}' is new" for name in given if name not in self._logical]
+        restart += [f"model '{name}' is gone" for name in self._logical if name not in given]
+        changed = []
+        for name, model in given.items():
+            if name not in self._logical or model == self._logical[name]:
+                continue
+            if model.spec.variants != self._logical[name].spec.variants:
+                restart.append(f"the variants of model '{name}' are others")
+            else:
+                changed.append(self._refitted(model))
+        for served in changed:
+            self._logical[served.spec.name] = given[served.spec.name]
+            self._models.put(served)
+        return restart
+
+    def _refitted(self, model: LogicalModel) -> ServedModel:
+        name = model.spec.name
+        served = self._models.current.models[name]
+        variants = {
+            variant.name: fit(self._signatures[name, variant.name], model, variant)
+            if variant.state is State.READY
+            else variant
+            for variant in served.variants.values()
+        }
+        return replace(served, spec=model.spec, labels=model.labels, variants=variants)
 
     async def run(self) -> None:
         """Reconcile for ever."""
@@ -154,6 +193,7 @@ class Loader:
             async with asyncio.timeout(DESCRIBE_LIMIT_S):
                 signature = await self._server.describe(variant.triton_model)
             ready = fit(signature, self._logical[key[0]], variant)
+            self._signatures[key] = signature
         except (BackendUnavailable, TimeoutError):
             return  # the next look tells why, or tries again
         except (ConfigError, SnapshotError) as error:

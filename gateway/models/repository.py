@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +53,9 @@ def read_model(path: Path, repository: Path | None = None) -> LogicalModel:
     labels = read_labels(spec, path.parent)
     if not labels and spec.model_type in ("anomaly-detection", "sensor-anomaly"):
         labels = ANOMALY_LABELS
-    labels = labels or _labels_in_files(spec, repository or path.parent.parent)
+    files = _metadata_of_files(spec, repository or path.parent.parent)
+    labels = labels or next((found for each in files if (found := labels_of(each))), ())
+    spec = _with_defaults_of_files(spec, files)
     if unknown := unknown_label(spec.inference, labels):
         key, name, hint = unknown
         raise ConfigError(
@@ -63,21 +67,22 @@ def read_model(path: Path, repository: Path | None = None) -> LogicalModel:
     return LogicalModel(spec=spec, labels=labels, path=path)
 
 
-def _labels_in_files(spec: ModelSpec, repository: Path) -> tuple[str, ...]:
-    """The class names that Ultralytics' tools write into the files which they export."""
+def _metadata_of_files(spec: ModelSpec, repository: Path) -> list[Mapping[str, str]]:
+    """What the newest model file of each variant says of itself, as Ultralytics' tools write it."""
+    found = []
     for triton_model in spec.variants.values():
-        for path in sorted((repository / triton_model).glob("*/model.*"), key=_newest_first):
-            if labels := _labels_in(path):
-                return labels
-    return ()
+        for path in sorted((repository / triton_model).glob("*/model.*"), key=_newest_first)[:1]:
+            with contextlib.suppress(ConfigError):  # Triton says what is wrong with the file when it loads it
+                found.append(read_onnx(path).metadata if path.suffix == ".onnx" else read_torchscript_metadata(path))
+    return found
 
 
-def _labels_in(path: Path) -> tuple[str, ...]:
-    try:
-        metadata = read_onnx(path).metadata if path.suffix == ".onnx" else read_torchscript_metadata(path)
-    except ConfigError:
-        return ()  # Triton says what is wrong with the file when it loads it
-    return labels_of(metadata)
+def _with_defaults_of_files(spec: ModelSpec, files: list[Mapping[str, str]]) -> ModelSpec:
+    """Ultralytics' classifiers end in a softmax; a second one would flatten their confidences."""
+    softmaxed = any(each.get("task") == "classify" and "Ultralytics" in each.get("author", "") for each in files)
+    if not softmaxed or spec.inference.activation is not None or not spec.layout.name.startswith("classification"):
+        return spec
+    return spec.model_copy(update={"inference": spec.inference.model_copy(update={"activation": "none"})})
 
 
 def _newest_first(path: Path) -> int:

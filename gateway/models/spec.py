@@ -29,6 +29,7 @@ USUAL_LAYOUTS = {
     "sensor-classification": "sensor-classification",
     "sensor-regression": "values",
 }
+NEED_A_THRESHOLD = ("reconstruction", "reconstruction-flat")
 NATIVE_VARIANT = "torch"
 """Which of our variants stands for the decision record's `candle`: the one that runs the framework's own format."""
 CANDLE = "candle"
@@ -154,6 +155,8 @@ class ModelSpec(StrictModel):
                 f"inference.output '{layout.name}' is for model_type '{layout.task}', not '{self.model_type}', "
                 f"which has {', '.join(fitting)}"
             )
+        if layout.name in NEED_A_THRESHOLD and self.inference.anomaly_threshold is None:
+            raise ValueError(f"inference.anomaly_threshold is missing; '{layout.name}' gives errors without a scale")
         for role in self.inference.outputs:
             if role not in layout.outputs:
                 known = tuple(layout.outputs)

@@ -72,7 +72,9 @@ def _seen(message: dict[str, Any]) -> str:
 
 
 def _alert(message: dict[str, Any]) -> str:
-    head = f"alert     {message['device_id']:<12} {message['model_name']} {message['severity']}: {message['class_name']}"
+    head = (
+        f"alert     {message['device_id']:<12} {message['model_name']} {message['severity']}: {message['class_name']}"
+    )
     if message["event"] == "start":
         return f"{head} {message['confidence']:.2f} after {_frames(message['frames'])}"
     reason = "" if message["reason"] == "gone" else f" ({message['reason']})"

@@ -43,6 +43,17 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """With the whole first sentence of each."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary(command)) for name, command in self.commands.items()])
+
+
+def summary(command: click.Command) -> str:
+    """The first sentence of its help, never cut off."""
+    return command.get_short_help_str(100)
+
+
 class Overview(Commands):
     """All commands by purpose, and how to begin."""
 
@@ -53,7 +64,7 @@ class Overview(Commands):
         width = max(map(len, self.commands))
         for title, names in {**GROUPS, REST: rest}.items():
             found = [self.commands[name] for name in names if name in self.commands]
-            rows = [(f"{command.name or '':<{width}}", command.get_short_help_str(100)) for command in found]
+            rows = [(f"{command.name or '':<{width}}", summary(command)) for command in found]
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(rows)

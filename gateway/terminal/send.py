@@ -31,8 +31,10 @@ SENSOR = "sensor"
 class Source(Protocol):
     """Something to send, item by item."""
 
-    live: bool
-    """Items come at a pace of their own, and one that is not taken is gone."""
+    @property
+    def live(self) -> bool:
+        """Whether items come at a pace of their own, and one that is not taken is gone."""
+        ...
 
     def items(self, rate: float | None) -> AsyncIterator[tuple[str, bytes]]:
         """A name and the content of each, made when it is asked for; at most `rate` a second where it is live."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import io
 import re
 import time
@@ -45,8 +46,12 @@ def open_video(place: str | Path, every: int, max_pixels: int) -> Video:
     name = shown(place) if isinstance(place, str) else place.name
     if isinstance(place, str) and urlsplit(place).scheme.lower() not in SCHEMES:
         raise UserError("is no address that is read", where=name, fix=f"Use one of {', '.join(SCHEMES)}")
+    return Video(_pyav(name), str(place), name, live, every, max_pixels)
+
+
+def _pyav(name: str) -> Any:
     try:
-        import av
+        av = importlib.import_module("av")
     except ImportError:
         raise UserError(
             "videos are read by PyAV, which is not installed",
@@ -54,13 +59,15 @@ def open_video(place: str | Path, every: int, max_pixels: int) -> Video:
             fix="Run: pip install 'triton-edge-gateway[video]'",
         ) from None
     av.logging.set_level(av.logging.PANIC)  # what it finds wrong is said here, in one line
-    return Video(str(place), name, live, every, max_pixels)
+    return av
 
 
 @dataclass(frozen=True, slots=True)
 class Video:
     """Every n-th frame of a video, at its own pace; `max_pixels` is the largest frame that is decoded."""
 
+    av: Any
+    """The module."""
     place: str
     name: str
     live: bool
@@ -84,20 +91,18 @@ class Video:
 
     def _frames(self, rate: float | None) -> Iterator[tuple[int, float | None, bytes]]:
         """Number from 1, time in the video in seconds, and JPEG; blocks. At most `rate` a second, others left out."""
-        import av
-
         options = {"protocol_whitelist": PROTOCOLS[self.live]}
         if self.place.lower().startswith("rtsp"):
             options["rtsp_transport"] = "tcp"  # a lost UDP packet is half a picture
         due = 0.0
         try:
-            with av.open(self.place, options=options, timeout=(OPEN_LIMIT_S, READ_LIMIT_S)) as container:
+            with self.av.open(self.place, options=options, timeout=(OPEN_LIMIT_S, READ_LIMIT_S)) as container:
                 for number, frame in enumerate(self._decoded(container), 1):
                     if (number - 1) % self.every or (rate and time.monotonic() < due):
                         continue
                     due = time.monotonic() + 1 / rate if rate else 0.0
                     yield number, frame.time, self._jpeg(frame)
-        except av.FFmpegError as error:
+        except self.av.FFmpegError as error:
             raise self._unreadable(error.strerror or type(error).__name__) from error
         except (ValueError, MemoryError, OSError) as error:  # of damaged files, from the layers between
             raise self._unreadable(str(error) or type(error).__name__) from error

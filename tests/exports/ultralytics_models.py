@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.exports.fitting import fit, settle
 from tests.exports.pictures import CLASSES, Picture
 from tests.exports.reference import Case, Reference, detections
 from tests.exports.runtime import Export, run_onnx
@@ -89,32 +90,11 @@ def _fit(recipe: Recipe, shown: list[Picture], weights: Path) -> None:
     net = type(template.model)(recipe.definition, nc=len(CLASSES), verbose=False)
     net.names, net.nc, net.task, net.args = dict(enumerate(CLASSES)), len(CLASSES), template.task, get_cfg()
     batch = _batch(recipe, shown)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=recipe.steps, pct_start=0.1)
     net.train()
-    for _ in range(recipe.steps):
-        optimiser.zero_grad()
-        loss = net.loss(batch)[0].sum()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 10.0)
-        optimiser.step()
-        schedule.step()
-    print(f"  fitted: {sum(p.numel() for p in net.parameters()):,} parameters, last loss {float(loss.detach()):.3f}")
-    _settle(net, batch["img"])
+    fit(net, lambda: net.loss(batch)[0].sum(), recipe.steps, recipe.rate)
+    settle(net, lambda: net(batch["img"]))
     net.criterion = None
     torch.save({"model": net.eval(), "train_args": {"imgsz": max(recipe.size)}, "date": None}, weights)
-
-
-def _settle(net: Any, images: Any) -> None:
-    """Lets the running averages of the normalisation catch up; after so few steps a model is another one without."""
-    import torch
-
-    norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 0.3
-    with torch.no_grad():
-        for _ in range(20):
-            net(images)
 
 
 def _batch(recipe: Recipe, shown: list[Picture]) -> dict[str, Any]:

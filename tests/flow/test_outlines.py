@@ -141,6 +141,14 @@ def test_noise_has_a_bounded_shape(density: float) -> None:
     assert all(3 <= len(corners) <= MAX_CORNERS for corners in shapes)
 
 
+@pytest.mark.parametrize("cells", [np.ones((1, 5000)), np.ones((5000, 1)), np.eye(3000), np.eye(3000)[::-1]])
+def test_a_thin_line_keeps_a_shape(cells: NDArray[np.float64]) -> None:
+    ((*corners,),) = polygons(cells > 0)
+
+    assert len(corners) >= 3
+    assert np.ptp(corners, axis=0).tolist() == [cells.shape[1], cells.shape[0]]
+
+
 def test_an_empty_mask_has_no_shape() -> None:
     for cells in (np.zeros((5, 5), dtype=np.bool_), np.zeros((0, 0), dtype=np.bool_)):
         assert polygons_of(Mask(cells), Geometry(10, 10, 1, 1, 0, 0)) is None

@@ -52,7 +52,7 @@ def test_tiles_cover_the_picture_and_are_never_too_many(
 def test_tiles_grow_only_when_they_must(
     width: int, height: int, tile: tuple[int, int], overlap: float, max_tiles: int
 ) -> None:
-    wanted = cut(width, height, tile, overlap, 10**5)
+    wanted = cut(width, height, tile, overlap, 1000)
     boxes = cut(width, height, tile, overlap, max_tiles)
 
     if len(wanted) <= max_tiles:
@@ -70,7 +70,7 @@ def test_tiles_grow_only_when_they_must(
         ((1281, 640), (640, 640), 0.0, 16, ([0, 320, 641], [0])),
         ((640, 640), (640, 640), 0.2, 16, ([0], [0])),
         ((300, 2000), (640, 640), 0.2, 16, ([0], [0, 453, 907, 1360])),
-        ((4000, 3000), (640, 640), 0.2, 4, ([0, 1778], [0, 778])),
+        ((4000, 3000), (640, 640), 0.2, 4, ([0, 1777], [0, 777])),
     ],
 )
 def test_tiles_by_example(
@@ -209,13 +209,13 @@ def test_a_crop_is_that_of_torchvision_and_timm(
 ) -> None:
     geometry = place(*picture, spec(mode="crop", crop_fraction=fraction), (side, side))[0].geometry
 
-    assert (round(geometry.scale_x * picture[0], 6), round(geometry.scale_y * picture[1], 6)) == scaled
-    assert (-geometry.offset_x, -geometry.offset_y) == hidden
+    np.testing.assert_allclose((geometry.scale_x * picture[0], geometry.scale_y * picture[1]), scaled)
+    np.testing.assert_array_equal((-geometry.offset_x, -geometry.offset_y), hidden)
 
 
 def test_a_fraction_in_four_digits_gives_the_size_that_was_meant() -> None:
     for crop in range(128, 513, 16):
         for resized in range(crop, crop + 80):
             (one,) = place(2000, 2000, spec(mode="crop", crop_fraction=round(crop / resized, 4)), (crop, crop))
-            if resized <= 400:
+            if 5e-5 * resized**2 / crop < 0.02:  # what four digits leave open
                 assert round(one.geometry.scale_x * 2000) == resized

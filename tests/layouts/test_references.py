@@ -1,4 +1,4 @@
-"""Every kept answer of a tool, such as ultralytics or torchvision, held against what the layout makes of its numbers."""
+"""Every kept answer of a tool (ultralytics, torchvision and others) held against what the layout says."""
 
 from __future__ import annotations
 
@@ -10,20 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from gateway.layouts import AnomalyMap, Classes, Detections, Head, Layout, Seen, named
-from gateway.layouts.binding import bind, classes_of, read
+from gateway.layouts.binding import bind, classes_of, explain, read
 from gateway.layouts.boxes import iou_matrix
 from gateway.messages import TensorSpec
 
 REFERENCES = sorted((Path(__file__).parent / "references").glob("*.npz"))
 TYPES = {"float32": "FP32", "float16": "FP16", "float64": "FP64", "int64": "INT64", "int32": "INT32", "uint8": "UINT8"}
 HEAD_FIELDS = {"confidence": "thresholds", "iou": "iou_threshold"}
-"""What the references call the settings of the tools, and the field of the head."""
-
-MODEL_YAML: dict[str, dict[str, Any]] = {
-    "ultralytics-yolov8n-cls": {"activation": "none"},
-    "ultralytics-yolo11n-cls": {"activation": "none"},
-}
-"""What a model.yaml has to say of a family, because it is not what is usual for its layout."""
+"""What the references call settings of the tools, and the field of the head; the others have the same name."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -32,25 +26,28 @@ def part(file: Any, start: str) -> Arrays:
     return {name.removeprefix(start): file[name] for name in file.files if name.startswith(start)}
 
 
-def head_of(file: Any, family: str, classes: int) -> Head:
-    """The head as model.yaml would give it: what the tool was called with, and the size of the input."""
+def head_of(file: Any) -> Head:
+    """The head as a model.yaml would give it that says what the tool was called with."""
     height, width = file["input_size"].tolist()
     said = {HEAD_FIELDS.get(name, name): value.item() for name, value in part(file, "setting.").items()}
-    if named(file["layout"].item()).task == "image-classification":
-        said = {"thresholds": 0.0, "top_k": classes} | said
-    return Head(classes=classes, height=height, width=width, **(MODEL_YAML.get(family, {}) | said))
+    classes = file["classes"].item()
+    return Head(**({"classes": classes, "height": height, "width": width, "thresholds": 0.0, "top_k": classes} | said))
 
 
-def seen(layout: Layout, outputs: Arrays, file: Any, family: str) -> Seen:
+def seen(layout: Layout, outputs: Arrays, head: Head) -> Seen:
     """The outputs by the whole way: bound by their shapes and names, taken out of the batch, read."""
     specs = [TensorSpec(name, TYPES[str(array.dtype)], array.shape) for name, array in outputs.items()]
-    bound = bind(layout, specs, 0, {})
-    assert bound is not None, specs
-    picture = {
-        role: outputs[output.tensor][0] if output.batch_axis else outputs[output.tensor]
-        for role, output in bound.items()
-    }
-    return read(layout, picture, head_of(file, family, classes_of(layout, specs, bound)))
+    bound = bind(layout, specs, head.classes, {})
+    assert bound is not None, explain(layout, specs, head.classes)
+    assert classes_of(layout, specs, bound) in (0, head.classes)
+    return read(
+        layout,
+        {
+            role: outputs[output.tensor][0] if output.batch_axis else outputs[output.tensor]
+            for role, output in bound.items()
+        },
+        head,
+    )
 
 
 def assert_same_boxes(found: Detections, answer: Arrays) -> None:
@@ -89,7 +86,7 @@ def test_the_layout_says_what_the_tool_says(path: Path) -> None:
         layout = named(file["layout"].item())
         for number in range(file["cases"].item()):
             answer = part(file, f"{number}.answer.")
-            found = seen(layout, part(file, f"{number}.output."), file, path.stem)
+            found = seen(layout, part(file, f"{number}.output."), head_of(file))
             match found:
                 case Detections():
                     assert_same_boxes(found, answer)

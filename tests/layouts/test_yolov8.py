@@ -198,7 +198,7 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
 def test_classes_have_their_own_thresholds() -> None:
     head = np.zeros((7, 4), np.float32)
     head[:4] = [[50, 150, 250, 350], [50, 50, 50, 50], [20] * 4, [20] * 4]
-    head[4:] = [[0.6, 0.4, 0, 0.3], [0, 0, 0.3, 0.35], [0, 0, 0, 0]]
+    head[4:] = [[0.6, 0.4, 0.5, 0.3], [0, 0, 0, 0.35], [0, 0, 0, 0]]
     thresholds = np.array([0.5, 0.3, 0.9], np.float32)
 
     found = read(named("yolov8"), {"output": head}, Head(classes=3, thresholds=thresholds))
@@ -207,6 +207,12 @@ def test_classes_have_their_own_thresholds() -> None:
     assert isinstance(found, Detections)
     assert found.class_ids.tolist() == [0, 1]
     assert found.boxes[:, 0].tolist() == [40, 340]
+
+
+def test_a_class_without_a_label_has_the_lowest_threshold() -> None:
+    head = Head(thresholds=np.array([0.5, 0.3], np.float32))
+
+    np.testing.assert_allclose(head.threshold_of(np.array([0, 1, 2, 70])), [0.5, 0.3, 0.3, 0.3])
 
 
 def test_scores_above_one_are_refused() -> None:

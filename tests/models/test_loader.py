@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.errors import ConfigError
 from gateway.messages import ModelStatistics
 from gateway.metrics import Metrics
 from gateway.models import loader as loader_module
@@ -309,3 +310,33 @@ async def test_figures_come_from_triton() -> None:
         await until(lambda: "onnx" in bench.models.current.models["a"].figures, "figures")
 
         assert bench.models.current.models["a"].figures["onnx"].memory_mb == 5.0
+
+
+async def test_a_changed_model_yaml_holds_without_a_load() -> None:
+    async with loading("a") as bench:
+        await bench.ready()
+        loads = list(bench.triton.loads)
+        changed = LogicalModel(
+            spec("a", inference={"output": "yolov8", "confidence_threshold": 0.9}), LABELS, Path("a/model.yaml")
+        )
+        assert bench.loader.replace_specs([changed]) == []
+        assert bench.models.current.models["a"].spec.inference.confidence_threshold == 0.9
+        assert bench.states() == {State.READY}
+        assert bench.triton.loads == loads
+
+
+async def test_what_takes_a_restart_is_named_and_what_does_not_fit_changes_nothing() -> None:
+    async with loading("a", "b") as bench:
+        await bench.ready()
+        new = LogicalModel(spec("c"), LABELS, Path("c/model.yaml"))
+        other = LogicalModel(spec("a", variants={"onnx": "x"}), LABELS, Path("a/model.yaml"))
+        assert bench.loader.replace_specs([other, new]) == [
+            "model 'c' is new",
+            "model 'b' is gone",
+            "the variants of model 'a' are others",
+        ]
+        before = bench.models.current
+        wrong = LogicalModel(spec("a"), ("one",), Path("a/model.yaml"))
+        with pytest.raises(ConfigError, match="for 1 label"):
+            bench.loader.replace_specs([wrong])
+        assert bench.models.current is before

@@ -83,6 +83,14 @@ def session_options(config):
     return options
 
 
+def onnx_file(version_folder, config):
+    """The model file of one version; as on NVIDIA's server it may be a folder that holds the file and its weights."""
+    folder = version_folder / (config.get("default_model_filename") or DEFAULT_NAME)
+    if folder.is_dir():
+        return edge.model_file(folder, {}, DEFAULT_NAME)
+    return edge.model_file(version_folder, config, DEFAULT_NAME)
+
+
 def open_session(path, config, gpu=None):
     """A session on the model file, or a load error that says what is wrong with it."""
     import onnxruntime
@@ -147,14 +155,18 @@ def check_dims(config, side, name, dims, shape):
             where,
             "export the model with a dynamic batch axis, or set max_batch_size: 0 and write out the full dims",
         )
-    expected = shape[1:] if batched else (shape or [1])
-    # An output must be declared exactly; an input may fix a dimension that the model leaves open.
-    fits = dims == expected if side == "output" else edge.dims_allowed(dims, expected)
+    if not shape:  # Triton has no tensors without dimensions: a scalar is declared as [1]
+        expected, fits = [1], all(dim == 1 for dim in dims)
+    else:
+        expected = shape[1:] if batched else shape
+        # An output must be declared exactly; an input may fix a dimension that the model leaves open.
+        fits = dims == expected if side == "output" else edge.dims_allowed(dims, expected)
     if not fits:
+        advice = f"set dims: {expected}" if expected else "set dims: [1] reshape: { shape: [] }"
         edge.fail(
             f"{side} '{name}' has dims {dims} in config.pbtxt and {expected} in the model",
             where,
-            f"set dims: {expected}" + (" (the batch axis is left out)" if batched else ""),
+            advice + (" (the batch axis is left out)" if batched else ""),
         )
 
 
@@ -163,19 +175,31 @@ def can_batch(graphs):
     return all(shape and shape[0] == -1 for graph in graphs for _, shape in graph.values())
 
 
+def declarations(graph, batching):
+    """The entries of config.pbtxt for a graph's inputs or outputs."""
+    found = []
+    for name, (kind, shape) in graph.items():
+        dims = shape[1:] if batching else shape
+        found.append({"name": name, "data_type": kind, "dims": dims or [1]})
+        if batching and not dims:  # one number for each of the batch; Triton needs a dimension beside it
+            found[-1]["reshape"] = {"shape": []}
+    return found
+
+
 class TritonPythonModel:
     """One instance: an onnxruntime session in its own process."""
 
     @staticmethod
     def auto_complete_config(auto_complete_model_config):
-        """Fill in inputs, outputs and max_batch_size from the graph where config.pbtxt leaves them out."""
+        """Fill in inputs, outputs and max_batch_size from the graph, by the rules of NVIDIA's backend."""
         config = auto_complete_model_config.as_dict()
-        if config.get("input") and config.get("output"):
-            return auto_complete_model_config  # like NVIDIA's: a complete configuration is left as it is
-        path = edge.model_file(edge.stub_version_folder(), config, DEFAULT_NAME)
+        missing = [side for side in ("input", "output") if not config.get(side)]
+        if not missing:
+            return auto_complete_model_config  # a complete configuration is left as it is
+        path = onnx_file(edge.stub_version_folder(), config)
         session = open_session(path, config)
-        graphs = [signature(session.get_inputs(), path), signature(session.get_outputs(), path)]
-        batching = can_batch(graphs)
+        graphs = {"input": signature(session.get_inputs(), path), "output": signature(session.get_outputs(), path)}
+        batching = can_batch(graphs.values())
         if batching and int(config["max_batch_size"]) == 0:
             auto_complete_model_config.set_max_batch_size(DEFAULT_MAX_BATCH)
         if not batching and int(config["max_batch_size"]) > 0:
@@ -184,19 +208,15 @@ class TritonPythonModel:
                 path,
                 "set max_batch_size: 0, or export the model with a dynamic batch axis",
             )
-        if batching and "sequence_batching" not in config:
+        if int(config["max_batch_size"]) > 1 and "sequence_batching" not in config:
             auto_complete_model_config.set_dynamic_batching()
-        lead = 1 if batching else 0
-        for graph, add in zip(
-            graphs, (auto_complete_model_config.add_input, auto_complete_model_config.add_output), strict=True
-        ):
-            for name, (kind, shape) in graph.items():
-                add({"name": name, "data_type": kind, "dims": shape[lead:] or [1]})
+        for side in missing:  # not by add_input and add_output, which take no reshape
+            config[side] = declarations(graphs[side], batching)
         return auto_complete_model_config
 
     def initialize(self, args):
         config = json.loads(args["model_config"])
-        path = edge.model_file(Path(args["model_repository"]) / args["model_version"], config, DEFAULT_NAME)
+        path = onnx_file(Path(args["model_repository"]) / args["model_version"], config)
         gpu = edge.gpu_index(args)
         self._session = open_session(path, config, gpu)
         if gpu is not None and self._session.get_providers() == ["CPUExecutionProvider"]:

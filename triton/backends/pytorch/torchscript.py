@@ -4,14 +4,18 @@ Apart from model.py because importing torch takes seconds, which Triton's separa
 auto_complete_config need not spend on a complete config.pbtxt.
 """
 
+import contextlib
 import re
+import sys
 import zipfile
+from pathlib import Path
 
 import edge_backend as edge
 import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
+TORCHVISION = "torchvision::"
 WARM_UP_CALLS = 3  # with profiling on, the second call specialises; a third shows that the module has settled
 NAMED_INDEX = re.compile(r".+?__(\d+)")
 
@@ -19,15 +23,35 @@ NAMED_INDEX = re.compile(r".+?__(\d+)")
 def open_module(path, device):
     """The module in evaluation mode, or a load error that says what is wrong with the file."""
     try:
-        module = torch.jit.load(str(path), map_location=device)
+        module = load_module(path, device)
     except (RuntimeError, ValueError, EOFError) as error:
         reason = str(error).strip().splitlines()[0]
-        edge.fail(f"torch {torch.__version__} cannot read the model: {reason}", path, advice(path))
+        edge.fail(f"torch {torch.__version__} cannot read the model: {reason}", path, advice(path, reason))
     return module.eval()
 
 
-def advice(path):
-    """How to fix a file that torch.jit.load refuses, by what the file looks like."""
+def load_module(path, device):
+    """The module; with torchvision's operators, as in NVIDIA's backend, where it asks for them (NMS inside)."""
+    try:
+        return torch.jit.load(str(path), map_location=device)
+    except RuntimeError as error:
+        if TORCHVISION not in str(error):
+            raise
+    # The stub searches its working folder too; in a checkout of this project that has a folder `triton`, which
+    # torch takes for the compiler of that name.
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path.cwd()]
+    with contextlib.suppress(ImportError):
+        import torchvision  # noqa: F401 - importing it registers them; it takes a second, so only where needed
+    return torch.jit.load(str(path), map_location=device)
+
+
+def advice(path, reason):
+    """How to fix a file that torch.jit.load refuses, by its reason and by what the file looks like."""
+    if TORCHVISION in reason:
+        return (
+            "install torchvision in the version that fits this torch (pip install torchvision), or export the model "
+            "without NMS: the gateway does it"
+        )
     if not zipfile.is_zipfile(path):
         return "it is no complete TorchScript archive; copy it again and compare its sha256 with the original"
     with zipfile.ZipFile(path) as archive:

@@ -1,0 +1,183 @@
+"""One look at a broker: what it grants to us and what its limits are; leaves no session and takes no messages."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from paho.mqtt import MQTTException
+from paho.mqtt import client as paho
+from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from gateway.adapters.mqtt_client import FramedClient
+from gateway.adapters.mqtt_connection import ConnectionEnded, _fix_for, _fix_for_refusal, _reason
+from gateway.adapters.mqtt_framing import FramedSocket
+from gateway.adapters.mqtt_settings import MqttSettings
+from gateway.messages import Publication
+
+TURN_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What the broker said to a subscription, or to a publication; `qos` is None where it says none."""
+
+    topic: str
+    refused: bool
+    reason: str
+    qos: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerFacts:
+    """What CONNACK says, with the defaults of MQTT where it says nothing, and what is granted."""
+
+    tls: str = ""
+    """Version and cipher; empty without TLS."""
+    certificate_ends_at: float | None = None
+    """When the broker's certificate ends, in epoch seconds."""
+    maximum_packet_size: int | None = None
+    receive_maximum: int = 65_535
+    maximum_qos: int = 2
+    retain_available: bool = True
+    wildcards_available: bool = True
+    shared_available: bool = True
+    server_keep_alive_s: int | None = None
+    subscriptions: tuple[Grant, ...] = ()
+    publication: Grant | None = None
+
+
+def probe_broker(settings: MqttSettings, publication: Publication, limit_s: float) -> BrokerFacts:
+    """Connect, subscribe each topic of `settings` by itself, publish once, and go; blocks for `limit_s` at most.
+
+    Give it a client id of its own. Raises ConnectionEnded with the reason when there is no session.
+    """
+    return _Probe(settings, limit_s).run(publication)
+
+
+class _ProbeClient(FramedClient):
+    """Notes what TLS has settled."""
+
+    tls = ""
+    certificate_ends_at: float | None = None
+
+    def _create_socket(self) -> FramedSocket:
+        stream = super()._create_socket()
+        inner = stream._sock  # noqa: SLF001 - the one place that wants to know about TLS
+        if isinstance(inner, ssl.SSLSocket):
+            cipher = inner.cipher()
+            self.tls = f"{inner.version()}, {cipher[0] if cipher else 'unknown cipher'}"
+            ends = (inner.getpeercert() or {}).get("notAfter")
+            self.certificate_ends_at = ssl.cert_time_to_seconds(ends) if isinstance(ends, str) else None
+        return stream
+
+
+class _Probe:
+    """The state of one look; paho's callbacks run in the thread that calls `run`."""
+
+    def __init__(self, settings: MqttSettings, limit_s: float) -> None:
+        self._settings = settings
+        self._ends_at = time.monotonic() + limit_s
+        self._client = _ProbeClient(settings)
+        self._connack: tuple[ReasonCode, Properties | None] | None = None
+        self._suback: list[ReasonCode] = []
+        self._puback: list[ReasonCode] = []
+        self._gone: ReasonCode | None = None
+        self._client.on_connect = self._on_connect
+        self._client.on_subscribe = self._on_subscribe
+        self._client.on_publish = self._on_publish
+        self._client.on_disconnect = self._on_disconnect
+
+    def run(self, publication: Publication) -> BrokerFacts:
+        try:
+            self._client.dial()
+        except (OSError, ValueError, MQTTException) as error:
+            raise self._ended(_reason(error), _fix_for(error, self._settings)) from error
+        try:
+            self._until(lambda: self._connack is not None, "CONNACK")
+            return self._facts(publication)
+        finally:
+            self._client.disconnect()
+            self._client.loop_write()
+            self._client.abort()
+
+    def _facts(self, publication: Publication) -> BrokerFacts:
+        reason, properties = self._connack or (None, None)
+        if reason is None or reason.is_failure:
+            fix = _fix_for_refusal(reason, self._settings) if reason else ""
+            raise self._ended(f"The broker refused the connection: {reason}", fix)
+        subscriptions = tuple(self._subscribe(topic) for topic in self._settings.subscriptions)
+        return BrokerFacts(
+            tls=self._client.tls,
+            certificate_ends_at=self._client.certificate_ends_at,
+            maximum_packet_size=getattr(properties, "MaximumPacketSize", None),
+            receive_maximum=getattr(properties, "ReceiveMaximum", 65_535),
+            maximum_qos=getattr(properties, "MaximumQoS", 2),
+            retain_available=bool(getattr(properties, "RetainAvailable", 1)),
+            wildcards_available=bool(getattr(properties, "WildcardSubscriptionAvailable", 1)),
+            shared_available=bool(getattr(properties, "SharedSubscriptionAvailable", 1)),
+            server_keep_alive_s=getattr(properties, "ServerKeepAlive", None),
+            subscriptions=subscriptions,
+            publication=self._publish(publication),
+        )
+
+    def _subscribe(self, topic: str) -> Grant:
+        """By itself, so that a broker that hangs up over it tells which one it was."""
+        self._suback = []
+        if self._settings.protocol == "5":
+            options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+            self._client.subscribe([(topic, options)])
+        else:
+            self._client.subscribe([(topic, 1)])
+        if not self._answered(lambda: bool(self._suback)):
+            return Grant(topic, refused=True, reason=f"no answer ({self._gone or 'in time'})")
+        reason = self._suback[0]
+        return Grant(topic, reason.is_failure, str(reason), None if reason.is_failure else reason.value)
+
+    def _publish(self, publication: Publication) -> Grant:
+        if self._gone is None:
+            self._client.publish(publication.topic, publication.payload, 1)
+        if not self._answered(lambda: bool(self._puback)):
+            return Grant(publication.topic, refused=True, reason=f"no answer ({self._gone or 'in time'})")
+        return Grant(publication.topic, self._puback[0].is_failure, str(self._puback[0]))
+
+    def _answered(self, condition: Callable[[], bool]) -> bool:
+        while not condition() and self._gone is None and time.monotonic() < self._ends_at:
+            if self._client.loop(TURN_S) is not MQTTErrorCode.MQTT_ERR_SUCCESS:
+                break
+        return condition()
+
+    def _until(self, condition: Callable[[], bool], what: str) -> None:
+        if not self._answered(condition):
+            why = f"The connection ended before {what}" if self._gone is not None else f"No {what} came"
+            fix = "Check that an MQTT broker, with this protocol version and TLS setting, listens at this address"
+            raise self._ended(why, fix)
+
+    def _ended(self, message: str, fix: str) -> ConnectionEnded:
+        return ConnectionEnded(message, event="unreachable", fix=fix, where=self._settings.address)
+
+    def _on_connect(
+        self, _client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        self._connack = (reason, properties)
+
+    def _on_subscribe(
+        self, _client: paho.Client, _data: Any, _mid: int, reasons: list[ReasonCode], _properties: Properties | None
+    ) -> None:
+        self._suback = reasons
+
+    def _on_publish(
+        self, _client: paho.Client, _data: Any, _mid: int, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        self._puback.append(reason)
+
+    def _on_disconnect(
+        self, _client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        self._gone = reason

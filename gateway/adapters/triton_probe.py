@@ -1,0 +1,75 @@
+"""One look at a Triton: its version, whether it obeys us, and where its models stand; changes nothing."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from tritonclient.grpc import service_pb2 as messages
+
+from gateway.adapters.triton import TritonServer
+from gateway.errors import ModelUnavailable, SnapshotError
+
+NOT_EXPLICIT = "explicit model load / unload is not allowed"
+"""What Triton says in any mode but `explicit`, even of a model that it does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One version of a model as Triton lists it; `version` and `state` are empty where it has not been loaded."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TritonFacts:
+    """What a Triton says of itself."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+    ready: bool
+    """Of the whole server: with --strict-readiness one model that is loading or has failed makes it False."""
+    explicit: bool | None
+    """Whether models are loaded on demand; None when it did not say, for the reason in `control`."""
+    control: str
+    index: tuple[IndexEntry, ...]
+
+
+class TritonProbe(TritonServer):
+    """A TritonServer that also asks what the gateway never needs to know."""
+
+    async def facts(self) -> TritonFacts:
+        """All of it; raises BackendUnavailable or ModelUnavailable when Triton does not answer."""
+        metadata = await self._call("ServerMetadata", messages.ServerMetadataRequest(), model="")
+        ready = await self._call("ServerReady", messages.ServerReadyRequest(), model="")
+        explicit, control = await self._control()
+        return TritonFacts(
+            name=metadata.name,
+            version=metadata.version,
+            extensions=tuple(metadata.extensions),
+            ready=bool(ready.ready),
+            explicit=explicit,
+            control=control,
+            index=await self.index(),
+        )
+
+    async def _control(self) -> tuple[bool | None, str]:
+        """Triton tells its mode only when it is asked to do something: unload what it does not have."""
+        request = messages.RepositoryModelUnloadRequest(model_name=f"edge-gateway-doctor-{uuid.uuid4().hex}")
+        try:
+            await self._call("RepositoryModelUnload", request, model="")
+        except SnapshotError as error:
+            return (False if NOT_EXPLICIT in error.message else None), error.message
+        return True, ""
+
+    async def index(self) -> tuple[IndexEntry, ...]:
+        """Every model of the repository as Triton lists it; raises BackendUnavailable."""
+        try:
+            answer = await self._call("RepositoryIndex", messages.RepositoryIndexRequest(), model="")
+        except ModelUnavailable:  # restricted, or not this protocol
+            return ()
+        return tuple(IndexEntry(each.name, each.version, each.state, each.reason) for each in answer.models)

@@ -1,0 +1,1 @@
+"""What `edge-gateway doctor` and `edge-gateway models` find out; starts nothing and changes nothing."""

@@ -1,0 +1,122 @@
+"""This machine: settings, disks, clock by its files, limits, and what the gateway is made of."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from gateway import __version__
+from gateway.config import (
+    Settings,
+    given_variables,
+    missing_files,
+    named_file,
+    settings_warnings,
+)
+from gateway.doctor.findings import Area, Finding
+from gateway.errors import ConfigError
+from gateway.models.repository import LogicalModel
+
+CONFIGURATION = Area("Configuration")
+MODELS = Area("Models")
+MACHINE = Area("Machine")
+CLOCK = Area("Clock")
+PACKAGES = ("paho-mqtt", "tritonclient", "grpcio", "numpy", "pillow", "msgspec", "pydantic")
+LEAST_FREE_BYTES = 1 << 30
+LEAST_FILES = 1024
+AHEAD_S = 5.0
+MAX_FILES_SEEN = 10_000
+
+
+def check_configuration(settings: Settings, file: Path | None) -> list[Finding]:
+    """Where the settings come from, and what is odd about them; those that are wrong never come here."""
+    path, count = file or named_file(), len(given_variables(os.environ))
+    sources = f"{path or 'no gateway.yaml'}; {count} setting{'s' * (count != 1)} from the environment"
+    fix = "See `edge-gateway config show`"
+    return [
+        CONFIGURATION.ok(f"gateway '{settings.gateway_id}', {sources}"),
+        *(CONFIGURATION.warning(text, fix=fix) for text in settings_warnings(settings, os.environ)),
+        *(CONFIGURATION.failed(error) for error in missing_files(settings)),
+    ]
+
+
+def check_models(settings: Settings, models: list[LogicalModel], errors: list[ConfigError]) -> list[Finding]:
+    """The model.yaml files; what they name at Triton is looked at elsewhere."""
+    found = [MODELS.failed(error) for error in errors]
+    if not models and not errors:
+        fix = "Put a folder with a model.yaml there, or correct MODEL_REPOSITORY"
+        where = str(settings.model_repository)
+        found.append(MODELS.warning("there is no model.yaml, so nothing is served", where=where, fix=fix))
+    return found
+
+
+def check_machine(settings: Settings) -> list[Finding]:
+    """Python and packages, disk space, open files, and times that lie in the future."""
+    packages = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    return [
+        MACHINE.ok(f"edge-gateway {__version__}, Python {platform.python_version()} on {sys.platform}; {packages}"),
+        *_disk(settings.model_repository, "models"),
+        *_disk(Path(tempfile.gettempdir()), "temporary files"),
+        _open_files(),
+        *_clock(settings.model_repository),
+    ]
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _disk(folder: Path, what: str) -> Iterator[Finding]:
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError as error:
+        yield MACHINE.unknown(f"the space for {what} cannot be told: {error.strerror}", where=str(folder))
+        return
+    text = f"{usage.free / 1e9:.1f} GB free for {what}"
+    if usage.free < LEAST_FREE_BYTES:
+        yield MACHINE.warning(text, where=str(folder), fix="Make room on this disk")
+    else:
+        yield MACHINE.ok(text, where=str(folder))
+
+
+def _open_files() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < LEAST_FILES:
+        text = f"{soft} files may be open at once (up to {hard} on request)"
+        return MACHINE.warning(text, fix=f"Raise it: ulimit -n {LEAST_FILES}, or LimitNOFILE of the service")
+    return MACHINE.ok(f"{'any number of' if soft == resource.RLIM_INFINITY else soft} files may be open at once")
+
+
+def _clock(repository: Path) -> Iterator[Finding]:
+    """A file from the future means that this clock, or the one of whoever copied it, is wrong."""
+    newest, path = 0.0, repository
+    try:
+        for number, each in enumerate(repository.glob("*/**/*")):
+            if number >= MAX_FILES_SEEN:
+                break
+            changed = each.stat().st_mtime
+            newest, path = max((newest, path), (changed, each))
+    except OSError as error:
+        yield CLOCK.unknown(f"the times of the models' files cannot be read: {error.strerror}", where=str(repository))
+        return
+    ahead = newest - time.time()
+    if ahead > AHEAD_S:
+        yield CLOCK.warning(
+            f"was changed {ahead:.0f} s in the future: this clock, or that of the machine it came from, is wrong, and "
+            "Triton tells changed files by their time",
+            where=str(path),
+            fix="Let both machines follow a time server (NTP), then touch the file",
+        )
+    elif newest:
+        yield CLOCK.ok("no file of the models is from the future")

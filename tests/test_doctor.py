@@ -1,0 +1,385 @@
+"""`edge-gateway doctor` against real servers, against none, and against those that behave badly."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.doctor.findings import Area, Check, Level, as_json, as_text, examine
+from gateway.local.broker import EmbeddedBroker
+from gateway.local.processes import free_ports
+from gateway.local.tritonserver import EmbeddedTriton
+from gateway.terminal.threads import apart
+from tests.command_line import ROOT, environment, leading_to, one_line, run, start
+from tests.e2e.site import Client, RealSite, until
+from tests.harness import write_model
+from tests.mosquitto_server import Mosquitto
+
+REPOSITORY = ROOT / "model_repository"
+STATUS = "edge-ai/default/default/gw/ai/status"
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker() as running:
+        if running.protocol != "5":
+            pytest.skip("there is no Mosquitto here, and it cannot be installed")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def triton() -> Iterator[EmbeddedTriton]:
+    with EmbeddedTriton(REPOSITORY) as running:
+        yield running
+
+
+def nowhere() -> dict[str, str]:
+    """Settings that lead to closed ports."""
+    mqtt, grpc = free_ports(2)
+    return {
+        "AIO_BROKER_HOSTNAME": "127.0.0.1",
+        "AIO_BROKER_TCP_PORT": str(mqtt),
+        "TRITON_GRPC_URL": f"127.0.0.1:{grpc}",
+        "MODEL_REPOSITORY": str(REPOSITORY),
+        "GATEWAY_ID": "gw",
+    }
+
+
+def examined(code: int, **settings: str) -> list[dict[str, str]]:
+    """The findings, after the exit code and the shape of the whole have been checked."""
+    done = run("doctor", "--json", **settings)
+    assert (done.returncode, done.stderr) == (code, ""), done
+    body = json.loads(done.stdout)
+    assert set(body) == {"ok", "counts", "findings"}
+    assert body["ok"] is (code == 0)
+    for finding in body["findings"]:
+        assert set(finding) == {"level", "area", "what", "where", "fix"}
+        assert finding["fix"] or finding["level"] in ("ok", "unknown"), finding
+    return list(body["findings"])
+
+
+def of(findings: list[dict[str, str]], area: str, level: str) -> list[str]:
+    """`where: what` of the findings of one area and level."""
+    return [f"{f['where']}: {f['what']}" for f in findings if (f["area"], f["level"]) == (area, level)]
+
+
+# --- nothing there --------------------------------------------------------------------------------------
+
+
+def test_nothing_there_is_two_problems_and_no_wait() -> None:
+    settings = nowhere()
+    findings = examined(1, **settings)
+    (broker,) = of(findings, "Broker", "problem")
+    assert broker.startswith(f"127.0.0.1:{settings['AIO_BROKER_TCP_PORT']}: ")
+    assert "refused" in broker
+    (triton,) = of(findings, "Triton", "problem")
+    assert triton.startswith(f"{settings['TRITON_GRPC_URL']}: cannot be reached")
+    assert len(of(findings, "Models", "ok")) == 2 * len(list(REPOSITORY.glob("*/model.yaml")))
+    assert of(findings, "Clock", "unknown")
+
+
+def test_servers_that_accept_and_say_nothing_are_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mqtt, socket.create_server(("127.0.0.1", 0)) as grpc:
+        settings = {
+            **nowhere(),
+            "AIO_BROKER_TCP_PORT": str(mqtt.getsockname()[1]),
+            "TRITON_GRPC_URL": f"127.0.0.1:{grpc.getsockname()[1]}",
+            "TRITON_METRICS_URL": f"http://127.0.0.1:{grpc.getsockname()[1]}/metrics",
+        }
+        findings = examined(1, **settings)
+    assert "No CONNACK came" in of(findings, "Broker", "problem")[0]
+    assert of(findings, "Triton", "problem")
+    assert "the metrics cannot be read" in of(findings, "Triton", "warning")[0]
+
+
+def test_settings_that_cannot_be_used_are_one_line() -> None:
+    assert "TRITON_GRPC_URL: must be host:port" in one_line("doctor", TRITON_GRPC_URL="x")
+    assert "nowhere.yaml: cannot be read" in one_line("doctor", "--config", "nowhere.yaml")
+
+
+def test_the_list_is_plain_in_a_pipe() -> None:
+    done = run("doctor", **nowhere())
+    assert done.returncode == 1
+    assert "\x1b" not in done.stdout
+    done.stdout.encode("ascii")
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line and not line.startswith(" ")] == [
+        "Configuration", "Broker", "Triton", "Models", "Clock", "Machine", "2 problems.",
+    ]  # fmt: skip
+    refused = next(index for index, line in enumerate(lines) if line.startswith("  problem 127.0.0.1"))
+    assert lines[refused + 1].strip().startswith("Start the broker")
+
+
+# --- the real servers -----------------------------------------------------------------------------------
+
+
+def test_all_is_well_between_real_servers(broker: EmbeddedBroker, triton: EmbeddedTriton) -> None:
+    at = {
+        **leading_to(broker),
+        "TRITON_GRPC_URL": triton.grpc_url,
+        "TRITON_METRICS_URL": triton.metrics_url,
+        "MODEL_REPOSITORY": str(REPOSITORY),
+        "MQTT_INPUT_TOPICS": "a/+/b,$share/group/c/{camera}",
+    }
+    findings = examined(0, **at)
+    said = "\n".join(of(findings, "Broker", "ok"))
+    assert f"{broker.host}:{broker.port}: lets us in without a user, MQTT 5, not encrypted" in said
+    assert "the gateway is 'edge-gateway-gw'" in said
+    assert "a/+/b: subscription granted with QoS 1" in said
+    assert "$share/group/c/+: subscription granted with QoS 1" in said
+    assert f"{STATUS}/doctor: takes a message of ours" in said
+    said = "\n".join(of(findings, "Triton", "ok"))
+    assert f"{triton.grpc_url}: triton 2." in said
+    assert "--model-control-mode=explicit" in said
+    assert f"{triton.metrics_url}: metrics can be read" in said
+    assert all("not loaded; the gateway will do that; its files fit" in text for text in of(findings, "Models", "ok"))
+    assert not of(findings, "Broker", "warning")
+
+
+def test_a_running_gateway_does_not_notice(broker: EmbeddedBroker, triton: EmbeddedTriton) -> None:
+    """Neither its session nor its models; and no session of ours stays."""
+    clients: list[str] = []
+    watching = Client(
+        broker.port, "$SYS/broker/clients/total", on_message=lambda message: clients.append(message.payload.decode())
+    )
+    with RealSite(broker, triton) as site:
+        site.start()
+        site.wait_ready()
+        before = site.metric("edge_gateway_broker_events_total")
+        topics = f"edge-ai/{site.unit}/{{facility}}/{{gateway_id}}/camera/snapshots"
+        findings = examined(
+            0,
+            **leading_to(broker),
+            TRITON_GRPC_URL=triton.grpc_url,
+            MODEL_REPOSITORY=str(REPOSITORY),
+            MQTT_INPUT_TOPICS=topics,
+            AIO_MQTT_CLIENT_ID=f"gateway-{site.unit}",
+            BUSINESS_UNIT=site.unit,
+        )
+        served = of(findings, "Models", "ok")
+        assert "industrial-safety/onnx: serves version 1 and fits model.yaml (input images, 256 high" in "\n".join(served)
+        assert len(served) == 6
+        assert site.metric("edge_gateway_broker_events_total") == before
+        assert site.is_ready()
+    watching.close()
+
+
+def test_a_triton_that_decides_itself_is_a_problem(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    with EmbeddedTriton(tmp_path, extra_args=["--model-control-mode=none"]) as triton:
+        findings = examined(1, **{**nowhere(), "TRITON_GRPC_URL": triton.grpc_url, "MODEL_REPOSITORY": str(tmp_path)})
+    assert ": does not load models when it is asked to" in of(findings, "Triton", "problem")
+    (fix,) = {f["fix"] for f in findings if f["what"].startswith("does not load")}
+    assert "--model-control-mode=explicit" in fix
+    assert all("Triton does not see a model 'detector-" in text for text in of(findings, "Models", "problem"))
+
+
+def test_a_model_that_does_not_fit_what_serves_is_a_problem(
+    tmp_path: Path, broker: EmbeddedBroker, triton: EmbeddedTriton
+) -> None:
+    for name in ("industrial-safety-onnx", "industrial-safety-torch"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    folder = write_model(tmp_path, "industrial-safety", preprocessing={"resize": [64, 64]})
+    (folder / "labels.txt").write_text("a\nperson_without_helmet\nc")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model.yaml").write_text("nmae: x")
+    at = {**leading_to(broker), "TRITON_GRPC_URL": triton.grpc_url, "MODEL_REPOSITORY": str(tmp_path)}
+    problems = of(examined(1, **at), "Models", "problem")
+    assert any("broken/model.yaml" in text and "did you mean 'name'?" in text for text in problems)
+    assert sum("preprocessing.resize says [64, 64]" in text for text in problems) == 2
+
+
+# --- brokers that say no --------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def mosquitto(folder: Path, *lines: str, anonymous: bool = True) -> Any:
+    server = Mosquitto(folder, *lines, anonymous=anonymous)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+async def test_what_a_broker_refuses_is_named_topic_by_topic(tmp_path: Path) -> None:
+    rules = tmp_path / "rules"
+    rules.write_text("topic read allowed/#\n")
+    lines = (f"acl_file {rules}", "max_packet_size 20000", "allow_zero_length_clientid false")
+    async with mosquitto(tmp_path, *lines) as server:
+        at = {
+            **nowhere(),
+            "AIO_BROKER_TCP_PORT": str(server.port),
+            "MQTT_INPUT_TOPICS": "allowed/+,forbidden/{camera}",
+        }
+        findings = await asyncio.to_thread(lambda: examined(1, **at))
+    assert "allowed/+: subscription granted with QoS 1" in of(findings, "Broker", "ok")
+    assert of(findings, "Broker", "problem") == ["forbidden/+: refuses the subscription: Not authorized"]
+    warnings = of(findings, "Broker", "warning")
+    assert any(text.startswith(f"{STATUS}/doctor: refuses a message: Not authorized") for text in warnings)
+    assert any("takes packets of 20000 bytes at most" in text for text in warnings)
+
+
+async def test_a_broker_without_retained_messages_is_a_problem(tmp_path: Path) -> None:
+    async with mosquitto(tmp_path, "retain_available false") as server:
+        at = {**nowhere(), "AIO_BROKER_TCP_PORT": str(server.port)}
+        findings = await asyncio.to_thread(lambda: examined(1, **at))
+    assert ": has no retained messages, which the status is" in of(findings, "Broker", "problem")
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+async def test_a_refused_login_says_what_to_check(tmp_path: Path, protocol: str) -> None:
+    async with mosquitto(tmp_path, anonymous=False) as server:
+        at = {**nowhere(), "AIO_BROKER_TCP_PORT": str(server.port), "MQTT_PROTOCOL": protocol}
+        findings = await asyncio.to_thread(lambda: examined(1, **at))
+    (text,) = of(findings, "Broker", "problem")
+    assert "The broker refused the connection: Not authorized" in text
+    (fix,) = {f["fix"] for f in findings if "refused the connection" in f["what"]}
+    assert "AIO_MQTT_USERNAME" in fix
+
+
+async def test_tls_is_told_and_so_is_the_end_of_its_certificate(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "5"]
+    made += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "ca.pem"]
+    subprocess.run(made, cwd=tmp_path, check=True, capture_output=True)
+    async with mosquitto(tmp_path, f"certfile {tmp_path}/ca.pem", f"keyfile {tmp_path}/key.pem") as server:
+        at = {**nowhere(), "AIO_BROKER_TCP_PORT": str(server.port), "AIO_MQTT_USE_TLS": "true"}
+        trusted = await asyncio.to_thread(lambda: examined(1, **at, AIO_TLS_CA_FILE=str(tmp_path / "ca.pem")))
+        untrusted = await asyncio.to_thread(lambda: examined(1, **at))
+    assert "MQTT 5, TLSv1.3, " in "\n".join(of(trusted, "Broker", "ok"))
+    assert ": its certificate ends in 5 days" in of(trusted, "Broker", "warning")
+    assert "certificate verify failed" in of(untrusted, "Broker", "problem")[0]
+    assert ssl.OPENSSL_VERSION
+
+
+def test_the_probe_is_seen_below_the_status_topic_only(broker: EmbeddedBroker) -> None:
+    seen: list[tuple[str, dict[str, Any]]] = []
+    viewer = Client(broker.port, "#", on_message=lambda m: seen.append((m.topic, json.loads(m.payload))))
+    examined(1, **{**nowhere(), **leading_to(broker)})
+    until(lambda: bool(seen), "the message of the doctor")
+    viewer.close()
+    ((topic, body),) = [(topic, body) for topic, body in seen if not topic.startswith("$SYS")]
+    assert (topic, body["message_type"]) == (f"{STATUS}/doctor", "ai_doctor")
+
+
+def test_a_shared_subscription_keeps_its_messages(broker: EmbeddedBroker) -> None:
+    """As a member of the group the doctor would be handed snapshots that nobody else gets."""
+    seen: list[bytes] = []
+    member = Client(broker.port, "$share/plant/snaps/+", on_message=lambda message: seen.append(message.payload))
+    camera, sent = Client(broker.port), 0
+    at = {**nowhere(), **leading_to(broker), "MQTT_INPUT_TOPICS": "$share/plant/snaps/{camera}"}
+    with start("doctor", **at) as doctor:
+        while doctor.process.poll() is None:
+            camera.publish("snaps/one", str(sent).encode())
+            sent += 1
+        doctor.wait()
+    until(lambda: len(seen) == sent, f"all {sent} messages")
+    for client in (member, camera):
+        client.close()
+
+
+# --- the clock, the disks -------------------------------------------------------------------------------
+
+
+class _Metrics(BaseHTTPRequestHandler):
+    """A metrics page behind a proxy, which says its time: an hour ago."""
+
+    page = b"nv_inference_count 1\n"
+
+    def do_GET(self) -> None:
+        self.send_response_only(200)
+        self.send_header("Date", self.date_time_string(int(time.time()) - 3600))
+        self.send_header("Content-Length", str(len(self.page)))
+        self.end_headers()
+        self.wfile.write(self.page)
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+
+@contextlib.contextmanager
+def metrics_page(page: bytes) -> Iterator[str]:
+    handler = type("Page", (_Metrics,), {"page": page})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/metrics"
+        server.shutdown()
+        thread.join(5)
+
+
+def test_a_clock_that_is_off_is_told_where_the_time_can_be_had() -> None:
+    with metrics_page(b"nv_inference_count 1\n") as url:
+        findings = examined(1, **nowhere(), TRITON_METRICS_URL=url)
+    (text,) = of(findings, "Clock", "warning")
+    assert "s ahead of that of Triton's machine" in text
+    with metrics_page(b"up 1\n") as url:
+        findings = examined(1, **nowhere(), TRITON_METRICS_URL=url)
+    assert "that page is not Triton's metrics" in of(findings, "Triton", "warning")[0]
+
+
+def test_a_file_from_the_future_is_told(tmp_path: Path) -> None:
+    folder = write_model(tmp_path)
+    ahead = time.time() + 7200
+    os.utime(folder / "labels.txt", (ahead, ahead))
+    findings = examined(1, **{**nowhere(), "MODEL_REPOSITORY": str(tmp_path)})
+    (text,) = of(findings, "Clock", "warning")
+    assert "labels.txt: was changed" in text
+
+
+def test_a_missing_repository_is_a_problem_among_the_others() -> None:
+    findings = examined(1, **{**nowhere(), "MODEL_REPOSITORY": "nowhere"})
+    assert of(findings, "Models", "problem") == ["MODEL_REPOSITORY=nowhere: no such folder"]
+    assert of(findings, "Machine", "unknown")
+
+
+# --- checks side by side --------------------------------------------------------------------------------
+
+
+async def test_checks_that_hang_or_break_end_no_others() -> None:
+    area = Area("Area")
+    never = threading.Event()
+
+    async def broken() -> list[Any]:
+        raise RuntimeError("a defect")
+
+    async def well() -> list[Any]:
+        return [area.ok("well")]
+
+    hanging = apart(lambda: [area.ok(str(never.wait()))])
+    found = await examine([Check(area, hanging, 0.05), Check(area, broken(), 5), Check(area, well(), 5)])
+    never.set()
+    assert [each.level for each in found] == [Level.PROBLEM, Level.UNKNOWN, Level.OK]
+    assert "no answer within 0.05 s" in found[0].what
+    assert "a defect" in found[1].what
+    assert as_json(found)["counts"] == {"ok": 1, "warning": 0, "problem": 1, "unknown": 1}
+
+
+def test_on_a_terminal_there_are_marks_and_colours() -> None:
+    area = Area("Broker")
+    found = [area.ok("well"), area.warning("hm", fix="Mend it"), area.problem("\x1b[2Jno", fix="Mend it", where="x")]
+    text = as_text(found, colour=True)
+    assert "\x1b[32m✓\x1b[0m well" in text
+    assert "\x1b[31m✗\x1b[0m x:  [2Jno" in text, "what a server says does not steer the terminal"
+    assert text.endswith("1 problem and 1 warning.")
+    assert as_text(found[:1], colour=False).endswith("Nothing to complain about.")
+
+
+def test_it_runs_where_colours_are_not_wanted() -> None:
+    assert "NO_COLOR" not in environment()
