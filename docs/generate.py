@@ -60,6 +60,8 @@ def type_of(annotation: Any) -> str:
             return " or ".join(f"`{value}`" for value in arguments)
         case typing.Union | types.UnionType:
             return " or ".join(type_of(part) for part in arguments if part is not type(None))
+        case typing.Annotated:
+            return type_of(arguments[0])
         case origin if origin is tuple and arguments[-1] is ...:
             return f"list of {plural(type_of(arguments[0]))}"
         case origin if origin is tuple:

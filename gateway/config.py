@@ -138,7 +138,7 @@ class Settings(BaseSettings):
     max_payload_bytes: int = Field(8 * 2**20, ge=1024, le=256 * 2**20)
     """Largest message in bytes; a larger one is answered with PAYLOAD_TOO_LARGE and never kept in memory."""
     max_image_pixels: int = Field(12_500_000, ge=4096, le=1_000_000_000)
-    """Largest picture, width times height in pixels; a larger one is answered with IMAGE_TOO_LARGE undecoded."""
+    """Largest picture in pixels, width times height (a WebP counts 1.5 times); a larger one gets IMAGE_TOO_LARGE."""
     queue_max_messages: int = Field(64, ge=1, le=100_000)
     """Snapshots that may wait; beyond it the stalest and least important give way with QUEUE_FULL."""
     queue_max_bytes: int = Field(8 * 2**20, ge=2**20)
@@ -342,14 +342,21 @@ def require_files(settings: Settings) -> None:
 def missing_files(settings: Settings) -> list[ConfigError]:
     """An error for each file of a setting that is not there."""
     files = ("aio_tls_ca_file", "aio_tls_cert_file", "aio_tls_key_file", "aio_sat_file", "aio_mqtt_password_file")
-    errors = []
-    for name in (*files, "api_token_file"):
-        path: Path | None = getattr(settings, name)
-        if path is not None and not path.is_file():
-            errors.append(
-                ConfigError(f"there is no file '{path}'", where=name.upper(), fix="Correct the path or mount the file")
-            )
-    return errors
+    found = {name: _unreadable(getattr(settings, name)) for name in (*files, "api_token_file")}
+    return [ConfigError(said[0], where=name.upper(), fix=said[1]) for name, said in found.items() if said]
+
+
+def _unreadable(path: Path | None) -> tuple[str, str] | None:
+    """Why a file cannot be read, and the fix; a secret may well belong to another user."""
+    if path is None:
+        return None
+    try:
+        if not path.is_file():
+            return f"there is no file '{path}'", "Correct the path or mount the file"
+        path.open("rb").close()
+    except OSError as error:
+        return f"'{path}' cannot be read: {error.strerror}", "Let the user read it that runs the gateway"
+    return None
 
 
 def settings_warnings(settings: Settings, environment: Mapping[str, str]) -> list[str]:

@@ -26,6 +26,8 @@ ANSWER_PARTS = (*PLACE_PARTS, "device_id", "model_name")
 """Those that the topic of an answer to a snapshot may hold."""
 MAX_PROBLEMS = 20
 """Named at once of one mapping; who has more of them has given the wrong file."""
+MAX_TEXT = 500
+"""Characters of one problem."""
 MAX_NAMED = 20
 """Known names in a message when none of them is near."""
 _UNKNOWN = "unknown_key"
@@ -66,7 +68,7 @@ def unknown_key(key: str, known: Iterable[str], what: str = "key") -> str:
     nearest = difflib.get_close_matches(key.lower(), names, n=1, cutoff=0.6)
     some = ", ".join(names) if len(names) <= MAX_NAMED else f"{', '.join(names[:MAX_NAMED])} and others"
     hint = f"did you mean '{nearest[0]}'?" if nearest else f"known {what}s: {some}"
-    return f"unknown {what} '{key}' ({hint})"
+    return f"unknown {what} {key!r} ({hint})"
 
 
 def output_topic(template: str, known: Iterable[str]) -> str:
@@ -115,7 +117,7 @@ def _problems(item: dict[str, Any], data: Mapping[str, Any]) -> Iterator[Problem
         text = f"has too few values ({len(item['input'])})"
     elif kind not in ("value_error", "missing", "too_long"):
         text += _found(item["input"], item["msg"], data.marks.get(loc) if isinstance(data, YamlMapping) else None)
-    yield Problem(_written(loc), text, _spoken_of(text, loc, data))
+    yield Problem(_written(loc), _one_line(text), _spoken_of(text, loc, data))
 
 
 def _spoken_of(text: str, loc: Loc, data: Mapping[str, Any]) -> Loc:
@@ -126,7 +128,13 @@ def _spoken_of(text: str, loc: Loc, data: Mapping[str, Any]) -> Loc:
 
 def _written(loc: Loc) -> str:
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
-    return "".join(parts).removeprefix(".")
+    return _one_line("".join(parts).removeprefix("."))
+
+
+def _one_line(text: str) -> str:
+    """What a terminal shows in one line; values of the file may stand in it."""
+    text = text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "..."
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _in_data(loc: tuple[int | str, ...], data: Any) -> Loc:

@@ -13,8 +13,8 @@ import yaml
 from gateway.errors import ConfigError
 
 MAX_YAML_BYTES = 1 << 20
-MAX_VALUES = 100_000
-"""Values in one file, each use of an alias counted: a few lines of aliases to aliases can stand for millions."""
+MAX_VALUES = 50_000
+"""Values in one file, read in a second; each use of an alias counts, for a few lines of them can stand for millions."""
 
 Loc = tuple[str | int, ...]
 _OCTAL_OR_BASE_60 = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
@@ -84,8 +84,26 @@ def _text(path: Path) -> str:
         ) from error
 
 
+class _Loader(yaml.SafeLoader):
+    """Gives up in the middle of a file that is too long."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._left = MAX_VALUES
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._left -= 1
+        if self._left < 0:
+            raise _TooMany
+        return super().compose_node(parent, index)
+
+
+class _TooMany(Exception):
+    """A file has more than MAX_VALUES."""
+
+
 def _load(text: str, where: str) -> YamlMapping:
-    loader = yaml.SafeLoader(text)
+    loader = _Loader(text)
     try:
         node = loader.get_single_node()
         if node is None:
@@ -95,11 +113,14 @@ def _load(text: str, where: str) -> YamlMapping:
         marks: dict[Loc, Mark] = {}
         for count, (loc, mark, value) in enumerate(_walk(node, ())):
             if count >= MAX_VALUES:
-                raise ConfigError(f"more than {MAX_VALUES} values", where=where, fix="A configuration is a few lines")
+                raise _TooMany
             if problem := _surprise(value):
                 raise ConfigError(f"line {mark.line}: {problem[0]}", where=where, fix=problem[1])
             marks.setdefault(loc, mark)
         return YamlMapping(loader.construct_document(node), marks)
+    except _TooMany:
+        fix = "A configuration is a few lines"
+        raise ConfigError(f"more than {MAX_VALUES} values", where=where, fix=fix) from None
     except _KeyTwice as error:
         raise ConfigError(str(error), where=where, fix="Keep one of them; YAML would drop the first") from None
     finally:
@@ -124,7 +145,7 @@ def _walk(node: yaml.Node, loc: Loc) -> Iterator[tuple[Loc, Mark, yaml.Node]]:
                 continue
             name, line = str(key.value), key.start_mark.line + 1
             if isinstance(key, yaml.ScalarNode) and name in seen:
-                raise _KeyTwice(f"line {line}: the key '{name}' is there twice, first in line {seen[name]}")
+                raise _KeyTwice(f"line {line}: the key {name[:100]!r} is there twice, first in line {seen[name]}")
             seen[name] = line
             yield (*loc, name), _mark(key, value), value
             yield from _walk(value, (*loc, name))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gateway.config import Settings
+from gateway.local.broker import EmbeddedBroker
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 60.0
@@ -21,6 +22,26 @@ _OURS = {*(name.upper() for name in Settings.model_fields), "GATEWAY_CONFIG", "D
 def environment(**more: str) -> dict[str, str]:
     """This process's environment without any setting of ours, and what the test adds."""
     return {name: value for name, value in os.environ.items() if name.upper() not in _OURS} | more
+
+
+def leading_to(broker: EmbeddedBroker) -> dict[str, str]:
+    """The settings with which a command finds this broker."""
+    return {
+        "AIO_BROKER_HOSTNAME": broker.host,
+        "AIO_BROKER_TCP_PORT": str(broker.port),
+        "MQTT_PROTOCOL": broker.protocol,
+        "GATEWAY_ID": "gw",
+    }
+
+
+def one_line(*arguments: str, **settings: str) -> str:
+    """The only line that a wrong command writes."""
+    done = run(*arguments, **settings)
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("edge-gateway: ")
+    return line
 
 
 def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import yaml
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
 
 from gateway.config import (
     DEFAULT_INPUT_TOPICS,
@@ -19,7 +22,7 @@ from gateway.config import (
 )
 from gateway.errors import ConfigError
 from gateway.models.repository import read_model
-from gateway.models.spec import read_spec
+from gateway.models.spec import ModelSpec, read_spec
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +174,42 @@ def test_what_yaml_needs_quotes_for_is_said_with_its_line(file: Path) -> None:
 
 def test_a_file_that_is_not_there_is_named(file: Path) -> None:
     assert complaint(file) == f"{file}: cannot be read: No such file or directory. Check the path and its permissions"
+
+
+NAMES = st.sampled_from([*Settings.model_fields, "unknown", "x\ny", "\x1b[31m"])
+THINGS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=80) | st.dates() | st.binary(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3),
+    max_leaves=6,
+)
+SAME_FILE = hypothesis.settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+@SAME_FILE
+@given(content=st.dictionaries(NAMES, THINGS, min_size=1, max_size=4))
+def test_whatever_is_wrong_is_one_readable_line(file: Path, content: dict[str, object]) -> None:
+    file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    try:
+        load_settings(file)
+    except ConfigError:
+        assert complaint(file).isprintable()
+
+
+KEYS = st.sampled_from([*ModelSpec.model_fields, "x\ny"])
+INNER = st.sampled_from(
+    ["resize", "mode", "std", "output", "alert_classes", "input_topics", "regions", "cam", "window"]
+)
+
+
+@SAME_FILE
+@given(content=st.dictionaries(KEYS, THINGS | st.dictionaries(INNER, THINGS, max_size=3), max_size=4))
+def test_whatever_is_wrong_with_a_model_is_one_readable_line(file: Path, content: dict[str, object]) -> None:
+    file.write_text(yaml.safe_dump({"name": "m", "model_type": "object-detection", **content}), encoding="utf-8")
+    try:
+        read_spec(file)
+    except ConfigError as error:
+        said = str(error)
+        assert said.isprintable(), said
 
 
 # --- topics ---------------------------------------------------------------------------------------------
@@ -448,6 +487,10 @@ def test_a_file_for_the_broker_that_is_not_there_is_named(tmp_path: Path) -> Non
     require_files(Settings(aio_mqtt_use_tls=True, aio_tls_ca_file=there))
     with pytest.raises(ConfigError, match="AIO_TLS_CA_FILE: there is no file"):
         require_files(Settings(aio_mqtt_use_tls=True, aio_tls_ca_file=tmp_path / "nothing"))
+    with pytest.raises(ConfigError, match="API_TOKEN_FILE: there is no file"):
+        require_files(Settings(api_token_file=tmp_path))
+    with pytest.raises(ConfigError, match="x' cannot be read: File name too long"):
+        require_files(Settings(api_token_file=tmp_path / ("x" * 300)))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +19,10 @@ from gateway.config import RELOADABLE, Settings, load_settings
 from gateway.config_reload import Reloader
 from gateway.errors import ConfigError
 from gateway.live import Live
+from gateway.local.processes import free_ports
 from gateway.metrics import Metrics
 from gateway.models.repository import LogicalModel, read_repository
+from tests.command_line import start
 from tests.harness import until, write_model
 
 POLL_S = 0.005
@@ -290,3 +294,26 @@ async def test_without_a_file_models_and_requests_still_work(tmp_path: Path, mon
         running = asyncio.create_task(site.reloader.run())
         assert (await site.again())["models"] == ["detector"]
         running.cancel()
+
+
+def test_a_running_gateway_takes_sighup_and_changes_of_its_file(tmp_path: Path) -> None:
+    write_model(tmp_path / "models")
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"model_repository: {tmp_path / 'models'}\nhttp_host: 127.0.0.1\nhttp_port: 0\nlog_level: info\n")
+    mqtt, triton = free_ports(2)
+    away = {"AIO_BROKER_TCP_PORT": str(mqtt), "TRITON_GRPC_URL": f"127.0.0.1:{triton}", "GATEWAY_CONFIG": str(file)}
+    with start("serve", **away) as gateway:
+        gateway.says("Waiting for Triton")
+        change(file, lambda text: text + "facility: hall-2\ninfer_timeout_ms: 1000\n")
+        gateway.interrupt(signal.SIGHUP)
+        gateway.says(RESTART)
+        change(file, lambda text: text + "log_format: txt\n")
+        gateway.says("line 7: log_format: must be 'json' or 'text', not 'txt'")
+        change(file, lambda text: text.replace("txt", "text"))
+        gateway.until(lambda: any(READ in line and not line.startswith("{") for line in gateway.err), "a line of text")
+        gateway.interrupt(signal.SIGTERM)
+        assert gateway.wait() == 0
+    entries = [json.loads(line) for line in gateway.err if line.startswith("{")]
+    (read,) = [entry for entry in entries if entry["event"] == READ]
+    (restart,) = [entry for entry in entries if entry["event"].startswith(RESTART)]
+    assert (read["changed"], restart["settings"]) == (["INFER_TIMEOUT_MS"], ["FACILITY"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import click
 import pytest
 
 from gateway.cli import cli
-from gateway.config import Settings
+from gateway.config import RELOADABLE, Settings
 from gateway.errors import SnapshotError
 from gateway.metrics import CATALOGUE, PREFIX
 from tests.command_line import ROOT, environment
@@ -53,6 +54,21 @@ def test_the_generated_pages_are_current() -> None:
         command, cwd=ROOT, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_schemas_that_the_pages_name_are_there() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    named = re.findall(r"yaml-language-server: \$schema=(\S+)", text)
+    assert named == ["docs/schema/gateway.schema.json", "docs/schema/model.schema.json"]
+    for path in named:
+        assert json.loads((ROOT / path).read_text())["additionalProperties"] is False
+
+
+def test_each_setting_says_whether_it_needs_a_restart() -> None:
+    rows = re.findall(
+        r"^\| `([A-Z_]+)` \|.*\| (yes|no) \| [^|]+ \|$", (ROOT / "docs" / "configuration.md").read_text(), re.MULTILINE
+    )
+    assert dict(rows) == {name.upper(): "yes" if name in RELOADABLE else "no" for name in Settings.model_fields}
 
 
 def test_codes_settings_and_metrics_are_all_documented() -> None:

@@ -29,6 +29,10 @@ async def check_broker(settings: Settings, mqtt: MqttSettings) -> list[Finding]:
         _session(settings, mqtt, facts),
         *_certificate(facts),
         *_subscriptions(settings, facts),
+        AREA.unknown(
+            "whether it also hands over what cameras publish there shows with a snapshot only: some grant every "
+            "subscription and withhold the messages, as Mosquitto with an acl_file does"
+        ),
         _publication(facts),
         *_limits(settings, facts),
     ]

@@ -26,7 +26,7 @@ NEEDED = {"model_repository": "models could not be loaded", "statistics": "times
 """Extensions of Triton's protocol, and what it would mean if they were not there."""
 METRICS_LIMIT_S = 3.0
 METRICS_BYTES = 2 << 20
-METRICS_MARK = b"nv_inference_"
+METRICS_MARK = b"nv_"
 SKEW_S = 2.0
 FLAGS = "Start Triton with --model-control-mode=explicit --strict-readiness=false"
 

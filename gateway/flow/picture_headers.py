@@ -44,9 +44,7 @@ FORMATS: tuple[tuple[str, int, tuple[bytes, ...]], ...] = (
     ("OpenEXR", 0, (b"\x76\x2f\x31\x01",)),
     ("ICO", 0, (b"\0\0\x01\0",)),
     ("Netpbm", 0, tuple(b"P%d%s" % (kind, end) for kind in range(1, 8) for end in (b"\n", b" ", b"\r\n"))),
-    ("SVG", 0, (b"<svg", b"<?xml")),
-    ("gzip", 0, (b"\x1f\x8b",)),
-    ("ZIP", 0, (b"PK\x03\x04",)),
+    ("SVG", 0, (b"<svg",)),
 )
 """Name, place of the magic number, and its spellings; the first that fits counts."""
 

@@ -1,4 +1,4 @@
-"""Two cameras that look at rendered scenes: one publishes JSON with base64, one the raw JPEG.
+"""Two cameras that look at rendered scenes: one publishes JSON with base64, one the raw JPEG. And a thermometer.
 
 Run as a process of its own (`python -m gateway.local.camera`), so that rendering does not disturb what is measured.
 """
@@ -11,16 +11,25 @@ import io
 import itertools
 import time
 
+import msgspec
+
 from gateway.adapters.mqtt import MqttBroker, MqttSettings
 from gateway.config import load_settings
 from gateway.local.scenes import TEST_SEEDS, render_sequence
+from gateway.local.thermometer import TEST_SEEDS as THERMOMETER_SEEDS
+from gateway.local.thermometer import Thermometer
 from gateway.messages import Publication
 from gateway.terminal.send import json_snapshot
 from gateway.topics import fill
 
 FRAMES_PER_SCENE = 12
 JPEG_QUALITY = 88
+READINGS_A_SECOND = 8.0
+"""Each stands for five minutes of a hall."""
+FAULT_EVERY = 96
+"""Healthy readings between two faults."""
 JSON_DEVICE = "camera-json"
+SENSOR_DEVICE = "thermometer-1"
 RAW_DEVICE = "camera-raw"
 
 
@@ -44,10 +53,27 @@ def raw_publication(image: bytes) -> Publication:
     return Publication(f"azure-iot-operations/data/{RAW_DEVICE}/snapshot", image)
 
 
-async def run_cameras(broker: MqttBroker, rate: float) -> None:
-    """Publish frames of both cameras in turn, `rate` of them a second, for ever."""
+def reading_publication(celsius: float) -> Publication:
+    """One reading of the thermometer."""
+    topic = "edge-ai/{business_unit}/{facility}/{gateway_id}/sensors/" + SENSOR_DEVICE
+    body = {"sensor_id": SENSOR_DEVICE, "timestamp": round(time.time(), 3), "values": [celsius]}
+    return Publication(fill(topic, load_settings().place), msgspec.json.encode(body))
+
+
+async def run_thermometer(broker: MqttBroker) -> None:
+    """Publish readings, a fault now and then, for ever."""
+    thermometer = Thermometer(THERMOMETER_SEEDS[0], anomaly_every=FAULT_EVERY)
+    while True:
+        await broker.publish(reading_publication(thermometer.read()))
+        await asyncio.sleep(1 / READINGS_A_SECOND)
+
+
+async def run_cameras(broker: MqttBroker, rate: float, *, thermometer: bool) -> None:
+    """Publish frames of both cameras in turn, `rate` of them a second, and readings if asked for, for ever."""
     async with asyncio.TaskGroup() as group:
         group.create_task(broker.run(), name="broker")
+        if thermometer:
+            group.create_task(run_thermometer(broker), name="thermometer")
         started = time.monotonic()
         for number in itertools.count():
             json_camera = number % 2 == 0
@@ -64,11 +90,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=1883)
     parser.add_argument("--protocol", choices=("5", "3.1.1"), default="5")
     parser.add_argument("--rate", type=float, default=4.0, help="frames a second, both cameras together")
+    parser.add_argument("--thermometer", action="store_true", help="publish temperatures too")
     given = parser.parse_args()
     settings = MqttSettings(
         client_id="demo-cameras", host=given.host, port=given.port, protocol=given.protocol, session_expiry_s=0
     )
-    asyncio.run(run_cameras(MqttBroker(settings), given.rate))
+    asyncio.run(run_cameras(MqttBroker(settings), given.rate, thermometer=given.thermometer))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from gateway.config import Settings, load_settings
 from gateway.errors import GatewayError, StackError
 from gateway.local.backend_directory import find_stub, find_wheel
 from gateway.local.broker import EmbeddedBroker
-from gateway.local.camera import JSON_DEVICE, RAW_DEVICE
+from gateway.local.camera import JSON_DEVICE, RAW_DEVICE, SENSOR_DEVICE
 from gateway.local.processes import LOOPBACK, ChildProcess, free_ports
 from gateway.local.show import Show
 from gateway.local.tritonserver import EmbeddedTriton
@@ -26,6 +26,7 @@ from gateway.logs import configure_logging
 from gateway.ports import Broker
 from gateway.terminal.watch import watched_topics
 
+SENSOR_MODEL = "temperature-anomaly"
 READY_TIMEOUT_S = 60.0
 GATEWAY_GRACE_S = 3.0
 CAMERA_GRACE_S = 1.0
@@ -71,6 +72,9 @@ def _run_demo(
     _say(started, f"Cameras  {JSON_DEVICE} sends JSON, {RAW_DEVICE} sends JPEG, {rate:g} frames a second together")
     arguments = ["-m", "gateway.local.camera", "--host", broker.host, "--port", str(broker.port)]
     arguments += ["--protocol", broker.protocol, "--rate", str(rate)]
+    if (repository / SENSOR_MODEL / "model.yaml").is_file():
+        _say(started, f"Sensor   {SENSOR_DEVICE} sends temperatures, now and then a faulty one")
+        arguments.append("--thermometer")
     with contextlib.ExitStack() as cameras:
         camera = _child(cameras, "the cameras", arguments, CAMERA_GRACE_S)
         failure = asyncio.run(show_until_over(viewer, show, seconds, (camera, gateway), cameras))
@@ -122,6 +126,7 @@ def _viewer(settings: Settings, broker: EmbeddedBroker) -> MqttSettings:
         subscriptions=(
             "edge-ai/+/+/+/camera/snapshots",
             f"azure-iot-operations/data/{RAW_DEVICE}/+",
+            "edge-ai/+/+/+/sensors/+",
             *watched_topics(settings),
         ),
     )

@@ -32,6 +32,7 @@ class Show:
         self._output = output
         self._snapshots: dict[str, bytes] = {}
         self._pictures: Counter[str] = Counter()
+        self._sensors: set[str] = set()
         self._writing = True
         self.counts: Counter[str] = Counter()
         self.match: Counter[object] = Counter()
@@ -53,6 +54,12 @@ class Show:
 
     async def _count(self, body: dict[str, Any]) -> None:
         match body.get("message_type"):
+            case "ai_inference_result" if "window" in body["metadata"]:
+                self.counts["windows"] += 1
+            case "ai_alert":
+                self.counts["alerts"] += body["event"] == "start"
+            case "dual_backend_comparison" if body["device_id"] in self._sensors:
+                return  # the figures are of snapshots
             case "ai_inference_result":
                 took, total = float(body["inference_time_ms"]), float(body["metadata"]["timings_ms"]["total"])
                 if body["metadata"]["selection"]["policy"] != "dual":  # otherwise the comparison has the times of both
@@ -76,6 +83,7 @@ class Show:
             contents = take_contents(open_message(message, origin, self._settings.max_payload_bytes))
             if isinstance(contents, Reading):
                 self.counts["readings"] += 1
+                self._sensors.add(contents.origin.device_id)
                 return
             self._snapshots[origin.result_id] = contents.image
         self.counts["snapshots"] += 1
@@ -110,6 +118,8 @@ class Show:
             f"results      {self.counts['results']}",
             f"comparisons  {self.counts['comparisons']} ({self.match[True]} with the same predictions)",
             f"errors       {self.counts['errors']}",
+            f"readings     {self.counts['readings']} in {self.counts['windows']} windows",
+            f"alerts       {self.counts['alerts']}",
             "",
             "milliseconds           p50      p95      p99",
             f"snapshot to result {_percentiles(self.total_ms)}",

@@ -14,9 +14,10 @@ import tritonclient.grpc as grpc
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from gateway.flow.preprocess import prepare_image
+from gateway.flow.preprocess import prepare_picture
 from gateway.local.camera import frame
 from gateway.local.scenes import TEST_SEEDS
+from gateway.models.input_plan import InputPlan
 from gateway.models.spec import read_spec
 from gateway.terminal.send import json_snapshot
 from tests.e2e.reference import decode_with_opencv
@@ -84,7 +85,9 @@ def test_detection_equals_the_models_output_decoded_by_opencv(site: RealSite, va
         image = frame(TEST_SEEDS[100 + number], 0)
         site.send(json_snapshot(image, f"camera-{number}", backend_preference=variant))
         site.answered(number + 1)
-        tensor, geometry = prepare_image(image, spec.preprocessing, 10**8)
+        plan = InputPlan(meta.inputs[0].name, 256, 448)
+        prepared = prepare_picture(image, spec.preprocessing, [plan], 10**8)[plan]
+        (tensor,), (geometry,) = prepared.tensors.values(), prepared.geometries
         given = grpc.InferInput(meta.inputs[0].name, list(tensor.shape), "FP32")
         given.set_data_from_numpy(tensor)
         output = client.infer(name, [given]).as_numpy(meta.outputs[0].name)

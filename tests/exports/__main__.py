@@ -10,7 +10,7 @@ from pathlib import Path
 # The repository's folder `triton` would pass for the compiler of that name, which torch looks for.
 sys.modules["triton"] = None  # type: ignore[assignment]
 
-from tests.exports import torchvision_models, transformers_models, ultralytics_models
+from tests.exports import timm_models, torchvision_models, transformers_models, ultralytics_models
 from tests.exports.workplace import Workplace
 
 HERE = Path(__file__).parent
@@ -18,6 +18,7 @@ MAKERS = {
     **dict.fromkeys(ultralytics_models.RECIPES, ultralytics_models.make),
     **dict.fromkeys(torchvision_models.RECIPES, torchvision_models.make),
     **dict.fromkeys(transformers_models.RECIPES, transformers_models.make),
+    **dict.fromkeys(timm_models.ARCHITECTURES, timm_models.make),
     torchvision_models.CLASSIFIER: torchvision_models.make_classifier,
 }
 

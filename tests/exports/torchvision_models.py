@@ -30,6 +30,8 @@ class Recipe:
     steps: int
     rate: float
     size: tuple[int, int] = SIZE
+    outputs: tuple[str, ...] = ("boxes", "scores", "labels")
+    """The order of the model's own answer, which is not that of Faster R-CNN for all; an export's names must follow."""
 
 
 def _faster_rcnn() -> Any:
@@ -46,10 +48,12 @@ def _retinanet() -> Any:
     from torch.nn import BatchNorm2d
     from torchvision.models.detection import RetinaNet
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+    from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
     backbone = resnet_fpn_backbone(
-        backbone_name="resnet18", weights=None, norm_layer=BatchNorm2d, trainable_layers=5, returned_layers=[2, 3, 4]
-    )
+        backbone_name="resnet18", weights=None, norm_layer=BatchNorm2d, trainable_layers=5, returned_layers=[2, 3, 4],
+        extra_blocks=LastLevelP6P7(256, 256),
+    )  # fmt: skip
     return RetinaNet(backbone, num_classes=len(CLASSES) + BACKGROUND, min_size=SIZE[0], max_size=SIZE[1])
 
 
@@ -62,7 +66,7 @@ def _ssdlite() -> Any:
 
 
 RECIPES = {
-    "torchvision-fasterrcnn": Recipe(_faster_rcnn, 50, 1e-3),
+    "torchvision-fasterrcnn": Recipe(_faster_rcnn, 50, 1e-3, outputs=("boxes", "labels", "scores")),
     "torchvision-retinanet": Recipe(_retinanet, 60, 1e-3),
     "torchvision-ssdlite": Recipe(_ssdlite, 80, 3e-3, (320, 320)),
 }
@@ -83,7 +87,7 @@ def make(family: str, place: Workplace) -> Reference:
     fit(net, lambda: sum(net(pictures, truth).values()), recipe.steps, recipe.rate)
     settle(net, lambda: net(pictures, truth))
     net.eval()
-    export = _export(net, place.folder(family) / family, pictures[0][None])
+    export = _export(net, place.folder(family) / family, pictures[0][None], recipe.outputs)
     export.describe(recipe.size)
     answers = [_answer(net, picture) for picture in pictures]
     whole = [_whole(*pair, recipe.size) for pair in zip(place.pictures, answers, strict=True)]
@@ -110,14 +114,14 @@ def _truth(picture: Picture, size: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def _export(net: Any, stem: Path, example: Any) -> Export:
+def _export(net: Any, stem: Path, example: Any, outputs: tuple[str, ...]) -> Export:
     import torch
 
     onnx, script = stem.with_suffix(".onnx"), stem.with_suffix(".pt")
     # How many objects there are depends on the picture, which only the tracing exporter can say of these models.
     torch.onnx.export(
-        net, (example,), onnx, input_names=["images"], output_names=["boxes", "labels", "scores"], opset_version=17,
-        dynamo=False, dynamic_axes={name: {0: "objects"} for name in ("boxes", "labels", "scores")},
+        net, (example,), onnx, input_names=["images"], output_names=list(outputs), opset_version=17,
+        dynamo=False, dynamic_axes={name: {0: "objects"} for name in outputs},
     )  # fmt: skip
     torch.jit.script(_one_picture(net)).save(str(script))
     return Export(onnx, script)
@@ -134,7 +138,7 @@ def _one_picture(net: Any) -> Any:
 
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             found = self.net([images[0]])[1][0]
-            return found["boxes"], found["labels"], found["scores"]
+            return found["boxes"], found["scores"], found["labels"]
 
     return OnePicture().eval()
 
@@ -171,7 +175,7 @@ def make_classifier(family: str, place: Workplace) -> Reference:
     pictures = torch.stack([prepare(picture.image) for picture in place.crops])
     labels = torch.tensor([picture.classes()[0] for picture in place.crops])
     net.train()
-    fit(net, lambda: torch.nn.functional.cross_entropy(net(pictures), labels), 6, 3e-4)
+    fit(net, lambda: torch.nn.functional.cross_entropy(net(pictures), labels), 4, 3e-4)
     settle(net, lambda: net(pictures))
     return classifier_reference(family, place, net.eval(), pictures, CLASSIFIER_SIZE)
 

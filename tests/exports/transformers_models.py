@@ -20,7 +20,7 @@ from tests.exports.workplace import Workplace
 
 os.environ.update(HF_HUB_OFFLINE="1")
 
-CONFIDENCE = 0.5
+CONFIDENCE = 0.3
 SIZE = (192, 320)
 LABELS = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: number for number, name in enumerate(CLASSES)}}
 NARROW = {"encoder_ffn_dim": 256, "decoder_ffn_dim": 256, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
