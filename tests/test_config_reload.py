@@ -23,7 +23,8 @@ from gateway.local.processes import free_ports
 from gateway.metrics import Metrics
 from gateway.models.repository import LogicalModel, read_repository
 from tests.command_line import start
-from tests.harness import until, write_model
+from tests.flow.builders import jpeg, snapshot_json
+from tests.harness import site, until, write_model
 
 POLL_S = 0.005
 
@@ -294,6 +295,29 @@ async def test_without_a_file_models_and_requests_still_work(tmp_path: Path, mon
         running = asyncio.create_task(site.reloader.run())
         assert (await site.again())["models"] == ["detector"]
         running.cancel()
+
+
+async def test_a_new_threshold_in_model_yaml_holds_for_the_next_snapshot(tmp_path: Path) -> None:
+    async with site(tmp_path) as place:
+        place.snapshot(snapshot_json(jpeg()))
+        await place.answered(1)
+        change(
+            tmp_path / "detector" / "model.yaml",
+            lambda text: text.replace("output: yolov8", "confidence_threshold: 0.95\n  output: yolov8"),
+        )
+        before = place.metrics.value("config_last_reload_success_timestamp_seconds")
+        place.gateway.reload()
+        await until(
+            lambda: place.metrics.value("config_last_reload_success_timestamp_seconds") > before, "the new model.yaml"
+        )
+        place.snapshot(snapshot_json(jpeg()))
+        await place.answered(2)
+        (tmp_path / "detector" / "model.yaml").write_text("name: detector\nmodel_type: nothing\n")
+        place.gateway.reload()
+        await until(lambda: place.metrics.value("config_last_reload_successful") == 0, "the refusal")
+        place.snapshot(snapshot_json(jpeg()))
+        await place.answered(3)
+        assert [len(result["predictions"]) for result in place.results] == [1, 0, 0]
 
 
 def test_a_running_gateway_takes_sighup_and_changes_of_its_file(tmp_path: Path) -> None:

@@ -1,0 +1,259 @@
+"""`edge-gateway watch`: what it shows, what it keeps, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.local.broker import EmbeddedBroker
+from gateway.messages import Message
+from gateway.terminal.lines import readable_line
+from gateway.terminal.save import Album
+from tests.command_line import ROOT, environment, leading_to, one_line, run, start
+from tests.flow.builders import jpeg
+
+RESULTS = "edge-ai/bu/plant/gw/ai/inference/vision"
+RESULT: dict[str, Any] = {
+    "message_type": "ai_inference_result",
+    "result_id": "00",
+    "device_id": "cam7",
+    "model_name": "detector",
+    "model_version": "1",
+    "backend_used": "onnx",
+    "inference_time_ms": 3.5,
+    "predictions": [{"class": "forklift", "class_id": 2, "confidence": 0.87, "bbox": [1, 2, 3, 4]}],
+    "metadata": {"alert_triggered": True, "timings_ms": {"total": 7.25}},
+}
+ALERT: dict[str, Any] = {
+    "message_type": "ai_alert",
+    "event": "start",
+    "device_id": "cam7",
+    "model_name": "detector",
+    "class_name": "fire",
+    "severity": "critical",
+    "confidence": 0.914,
+    "frames": 3,
+    "duration_s": None,
+    "reason": None,
+}
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker() as running:
+        yield running
+
+
+@pytest.fixture
+def at(broker: EmbeddedBroker) -> dict[str, str]:
+    """The settings that lead to the broker."""
+    return leading_to(broker)
+
+
+def publish(path: Path, message: dict[str, object], at: dict[str, str], topic: str = RESULTS) -> None:
+    """Any message on the topic of results, by our own command: what it sends raw is sent as it is."""
+    path.write_text(json.dumps(message))
+    done = run("send", str(path), "--as", "raw", "--topic", topic, **at)
+    assert done.returncode == 0, done
+
+
+# --- lines ----------------------------------------------------------------------------------------------
+
+
+def line(message: dict[str, Any]) -> str:
+    """The line of a message, without its time."""
+    said = readable_line("t", json.dumps(message).encode())
+    assert said is not None
+    return said.split("  ", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "forklift 0.87  ALERT"),
+        ({"predictions": []}, "nothing seen  ALERT"),
+        ({"predictions": [], "values": [21.5, 3.25e-7]}, "values 21.5, 3.25e-07  ALERT"),
+        ({"predictions": [], "values": list(range(9))}, "values 0, 1, 2, 3 and 5 more  ALERT"),
+        (
+            {"predictions": [{"class": "anomaly", "class_id": 1, "confidence": 0.9}], "anomaly_score": 0.9},
+            "anomaly 0.90; anomaly score 0.90  ALERT",
+        ),
+        ({"anomaly_score": 0.02, "predictions": []}, "anomaly score 0.02  ALERT"),
+    ],
+)
+def test_a_result_is_one_readable_line(more: dict[str, Any], said: str) -> None:
+    assert line({**RESULT, **more}).endswith(f"ms  {said}")
+
+
+def test_an_alert_is_one_readable_line() -> None:
+    assert line(ALERT) == "alert     cam7         detector critical: fire 0.91 after 3 frames"
+    over = {**ALERT, "event": "end", "duration_s": 12.34, "frames": 1, "reason": "gone"}
+    assert line(over) == "alert     cam7         detector critical: fire ended after 12.3 s and 1 frame"
+    assert line({**over, "reason": "gateway_stopped"}).endswith("1 frame (gateway_stopped)")
+
+
+@pytest.mark.parametrize("message", [{**RESULT, "predictions": 3}, {**ALERT, "event": 5}, {"message_type": "ai_alert"}])
+def test_what_is_not_as_documented_is_said_to_be_so(message: dict[str, Any]) -> None:
+    said = readable_line("t", json.dumps(message).encode())
+    assert said is not None
+    assert "not as documented" in said
+
+
+# --- the command ----------------------------------------------------------------------------------------
+
+
+def test_watch_shows_a_readable_line_and_ctrl_c_ends_it(tmp_path: Path, at: dict[str, str]) -> None:
+    with start("watch", **at) as watching:
+        watching.says("Watching")
+        publish(tmp_path / "x.json", RESULT, at)
+        watching.says("forklift 0.87")
+        publish(tmp_path / "y.json", ALERT, at, "edge-ai/bu/plant/gw/ai/alerts")
+        watching.says("critical: fire")
+        publish(tmp_path / "z.json", {**RESULT, "values": [4.5]}, at, "edge-ai/bu/plant/gw/ai/inference/sensor")
+        watching.says("values 4.5")
+        watching.interrupt(signal.SIGINT)
+        assert watching.wait() == 128 + signal.SIGINT
+    assert len(watching.out) == 3
+    assert "result    cam7" in watching.out[0]
+    assert "3.5 ms of    7.2 ms" in watching.out[0]
+    assert len(watching.err) == 1, "only that it watches"
+
+
+def test_watch_ends_after_so_many_answers_and_prints_messages_as_they_are(tmp_path: Path, at: dict[str, str]) -> None:
+    with start("watch", "--json", "--count", "2", **at) as watching:
+        watching.says("Watching")
+        publish(tmp_path / "s.json", {"message_type": "ai_status", "status": "ready"}, at)
+        publish(tmp_path / "n.json", {"message_type": "of somebody else"}, at)
+        publish(tmp_path / "a.json", RESULT, at)
+        publish(tmp_path / "b.json", {**RESULT, "device_id": "cam8"}, at)
+        assert watching.wait() == 0
+    assert [json.loads(text).get("device_id") for text in watching.out] == [None, "cam7", "cam8"]
+
+
+def test_watch_into_a_pipe_that_closes_ends_quietly(tmp_path: Path, at: dict[str, str]) -> None:
+    with start("watch", **at) as watching:
+        watching.says("Watching")
+        publish(tmp_path / "a.json", RESULT, at)
+        watching.says("forklift")
+    command = [sys.executable, "-m", "gateway", "watch"]
+    with subprocess.Popen(
+        command, env=environment(**at), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as piped:
+        assert piped.stdout is not None
+        assert piped.stderr is not None
+        assert "Watching" in piped.stderr.readline()
+        piped.stdout.close()
+        publish(tmp_path / "a.json", RESULT, at)
+        try:
+            assert piped.wait(30) == 128 + signal.SIGPIPE
+        finally:
+            piped.kill()
+        assert piped.stderr.read() == ""
+
+
+# --- what it keeps --------------------------------------------------------------------------------------
+
+
+def test_watch_saves_messages_and_the_pictures_that_results_are_about(tmp_path: Path, at: dict[str, str]) -> None:
+    folder, picture = tmp_path / "answers", tmp_path / "photo.jpg"
+    picture.write_bytes(jpeg())
+    place = {**at, "MQTT_INPUT_TOPICS": "$share/gateways/plant/{camera}/snapshots"}
+    with start("watch", "--save", str(folder), "--count", "2", **place) as watching:
+        watching.says("Watching")
+        assert run("send", str(picture), "--as", "raw", "--topic", "plant/cam7/snapshots", **at).returncode == 0
+        result_id = result_id_of(picture.read_bytes(), "plant/cam7/snapshots")
+        publish(tmp_path / "a.json", {**RESULT, "result_id": result_id}, at)
+        publish(tmp_path / "b.json", RESULT, at)
+        assert watching.wait() == 0
+    assert len(watching.out) == 2, "snapshots are not shown"
+    files = sorted(folder.iterdir())
+    assert [path.suffix for path in files] == [".jpg", ".json", ".json"]
+    assert files[0].read_bytes() == picture.read_bytes()
+    assert json.loads(files[1].read_text())["result_id"] == result_id
+    assert files[0].stem == files[1].stem
+    assert files[0].stem.endswith("-000001-ai-inference-result")
+
+
+def result_id_of(payload: bytes, topic: str) -> str:
+    """As a gateway would call the answer."""
+    from gateway.flow.identify import identify
+
+    place = {"business_unit": "", "facility": "", "gateway_id": ""}
+    return identify(Message(topic, payload, time.monotonic()), (), place).result_id
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said = one_line("watch", "--save", str(tmp_path / "file"))
+    assert "nothing can be saved there: File exists. Name a folder that can be written" in said
+
+
+def test_a_full_disk_ends_the_saving_in_one_line_and_not_the_watching(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    album = Album(tmp_path, 5, lambda _message: None)
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    message = Message("t", json.dumps(RESULT).encode(), 0.0)
+    for _ in range(3):
+        album.see(message, "ai_inference_result")
+    assert capsys.readouterr().err == f"edge-gateway: Nothing more is saved in {tmp_path}: No space left on device\n"
+    assert album.failed
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_the_last_messages_are_kept_those_of_earlier_runs_among_them(tmp_path: Path) -> None:
+    (tmp_path / "20200101T000000-000001-ai-alert.json").write_text("{}")
+    (tmp_path / "20200101T000000-000001-ai-alert.jpg").write_text("")
+    (tmp_path / "mine.json").write_text("{}")
+    album = Album(tmp_path, 3, lambda message: (message.topic, message.payload))
+    for number in range(5):
+        album.see(Message(str(number), jpeg(), 0.0), None)
+        body = json.dumps({**RESULT, "result_id": str(number)}).encode()
+        album.see(Message("t", body, 0.0), "ai_inference_result")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names.pop() == "mine.json", "it is not ours to delete"
+    assert [name.split("-", 1)[1] for name in names] == [
+        f"{number:06}-ai-inference-result{suffix}" for number in (3, 4, 5) for suffix in (".jpg", ".json")
+    ]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 40)), max_size=80), st.integers(1, 6))
+def test_pictures_in_mind_are_bounded(tmp_path_factory: pytest.TempPathFactory, sizes: Any, keep: int) -> None:
+    import gateway.terminal.save as save
+
+    album = Album(tmp_path_factory.getbasetemp(), keep, lambda message: (message.topic, message.payload))
+    limits = save.MAX_PICTURES, save.MAX_PICTURE_BYTES
+    save.MAX_PICTURES, save.MAX_PICTURE_BYTES = 3, 60
+    try:
+        for name, size in sizes:
+            album.see(Message(name, bytes(size), 0.0), None)
+            assert len(album._pictures) <= 3
+            assert album._bytes == sum(map(len, album._pictures.values())) <= 60
+    finally:
+        save.MAX_PICTURES, save.MAX_PICTURE_BYTES = limits
+
+
+@given(st.text(max_size=40))
+def test_whatever_a_message_calls_itself_it_stays_in_the_folder(
+    tmp_path_factory: pytest.TempPathFactory, kind: str
+) -> None:
+    folder = tmp_path_factory.mktemp("album")
+    album = Album(folder, 3, lambda _message: None)
+    album.see(Message("t", b"{}", 0.0), kind)
+    assert not album.failed
+    (path,) = folder.iterdir()
+    assert path.read_bytes() == b"{}"
