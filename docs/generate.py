@@ -57,7 +57,8 @@ def type_of(annotation: Any) -> str:
     arguments = typing.get_args(annotation)
     match typing.get_origin(annotation):
         case typing.Literal:
-            return " or ".join(f"`{value}`" for value in arguments)
+            *most, last = (f"`{value}`" for value in arguments)
+            return f"{', '.join(most)} or {last}" if most else last
         case typing.Union | types.UnionType:
             return " or ".join(type_of(part) for part in arguments if part is not type(None))
         case typing.Annotated:

@@ -57,7 +57,7 @@ def all_commands(
             yield from all_commands(command, (*path, name))
 
 
-@pytest.mark.parametrize(("path", "command"), list(all_commands()), ids=lambda value: "-".join(value) if value else "")
+@pytest.mark.parametrize(("path", "command"), [pytest.param(*each, id="-".join(each[0])) for each in all_commands()])
 def test_every_command_explains_itself_and_each_option(path: tuple[str, ...], command: click.Command) -> None:
     done = run(*path, "--help")
     assert (done.returncode, done.stderr) == (0, "")

@@ -34,7 +34,7 @@ def fit(signature: ModelSignature, model: LogicalModel, variant: ServedVariant) 
     bound = bind(layout, signature.outputs, len(model.labels), given)
     if bound is None:
         raise ConfigError(
-            explain(layout, signature.outputs, len(model.labels)),
+            explain(layout, signature.outputs, len(model.labels), given),
             where=where,
             fix="Correct labels, model_type or inference.output in model.yaml",
         )

@@ -155,6 +155,10 @@ class ModelSpec(StrictModel):
                 f"inference.output '{layout.name}' is for model_type '{layout.task}', not '{self.model_type}', "
                 f"which has {', '.join(fitting)}"
             )
+        for key in ("activation", "box_format", "box_units", "background"):
+            value = getattr(self.inference, key)
+            if value is not None and (problem := layout.objection(key, value)):
+                raise ValueError(f"inference.{key}: {problem}")
         if layout.name in NEED_A_THRESHOLD and self.inference.anomaly_threshold is None:
             raise ValueError(f"inference.anomaly_threshold is missing; '{layout.name}' gives errors without a scale")
         for role in self.inference.outputs:

@@ -10,12 +10,21 @@ from pathlib import Path
 # The repository's folder `triton` would pass for the compiler of that name, which torch looks for.
 sys.modules["triton"] = None  # type: ignore[assignment]
 
-from tests.exports import timm_models, torchvision_models, transformers_models, ultralytics_models
+from tests.exports import (
+    timm_models,
+    torchvision_models,
+    transformers_models,
+    ultralytics_models,
+    yolov5_models,
+    yolox_models,
+)
 from tests.exports.workplace import Workplace
 
 HERE = Path(__file__).parent
 MAKERS = {
     **dict.fromkeys(ultralytics_models.RECIPES, ultralytics_models.make),
+    **dict.fromkeys(yolov5_models.FAMILIES, yolov5_models.make),
+    **dict.fromkeys(yolox_models.FAMILIES, yolox_models.make),
     **dict.fromkeys(torchvision_models.RECIPES, torchvision_models.make),
     **dict.fromkeys(transformers_models.RECIPES, transformers_models.make),
     **dict.fromkeys(timm_models.ARCHITECTURES, timm_models.make),
