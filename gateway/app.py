@@ -149,13 +149,12 @@ class Gateway:
 
     def _read_again(self, settings: Settings) -> list[LogicalModel]:
         """The models as their files read now; raises ConfigError for one that serves and cannot be read any more."""
-        if settings.model_config_path is not None:
-            return [read_model(settings.model_config_path, settings.model_repository)]
-        logical, errors = read_repository(settings.model_repository)
+        logical, errors = _read_all(settings)
         serving = {str(path) for path in self._loader.paths}
         for error in errors:
             if error.where.partition(":")[0] in serving:
                 raise error
+            log.error("A model is refused", reason=str(error))
         refuse_loops(settings, logical)
         return logical
 
@@ -174,10 +173,10 @@ class Gateway:
     async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
         """Finish what was accepted, then disconnect."""
         self.health.stopping = True
-        log.info("Stopping: finishing what was accepted", limit_s=self._settings.drain_timeout_s)
+        log.info("Stopping: finishing what was accepted", limit_s=self.live.current.drain_timeout_s)
         by_name = {task.get_name(): task for task in tasks}
         by_name["intake"].cancel()
-        deadline = time.monotonic() + self._settings.drain_timeout_s
+        deadline = time.monotonic() + self.live.current.drain_timeout_s
         while not self._pipeline.idle and time.monotonic() < deadline and not by_name["broker"].done():
             await asyncio.sleep(POLL_S)
         for name, task in by_name.items():
@@ -205,15 +204,17 @@ class Gateway:
 
 def read_models(settings: Settings) -> tuple[list[LogicalModel], tuple[str, ...]]:
     """The models to serve, and the reasons why some cannot be; raises ConfigError when the place itself is wrong."""
-    errors: list[ConfigError] = []
-    if settings.model_config_path is not None:
-        logical = [read_model(settings.model_config_path, settings.model_repository)]
-    else:
-        logical, errors = read_repository(settings.model_repository)
+    logical, errors = _read_all(settings)
     for error in errors:
         log.error("A model is refused", reason=str(error))
     refuse_loops(settings, logical)
     return logical, tuple(str(error) for error in errors)
+
+
+def _read_all(settings: Settings) -> tuple[list[LogicalModel], list[ConfigError]]:
+    if settings.model_config_path is not None:
+        return [read_model(settings.model_config_path, settings.model_repository)], []
+    return read_repository(settings.model_repository)
 
 
 def refuse_loops(settings: Settings, logical: list[LogicalModel]) -> None:

@@ -94,7 +94,7 @@ IN_MODEL_YAML = (
     (GOOD + 'variants: {onnx: a/b}', "model_repository/detector/model.yaml: line 3: variants: 'onnx' needs the name of a Triton model, which is a folder of the repository. Correct the named key"),
     (GOOD + 'variants: [onnx]', 'model_repository/detector/model.yaml: line 3: variants: must be a mapping of keys to values, not a list. Correct the named key'),
     (GOOD + 'labels: [no, yes]', 'model_repository/detector/model.yaml: line 3: labels: a label is text, and YAML reads one of these as False; put it in quotes. Correct the named key'),
-    (GOOD + 'labels: nowhere.txt', "model_repository/detector/model.yaml: labels: the labels file cannot be read ([Errno 2] No such file or directory: 'model_repository/detector/nowhere.txt'). Write one class a line, in UTF-8"),
+    (GOOD + 'labels: nowhere.txt', "model_repository/detector/model.yaml: labels: the labels file 'nowhere.txt' cannot be read: No such file or directory. Write one class a line, in UTF-8"),
     (GOOD + 'labels: 5', 'model_repository/detector/model.yaml: line 3: labels: must be the name of a file or a list of labels. Correct the named key'),
     (GOOD + 'mqtt: {input_topics: edge-ai/+/x}', "model_repository/detector/model.yaml: line 3: mqtt.input_topics: must be a list, not 'edge-ai/+/x'. Correct the named key"),
     (GOOD + 'mqtt: {input_topics: [a/#/b]}', "model_repository/detector/model.yaml: line 3: mqtt.input_topics: 'a/#/b' is no topic filter: '#' stands alone, as the last level. Correct the named key"),
@@ -115,7 +115,7 @@ IN_MODEL_YAML = (
 
 IN_LABELS = (
     (b'', 'model_repository/detector/model.yaml: labels: 0 labels. Name 1 to 10000 classes, one a line'),
-    (b'\xff\xfe', "model_repository/detector/model.yaml: labels: the labels file cannot be read ('utf-8' codec can't decode byte 0xff in position 0: invalid start byte). Write one class a line, in UTF-8"),
+    (b'\xff\xfe', "model_repository/detector/model.yaml: labels: the labels file 'labels.txt' cannot be read: it is not UTF-8. Write one class a line, in UTF-8"),
 )  # fmt: skip
 
 ON_THE_COMMAND_LINE = (

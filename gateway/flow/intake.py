@@ -127,6 +127,8 @@ class Intake:
 
     async def enqueue(self, job: Job, *, again: bool = False) -> None:
         """Step 3; `again` puts one back that could not be answered."""
+        settings = self._live.current
+        self.schedule.limit(settings.queue_max_messages, settings.queue_max_bytes)
         for evicted in self.schedule.put(job, again=again):
             await self._refuse_job(evicted, QueueFull(f"the queue is full ({len(self.schedule)} snapshots wait)"))
 

@@ -212,8 +212,11 @@ def read_labels(spec: ModelSpec, folder: Path) -> tuple[str, ...]:
             with path.open(encoding="utf-8") as file:
                 text = file.read(MAX_LABELS * 100)
         except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise ConfigError(
-                f"the labels file cannot be read ({error})", where=where, fix="Write one class a line, in UTF-8"
+                f"the labels file '{path.name}' cannot be read: {reason}",
+                where=where,
+                fix="Write one class a line, in UTF-8",
             ) from error
         labels = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not labels or len(labels) > MAX_LABELS:
