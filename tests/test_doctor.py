@@ -311,7 +311,7 @@ def test_the_probe_is_seen_below_the_status_topic_only(broker: EmbeddedBroker) -
 def test_a_shared_subscription_keeps_its_messages(broker: EmbeddedBroker) -> None:
     """As a member of the group the doctor would be handed snapshots that nobody else gets."""
     seen: list[bytes] = []
-    member = Client(broker.port, "$share/plant/snaps/+", on_message=lambda message: seen.append(message.payload))
+    member = Client(broker.port, "$share/plant/snaps/+", on_message=lambda message: seen.append(bytes(message.payload)))
     camera, sent = Client(broker.port), 0
     at = {**nowhere(), **leading_to(broker), "MQTT_INPUT_TOPICS": "$share/plant/snaps/{camera}"}
     with start("doctor", **at) as doctor:

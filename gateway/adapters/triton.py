@@ -165,9 +165,9 @@ class TritonServer:
 
 
 def _on_gpu(groups: Any) -> bool | None:
-    """Whether all instances run on a GPU; Triton fills in the kind when it loads the model."""
+    """Whether the instances run on a GPU; Triton fills in the kind when it loads, unless the model decides itself."""
     kinds = {group.Kind.Name(group.kind) for group in groups}
-    return kinds == {"KIND_GPU"} if kinds else None
+    return {"KIND_GPU": True, "KIND_CPU": False}.get(kinds.pop()) if len(kinds) == 1 else None
 
 
 def _tensor_specs(tensors: Any) -> tuple[TensorSpec, ...]:

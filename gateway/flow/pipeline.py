@@ -61,6 +61,7 @@ RETRY_S = 0.25
 """Until a snapshot whose Triton could not be reached may be asked again."""
 EXPIRY_INTERVAL_S = 0.05
 ALERT_INTERVAL_S = 0.5
+ALERTS_AT_ONCE = 64
 HEAVY_TASKS = frozenset(("instance-segmentation", "anomaly-detection"))
 """Tasks whose answers are outlines, which take milliseconds to draw."""
 REFUSALS_WAITING = 1024
@@ -227,13 +228,16 @@ class Pipeline:
         await self._publish_alerts(self._alerts.end_all("gateway_stopped"))
 
     async def _publish_alerts(self, alerts: list[Alert]) -> None:
-        for alert in alerts:
-            try:
-                await self._broker.publish(self._alert(alert))
-            except PublishRefused as refusal:
-                log.error("The broker refused an alert", topic=alert.topic, reason=refusal.message, fix=refusal.fix)
-            except BrokerUnavailable:
-                return
+        for start in range(0, len(alerts), ALERTS_AT_ONCE):
+            await asyncio.gather(*(self._publish_alert(alert) for alert in alerts[start : start + ALERTS_AT_ONCE]))
+
+    async def _publish_alert(self, alert: Alert) -> None:
+        try:
+            await self._broker.publish(self._alert(alert))
+        except PublishRefused as refusal:
+            log.error("The broker refused an alert", topic=alert.topic, reason=refusal.message, fix=refusal.fix)
+        except BrokerUnavailable:
+            return  # closing
 
     def _alert(self, alert: Alert) -> Publication:
         self._metrics.alerts.labels(alert.model_name, alert.event).inc()

@@ -42,7 +42,6 @@ class Commands(click.Group):
             raise click.UsageError(f"no command '{name}'; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """With the whole first sentence of each."""
         with formatter.section("Commands"):

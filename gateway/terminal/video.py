@@ -58,7 +58,8 @@ def _pyav(name: str) -> Any:
             where=name,
             fix="Run: pip install 'triton-edge-gateway[video]'",
         ) from None
-    av.logging.set_level(av.logging.PANIC)  # what it finds wrong is said here, in one line
+    # Never a level: its own log then waits, in ffmpeg's threads, for the lock of the interpreter, and hangs.
+    av.logging.set_level(None)
     return av
 
 
@@ -111,14 +112,20 @@ class Video:
         if not container.streams.video:
             raise self._unreadable("it has no picture")
         stream = container.streams.video[0]
-        stream.codec_context.options = {"max_pixels": str(self.max_pixels)}
+        self._require_size(stream.codec_context)  # as the file says; frames can turn out larger
+        # ffmpeg counts some hundred pixels around each frame too, so this bounds memory, not exactly the size.
+        stream.codec_context.options = {"max_pixels": str(2 * self.max_pixels + 2**20)}
         if not self.live:
             stream.thread_type = "AUTO"  # several cores, at the price of some frames' delay
         return iter(container.decode(stream))
 
+    def _require_size(self, picture: Any) -> None:
+        if picture.width * picture.height > self.max_pixels:
+            what = f"has {picture.width}x{picture.height} pixels a frame, MAX_IMAGE_PIXELS is {self.max_pixels}"
+            raise UserError(what, where=self.name, fix="Send a smaller video, or raise MAX_IMAGE_PIXELS")
+
     def _jpeg(self, frame: Any) -> bytes:
-        if frame.width * frame.height > self.max_pixels:
-            raise self._unreadable(f"a frame has {frame.width}x{frame.height} pixels, the limit is {self.max_pixels}")
+        self._require_size(frame)
         file = io.BytesIO()
         frame.to_image().save(file, "JPEG", quality=JPEG_QUALITY)
         return file.getvalue()

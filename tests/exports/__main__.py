@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
-
-# The repository's folder `triton` would pass for the compiler of that name, which torch looks for.
-sys.modules["triton"] = None  # type: ignore[assignment]
 
 from tests.exports import (
     timm_models,
@@ -35,7 +31,9 @@ MAKERS = {
 def main() -> None:
     """Makes the families that are named, or all."""
     parser = argparse.ArgumentParser(prog="python -m tests.exports", description=__doc__)
-    parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"of: {', '.join(MAKERS)}; all when none is named")
+    parser.add_argument(
+        "families", nargs="*", metavar="FAMILY", help=f"of: {', '.join(MAKERS)}; all when none is named"
+    )
     parser.add_argument("--out", type=Path, default=Path(".cache/exports"), help="where the models and answers go")
     parser.add_argument("--references", type=Path, default=HERE.parent / "layouts" / "references")
     chosen = parser.parse_args()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +123,7 @@ def _export(net: Any, stem: Path, example: Any, outputs: tuple[str, ...]) -> Exp
         net, (example,), onnx, input_names=["images"], output_names=list(outputs), opset_version=17,
         dynamo=False, dynamic_axes={name: {0: "objects"} for name in outputs},
     )  # fmt: skip
-    torch.jit.script(_one_picture(net)).save(str(script))
+    cast("Any", torch.jit.script)(_one_picture(net)).save(str(script))
     return Export(onnx, script)
 
 
@@ -134,7 +134,7 @@ def _one_picture(net: Any) -> Any:
     class OnePicture(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = torch.jit.script(net)
+            self.net = cast("Any", torch.jit.script)(net)
 
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             found = self.net([images[0]])[1][0]
@@ -186,9 +186,12 @@ def classifier_reference(family: str, place: Workplace, net: Any, pictures: Any,
 
     stem = place.folder(family) / family
     export = Export(stem.with_suffix(".onnx"), stem.with_suffix(".pt"))
-    names = {"input_names": ["input"], "output_names": ["logits"]}
-    torch.onnx.export(net, (pictures[:1],), export.onnx, dynamo=True, external_data=False, verbose=False, **names)
-    torch.jit.trace(net, pictures[:1]).save(str(export.torchscript))
+    torch.onnx.export(
+        net, (pictures[:1],), export.onnx, input_names=["input"], output_names=["logits"], dynamo=True,
+        external_data=False, verbose=False,
+    )  # fmt: skip
+    trace = cast("Any", torch.jit.trace)
+    trace(net, pictures[:1]).save(str(export.torchscript))
     export.describe(size)
     asked = place.crops[:3]
     cases, answers = [], []

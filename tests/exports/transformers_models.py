@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,10 +130,13 @@ def _export(net: Any, stem: Path, example: Any) -> Export:
             return found.logits, found.pred_boxes
 
     export = Export(stem.with_suffix(".onnx"), stem.with_suffix(".pt"))
-    names = {"input_names": ["pixel_values"], "output_names": ["logits", "pred_boxes"]}
+    names, trace = ["logits", "pred_boxes"], cast("Any", torch.jit.trace)
     with torch.no_grad():
-        torch.onnx.export(Tensors(), (example,), export.onnx, dynamo=False, opset_version=17, **names)
-        torch.jit.trace(Tensors().eval(), example, check_trace=False).save(str(export.torchscript))
+        torch.onnx.export(
+            Tensors(), (example,), export.onnx, input_names=["pixel_values"], output_names=names, dynamo=False,
+            opset_version=17,
+        )  # fmt: skip
+        trace(Tensors().eval(), example, check_trace=False).save(str(export.torchscript))
     return export
 
 

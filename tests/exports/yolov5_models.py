@@ -20,6 +20,7 @@ os.environ.update(TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1")
 
 CONFIDENCE, IOU, MAX_DETECTIONS = 0.25, 0.45, 300
 SIZE = (192, 320)
+ASKED = 2  # three anchors a cell: a third picture would be too much to keep
 FAMILIES = ("yolov5-yolov5n",)
 
 
@@ -31,12 +32,13 @@ def make(family: str, place: Workplace) -> Reference:
     export = _export(weights)
     export.describe(SIZE)
     cases, answers = [], []
-    for picture, tensor in zip(place.pictures, inputs, strict=True):
+    asked = place.pictures[:ASKED]
+    for picture, tensor in zip(asked, inputs, strict=False):
         outputs = run_onnx(export.onnx, tensor[None])
         rows = _suppressed(outputs["output0"])
         cases.append(Case(outputs, detections(rows[:, :4], rows[:, 4], rows[:, 5])))
         answers.append(_whole(rows, picture))
-    place.keep_answers(family, place.pictures, answers)
+    place.keep_answers(family, asked, answers)
     settings = {"confidence": CONFIDENCE, "iou": IOU, "max_detections": MAX_DETECTIONS}
     return Reference(family, "yolov5", SIZE, tuple(cases), settings)
 
@@ -84,7 +86,10 @@ def _export(weights: Path) -> Export:
 
     import torch
     from yolov5 import export
+    from yolov5.utils import downloads
 
+    # It would first look for the file on a hub, with a client that is gone since.
+    downloads.attempt_download_from_hub = lambda *_, **__: None
     usual = torch.onnx.export
     # The tool is older than torch's new exporter and asks for an opset that only the former one writes.
     torch.onnx.export = functools.partial(usual, dynamo=False)
