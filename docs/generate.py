@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from gateway.cli_config import schema_of
+from gateway.commands.config import schema_of
 from gateway.config import RELOADABLE, Settings
 from gateway.errors import SnapshotError
 from gateway.metrics import CATALOGUE, PREFIX

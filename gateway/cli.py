@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from gateway import __version__
-from gateway.cli_config import config
 from gateway.commands.broker import mqtt_settings
 from gateway.commands.completion import completion
+from gateway.commands.config import config
 from gateway.commands.doctor import doctor
 from gateway.commands.embedded import demo, stack, triton
 from gateway.commands.models import models

@@ -97,7 +97,7 @@ class PayloadTooLarge(SnapshotError):
 
 
 class PayloadInvalid(SnapshotError):
-    """The message is neither a snapshot or reading in JSON, nor a picture, nor a number; or it has impossible fields."""
+    """The message is neither a snapshot or reading in JSON, nor a picture, nor a number, or a field is impossible."""
 
     code = "PAYLOAD_INVALID"
     outcome = Outcome.REJECTED

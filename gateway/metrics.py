@@ -52,7 +52,7 @@ CATALOGUE = (
     Meaning("alerts_total", "counter", "Alerts that were published; event is start or end.",
             "Many for one event: raise alerts.hold_off_s or alerts.after_frames in model.yaml.", ("model", "event")),
     Meaning("forgotten_total", "counter", "What was given up to make room: a sensor's window, or an open alert.",
-            "Growing: more sensors or alerting cameras than are kept in mind, or somebody invents device ids.", ("what",)),
+            "Growing: more sensors or alerting cameras than are kept, or somebody invents device ids.", ("what",)),
     Meaning("queue_messages", "gauge", "Snapshots waiting for a free place in flight.",
             "Near QUEUE_MAX_MESSAGES: more frames arrive than Triton answers."),
     Meaning("queue_bytes", "gauge", "Encoded bytes that wait in the queue.",

@@ -63,7 +63,7 @@ def test_every_command_explains_itself_and_each_option(path: tuple[str, ...], co
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == run(*path, "-h").stdout
     assert done.stdout.startswith(f"Usage: edge-gateway {' '.join(path)} ")
-    assert "\n  Examples:\n    " in done.stdout or path[0] == "config", "it has no example"
+    assert "\n  Examples:\n    " in done.stdout, "it has no example"
     for parameter in command.params:
         if parameter.param_type_name == "option":
             assert getattr(parameter, "help", None), f"{parameter.name} has no help"

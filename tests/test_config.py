@@ -451,7 +451,7 @@ def refused(path: Path) -> str:
         ({"preprocessing": {"resize": [64]}}, "preprocessing.resize"),
         ({"mqtt": {"input_topics": ["a/#/b"]}}, "mqtt.input_topics: 'a/#/b' is no topic filter"),
         ({"mqtt": {"output_topic_template": "a/{camera}"}}, "mqtt.output_topic_template: unknown part 'camera'"),
-        ({"labels": "names.txt"}, "labels: the labels file cannot be read"),
+        ({"labels": "names.txt"}, "labels: the labels file 'names.txt' cannot be read"),
         ({"labels": []}, "labels: 0 labels"),
         ({"labels": [True, False]}, "labels: a label is text, and YAML reads one of these as True; put it in quotes"),
         ({"labels": 5}, "labels: must be the name of a file or a list of labels"),

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import json
 import os
+import pty
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +18,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
 from gateway.doctor.findings import Area, Check, Level, as_json, as_text, examine
 from gateway.local.broker import EmbeddedBroker
@@ -152,10 +156,6 @@ def test_all_is_well_between_real_servers(broker: EmbeddedBroker, triton: Embedd
 
 def test_a_running_gateway_does_not_notice(broker: EmbeddedBroker, triton: EmbeddedTriton) -> None:
     """Neither its session nor its models; and no session of ours stays."""
-    clients: list[str] = []
-    watching = Client(
-        broker.port, "$SYS/broker/clients/total", on_message=lambda message: clients.append(message.payload.decode())
-    )
     with RealSite(broker, triton) as site:
         site.start()
         site.wait_ready()
@@ -176,7 +176,21 @@ def test_a_running_gateway_does_not_notice(broker: EmbeddedBroker, triton: Embed
         assert len(served) == 6
         assert site.metric("edge_gateway_broker_events_total") == before
         assert site.is_ready()
-    watching.close()
+    (said,) = (text for text in of(findings, "Broker", "ok") if "asked as '" in text)
+    assert not session_present(broker.port, said.split("asked as '")[1].split("'")[0])
+
+
+def session_present(port: int, client_id: str) -> bool:
+    """Whether the broker has kept a session under this client id."""
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5)
+    kept: list[bool] = []
+    client.on_connect = lambda _client, _data, flags, *_: kept.append(flags.session_present)
+    client.connect("127.0.0.1", port, clean_start=False)
+    client.loop_start()
+    until(lambda: bool(kept), "CONNACK")
+    client.disconnect()
+    client.loop_stop()
+    return kept[0]
 
 
 def test_a_triton_that_decides_itself_is_a_problem(tmp_path: Path) -> None:
@@ -411,5 +425,21 @@ def test_on_a_terminal_there_are_marks_and_colours() -> None:
     assert as_text(found[:1], colour=False).endswith("Nothing to complain about.")
 
 
-def test_it_runs_where_colours_are_not_wanted() -> None:
-    assert "NO_COLOR" not in environment()
+@pytest.mark.parametrize(
+    ("colour", "marks"), [({}, "\x1b[31m✗\x1b[0m 127.0.0.1:"), ({"NO_COLOR": "1"}, "problem 127.")]
+)
+def test_marks_and_colours_are_for_terminals_that_want_them(colour: dict[str, str], marks: str) -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        command = [sys.executable, "-m", "gateway", "doctor"]
+        settings = environment(**nowhere(), **colour, PYTHONIOENCODING="utf-8")
+        with subprocess.Popen(command, env=settings, cwd=ROOT, stdout=theirs, stderr=theirs) as doctor:
+            os.close(theirs)
+            said = bytearray()
+            with contextlib.suppress(OSError):  # how the end of a terminal reads on Linux
+                while data := terminal.read(65_536):
+                    said += data
+            assert doctor.wait(30) == 1
+    text = said.decode()
+    assert marks in text
+    assert ("\x1b" in text) is (not colour)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.adapters.triton_config import read_config
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, SnapshotError
 from gateway.models.spec import read_spec
 from tests.command_line import ROOT
 
@@ -85,3 +85,10 @@ def test_a_mistake_on_a_page_would_be_found(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="preprocesing"):
         read_spec(written(text.replace("preprocessing:", "preprocesing:"), tmp_path))
     assert page.exists()
+
+
+def test_troubleshooting_has_every_code() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    assert set(re.findall(r"^### ([A-Z_]+)$", text, re.MULTILINE)) == {
+        kind.code for kind in SnapshotError.__subclasses__()
+    }

@@ -77,7 +77,6 @@ def viewer(broker: EmbeddedBroker, topic: str) -> Iterator[list[bytes]]:
         (["tests/flow"], "tests/flow: no pictures there. Name JPEG, PNG, WebP, BMP or TIFF files, or videos"),
         ([PICTURES, "--topic", "a/+/b"], "'a/+/b' has wildcards. Name one topic with --topic"),
         ([PICTURES, "--topic", ""], "is no topic. Name one topic with --topic"),
-        ([PICTURES, "--as", "raw", "--model", "x"], "--model and --backend need the JSON form. Leave --as raw"),
         ([PICTURES, "--as", "png"], "'png' is not one of 'json', 'raw'"),
         ([PICTURES, "--repeat", "0"], "0 is not in the range"),
         ([PICTURES, "--repeat", "2", "--loop"], "--loop and --repeat exclude each other"),
@@ -89,6 +88,12 @@ def viewer(broker: EmbeddedBroker, topic: str) -> Iterator[list[bytes]]:
 )
 def test_an_error_of_the_user_is_one_line_with_the_fix(arguments: list[str], said: str) -> None:
     assert said in one_line("send", *arguments)
+
+
+def test_what_a_raw_message_cannot_carry_is_one_line() -> None:
+    said = "--model and --backend need the JSON form, or pictures and MQTT 5. Leave --as raw out"
+    assert said in one_line("send", PICTURES, "--as", "raw", "--model", "x", MQTT_PROTOCOL="3.1.1")
+    assert said in one_line("send", "--values", "1", "--as", "raw", "--backend", "dual")
 
 
 def test_an_unreadable_picture_is_one_line(tmp_path: Path, at: dict[str, str]) -> None:
@@ -124,6 +129,18 @@ def test_every_snapshot_that_send_repeats_is_a_new_one(
     assert {(body["device_id"], body["model_name"], body["backend_preference"]) for body in bodies} == {
         ("camera-01", "m", "dual")
     }
+
+
+def test_a_raw_picture_asks_by_user_properties(broker: EmbeddedBroker, picture: Path, at: dict[str, str]) -> None:
+    if broker.protocol != "5":
+        pytest.skip("only MQTT 5 has user properties")
+    seen: list[Any] = []
+    client = Client(broker.port, "asking", on_message=lambda message: seen.append(message.properties))
+    arguments = ["--as", "raw", "--topic", "asking", "--model", "m", "--backend", "torch"]
+    assert run("send", str(picture), *arguments, **at).returncode == 0
+    until(lambda: len(seen) == 1, "a snapshot")
+    client.close()
+    assert dict(seen[0].UserProperty) == {"model_name": "m", "backend_preference": "torch"}
 
 
 def test_every_kind_of_picture_in_a_folder_is_sent_as_it_is(

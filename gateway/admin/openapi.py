@@ -78,7 +78,7 @@ def _infer() -> dict[str, Any]:
     }
     answers = {status: _json(text, _ref("Error")) for status, text in refused.items()}
     parameters = [
-        _query("model", "Model that answers; without it the one for pictures (or numbers), if there is only one"),
+        _query("model", "Model; without it one whose input_topics fit http/v1/infer (`#` does), else the only one"),
         _query("variant", "Variant that answers: `onnx`, `torch`, another of the model, or `dual`"),
         _query("device", "device_id of the result; zones of model.yaml go by it"),
     ]

@@ -15,7 +15,6 @@ from gateway.config import Settings, load_settings
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gateway.messages import Publication
     from gateway.terminal.send import Source
 
 
@@ -59,8 +58,8 @@ def _reading(text: str) -> tuple[float, ...]:
     help="JSON with the picture in base64 or the values; or the file as it is, or the number.",
 )
 @click.option("--device", default="camera-01", show_default=True, help="Camera to appear as.")
-@click.option("--model", help="model_name to ask for (JSON form).")
-@click.option("--backend", help="backend_preference: onnx, torch or dual (JSON form).")
+@click.option("--model", help="model_name to ask for; of a raw picture as a user property of MQTT 5.")
+@click.option("--backend", help="backend_preference: onnx, torch or dual; as --model.")
 @click.option("--repeat", type=click.IntRange(1), help="Rounds through everything.  [default: 1]")
 @click.option("--loop", is_flag=True, help="Rounds through everything, until Ctrl-C.")
 @click.option(
@@ -105,13 +104,17 @@ def send(
     PICTURES are JPEG, PNG, WebP, BMP or TIFF files, videos, folders of them, or addresses of cameras (rtsp://,
     http://), whose frames are sent as JPEG. The answers come to `edge-gateway watch`.
     """
-    from gateway.terminal.send import default_topic, unpublishable
+    from gateway.messages import Publication
+    from gateway.terminal.send import default_topic, json_snapshot, unpublishable
     from gateway.terminal.send import send as publish_all
 
-    _require_one_kind(pictures, readings, form, asks=bool(model or backend))
+    _require_one_kind(pictures, readings, form)
     if loop and repeat is not None:
         raise click.UsageError("--loop and --repeat exclude each other")
     settings = load_settings()
+    if form == "raw" and (model or backend) and (readings or settings.mqtt_protocol != "5"):
+        what = "--model and --backend need the JSON form, or pictures and MQTT 5"
+        raise ConfigError(what, where="send", fix="Leave --as raw out")
     sender = sensor_id if readings else device
     target = default_topic(settings, form, sender, sensor=bool(readings)) if topic is None else topic
     if problem := unpublishable(target):
@@ -121,7 +124,11 @@ def send(
     sources = _readings(readings, form, sender, more) if readings else _pictures(pictures, every, settings)
 
     def made(content: bytes) -> Publication:
-        return _publication(target, content, device, more, wrap=form == "json" and not readings)
+        if readings:
+            return Publication(target, content)
+        if form == "raw":
+            return Publication(target, content, user_properties=tuple(more.items()))
+        return Publication(target, json_snapshot(content, device, **more))
 
     broker = visitor(settings, "send", ())
     rounds = None if loop else repeat or 1
@@ -129,22 +136,11 @@ def send(
     sys.exit(run_visit(work))
 
 
-def _publication(topic: str, content: bytes, device: str, more: dict[str, str], *, wrap: bool) -> Publication:
-    from gateway.messages import Publication
-    from gateway.terminal.send import json_snapshot
-
-    return Publication(topic, json_snapshot(content, device, **more) if wrap else content)
-
-
-def _require_one_kind(
-    pictures: tuple[str, ...], readings: tuple[tuple[float, ...], ...], form: str, *, asks: bool
-) -> None:
+def _require_one_kind(pictures: tuple[str, ...], readings: tuple[tuple[float, ...], ...], form: str) -> None:
     if not pictures and not readings:
         raise click.UsageError("Missing argument 'PICTURES...' (or --values)")
     if pictures and readings:
         raise click.UsageError("either PICTURES or --values, not both")
-    if form == "raw" and asks:
-        raise ConfigError("--model and --backend need the JSON form", where="send", fix="Leave --as raw out")
     if form == "raw" and any(len(values) > 1 for values in readings):
         raise ConfigError(
             "a plain number is one value; several channels need the JSON form", where="send", fix="Leave --as raw out"

@@ -25,25 +25,25 @@ def serve(config: Path | None) -> None:
     """Run the gateway between a broker and a Triton.
 
     It waits for both, says so, and becomes ready when they are there (http://localhost:8080/ready). SIGTERM or Ctrl-C
-    finishes what was accepted, then ends.
+    finishes what was accepted, then ends. SIGHUP reads the configuration again.
     """
     from gateway.logs import configure_logging
 
     settings = load_settings(config)
     configure_logging(settings.log_level, settings.log_format)
     _check_environment(settings)
-    sys.exit(asyncio.run(_serve(settings)))
+    sys.exit(asyncio.run(_serve(settings, config)))
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, config_file: Path | None) -> int:
     from gateway.app import stop_on_signals
 
-    gateway = compose(settings)
+    gateway = compose(settings, config_file)
     stop_on_signals(gateway)
     return await gateway.run()
 
 
-def compose(settings: Settings) -> Gateway:
+def compose(settings: Settings, config_file: Path | None = None) -> Gateway:
     """The gateway and all that it is made of; nothing is connected yet. Raises ConfigError."""
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC's core writes to stderr, past the log
     from gateway.adapters.mqtt import MqttBroker
@@ -65,7 +65,7 @@ def compose(settings: Settings) -> Gateway:
     )
     broker = MqttBroker(mqtt, events=lambda name: metrics.broker_events.labels(name).inc())
     triton = TritonServer(settings.triton_grpc_url, metrics_url=settings.triton_metrics_url)
-    return Gateway(settings, broker, triton, metrics)
+    return Gateway(settings, broker, triton, metrics, config_file)
 
 
 def _check_environment(settings: Settings) -> None:

@@ -29,10 +29,6 @@ async def check_broker(settings: Settings, mqtt: MqttSettings) -> list[Finding]:
         _session(settings, mqtt, facts),
         *_certificate(facts),
         *_subscriptions(settings, facts),
-        AREA.unknown(
-            "whether it also hands over what cameras publish there shows with a snapshot only: some grant every "
-            "subscription and withhold the messages, as Mosquitto with an acl_file does"
-        ),
         _publication(facts),
         *_limits(settings, facts),
     ]
@@ -98,6 +94,11 @@ def _subscriptions(settings: Settings, facts: BrokerFacts) -> Iterator[Finding]:
             )
         else:
             yield AREA.ok("subscription granted with QoS 1", where=topic)
+    if not all(grant.refused for grant in facts.subscriptions):
+        yield AREA.unknown(
+            "whether it also hands over what cameras publish there shows with a snapshot only: some grant every "
+            "subscription and withhold the messages, as Mosquitto with an acl_file does"
+        )
 
 
 def _publication(facts: BrokerFacts) -> Finding:

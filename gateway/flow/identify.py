@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+import uuid
 from datetime import datetime
 from typing import TypeGuard
 
+from gateway.flow.picture_headers import looks_like
 from gateway.messages import Message, Origin, Place, Timestamp
 from gateway.topics import DEVICE_PARTS, TopicPattern
 
@@ -31,14 +33,16 @@ def identify(
 
     `patterns` are the input topics; where one has wildcards without names, the `usual` ones tell what stands there.
     `result_id` is made from the topic, the payload and, where present, correlation data and CloudEvents id, so a
-    message that is delivered again gets the same id.
+    message that is delivered again gets the same id. A reading without a time gets a new one each time: that a sensor
+    says the same twice is usual.
     """
     digest = message.oversize.sha256 if message.oversize else hashlib.sha256(message.payload).hexdigest()
     size = message.oversize.size if message.oversize else len(message.payload)
     named, device = _from_topic(message.topic, patterns, usual, place)
     user = dict(message.properties.user_properties)
     identity = hashlib.sha256()
-    for part in (message.topic, digest, message.properties.correlation_data or b"", user.get("id", "")):
+    nonce = b"" if _has_an_identity(message) else uuid.uuid4().bytes
+    for part in (message.topic, digest, message.properties.correlation_data or b"", user.get("id", ""), nonce):
         data = part if isinstance(part, bytes) else part.encode()
         identity.update(len(data).to_bytes(4, "big") + data)
     return Origin(
@@ -55,6 +59,14 @@ def identify(
         trace=tuple((name, user[name][:MAX_NAME]) for name in _TRACE_CONTEXT if name in user),
         attributes=_attributes(user),
     )
+
+
+def _has_an_identity(message: Message) -> bool:
+    """False for a reading that nothing tells from the next one: neither a time of its own nor an id."""
+    properties, payload = message.properties, message.payload
+    if message.oversize or properties.correlation_data or "id" in dict(properties.user_properties):
+        return True
+    return looks_like(payload) is not None or b'"image_data"' in payload or b'"timestamp"' in payload
 
 
 def is_time(value: float | str | None) -> TypeGuard[Timestamp]:

@@ -67,11 +67,11 @@ def open_message(message: Message, origin: Origin, max_payload_bytes: int) -> En
     if not payload:
         raise PayloadInvalid("the message is empty (0 bytes)")
     if payload.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{":
-        return _open_json(payload.removeprefix(b"\xef\xbb\xbf"), origin)
+        return _with_user_properties(_open_json(payload.removeprefix(b"\xef\xbb\xbf"), origin), message)
     if looks_like(payload) in READABLE:
         return _with_user_properties(Envelope(origin, payload), message)
     if len(payload) <= _MAX_NUMBER and _NUMBER.fullmatch(payload.strip()):
-        return Envelope(origin, (_number(payload),))
+        return _with_user_properties(Envelope(origin, (_number(payload),)), message)
     _refuse_other_pictures(payload)
     if payload.lstrip()[:1] in (b"[", b'"'):
         raise PayloadInvalid("the JSON is not an object")
@@ -83,13 +83,15 @@ def open_message(message: Message, origin: Origin, max_payload_bytes: int) -> En
 
 
 def _with_user_properties(envelope: Envelope, message: Message) -> Envelope:
-    """A picture has no fields of its own: what it asks for may stand in MQTT 5 user properties of the same names."""
+    """What the fields leave open, MQTT 5 user properties of the same names may say; a picture has no fields."""
     user = dict(message.properties.user_properties)
     model, backend = user.get("model_name"), user.get("backend_preference")
-    if not (model or backend):
-        return envelope
-    origin = replace(envelope.origin, model_name=model[:MAX_NAME] if model else None)
-    return replace(envelope, origin=origin, fields=InputMessage(backend_preference=backend))
+    if model and not envelope.origin.model_name:
+        envelope = replace(envelope, origin=replace(envelope.origin, model_name=model[:MAX_NAME]))
+    if backend and not envelope.fields.backend_preference:
+        fields = msgspec.structs.replace(envelope.fields, backend_preference=backend)
+        envelope = replace(envelope, fields=fields)
+    return envelope
 
 
 def _open_json(payload: bytes, origin: Origin) -> Envelope:

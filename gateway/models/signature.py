@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Literal
 
@@ -21,6 +22,7 @@ USUAL_EXTRAS: dict[str, Meaning] = {
 """Inputs beside the picture as the exports of RT-DETR, PaddleDetection and DETR name them."""
 PICTURE_TYPES = ("FP32", "FP16", "UINT8", "INT8")
 EXTRA_TYPES = ("FP32", "FP16", "INT64", "INT32", "BOOL", "UINT8")
+_INDEX = re.compile(r"__\d+$")
 UNBOUNDED = 64
 """Pictures per request where the model sets no limit."""
 
@@ -55,7 +57,7 @@ def _plan_picture(signature: ModelSignature, model: LogicalModel, where: str) ->
     spec = model.spec.preprocessing
     extras = {tensor.name: meaning for tensor in signature.inputs if (meaning := _meaning(tensor.name, spec.inputs))}
     for name in spec.inputs:
-        if name not in extras:
+        if name not in (*extras, *map(_plain, extras)):
             raise ConfigError(f"preprocessing.inputs names '{name}', which the model does not have", where=where,
                               fix=f"Its inputs are {_names(signature.inputs)}")  # fmt: skip
     pictures = [tensor for tensor in signature.inputs if tensor.name not in extras]
@@ -104,8 +106,12 @@ def _picture_type(datatype: str) -> Literal["FP32", "FP16", "UINT8", "INT8"]:
 
 
 def _meaning(name: str, given: dict[str, Meaning]) -> Meaning | None:
-    plain = name.removesuffix("__0").removesuffix("__1").removesuffix("__2")  # as libtorch names its inputs
-    return given.get(name) or given.get(plain) or USUAL_EXTRAS.get(plain)
+    return given.get(name) or given.get(_plain(name)) or USUAL_EXTRAS.get(_plain(name))
+
+
+def _plain(name: str) -> str:
+    """A tensor's name without the `__INDEX` that libtorch wants; model.yaml may leave it out, for both variants."""
+    return _INDEX.sub("", name)
 
 
 def _extra(tensor: TensorSpec, meaning: Meaning, signature: ModelSignature, where: str) -> ExtraInput:
@@ -194,10 +200,12 @@ def _max_batch(signature: ModelSignature, tensor: TensorSpec, plan: InputPlan | 
 
 
 def _known_output(name: str, signature: ModelSignature, where: str) -> str:
-    if name not in [tensor.name for tensor in signature.outputs]:
+    known = {_plain(tensor.name): tensor.name for tensor in signature.outputs}
+    known |= {tensor.name: tensor.name for tensor in signature.outputs}
+    if name not in known:
         raise ConfigError(f"inference.outputs names '{name}', which the model does not have", where=where,
                           fix=f"Its outputs are {_names(signature.outputs)}")  # fmt: skip
-    return name
+    return known[name]
 
 
 def _names(tensors: tuple[TensorSpec, ...]) -> str:

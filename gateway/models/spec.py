@@ -29,6 +29,12 @@ USUAL_LAYOUTS = {
     "sensor-classification": "sensor-classification",
     "sensor-regression": "values",
 }
+READ_BY = {
+    "masks": ("instance-segmentation", "anomaly-detection"),
+    "top_k": ("image-classification", "sensor-classification"),
+    "anomaly_threshold": ("anomaly-detection", "sensor-anomaly"),
+}
+"""Keys of `inference` that only some models read."""
 NEED_A_THRESHOLD = ("reconstruction", "reconstruction-flat")
 NATIVE_VARIANT = "torch"
 """Which of our variants stands for the decision record's `candle`: the one that runs the framework's own format."""
@@ -138,11 +144,22 @@ class ModelSpec(StrictModel):
     def _consistent(self) -> ModelSpec:
         self._check_layout()
         self._check_backend()
+        self._check_effects()
         if "sensor" in self.model_fields_set and self.takes_pictures:
             raise ValueError(f"sensor has no effect with model_type '{self.model_type}'")
         if "preprocessing" in self.model_fields_set and not self.takes_pictures:
             raise ValueError(f"preprocessing has no effect with model_type '{self.model_type}'; see sensor")
         return self
+
+    def _check_effects(self) -> None:
+        """Nothing is accepted that would have no effect."""
+        if self.preprocessing.mode == "tiles" and self.model_type not in ("object-detection", "instance-segmentation"):
+            raise ValueError(f"preprocessing.mode 'tiles' is for objects, not for model_type '{self.model_type}'")
+        if "alerts" in self.model_fields_set and not self.inference.alert_classes:
+            raise ValueError("alerts has no effect without inference.alert_classes")
+        for key, model_types in READ_BY.items():
+            if key in self.inference.model_fields_set and self.model_type not in model_types:
+                raise ValueError(f"inference.{key} has no effect with model_type '{self.model_type}'")
 
     def _check_layout(self) -> None:
         try:

@@ -62,7 +62,7 @@ class Reference:
             arrays |= {f"{number}.answer.{name}": value for name, value in case.answer.items()}
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.family}.npz"
-        np.savez_compressed(path, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for its own option
+        np.savez_compressed(path, **arrays)
         if path.stat().st_size > LARGEST_REFERENCE:
             raise ValueError(f"{path.name} has {path.stat().st_size} bytes, more than {LARGEST_REFERENCE}")
         return path

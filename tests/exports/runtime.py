@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
@@ -42,7 +42,7 @@ def run_torchscript(path: Path, value: NDArray[Any]) -> list[NDArray[Any]]:
     import torch
 
     with torch.inference_mode():
-        return [found.numpy() for found in _flat(torch.jit.load(str(path))(torch.from_numpy(value)))]
+        return [found.numpy() for found in _flat(cast("Any", torch.jit.load)(str(path))(torch.from_numpy(value)))]
 
 
 def _flat(value: Any) -> list[Any]:

@@ -231,7 +231,7 @@ def _rtdetr_detected(outputs: dict[str, NDArray[Any]], size: tuple[int, int]) ->
     import torch
     from ultralytics.utils.ops import xywh2xyxy
 
-    boxes, scores, classes = torch.from_numpy(outputs["output0"][0]).split((4, 1, 1), dim=-1)
+    boxes, scores, classes = torch.split(torch.from_numpy(outputs["output0"][0]), [4, 1, 1], dim=-1)
     kept = scores.squeeze(-1) > CONFIDENCE
     rows = torch.cat([xywh2xyxy(boxes), scores, classes], dim=-1)[kept][:MAX_DETECTIONS]
     rows[:, [0, 2]] *= size[1]

@@ -88,7 +88,7 @@ def _export(folder: Path, family: str) -> Export:
     from yolox.tools import export_onnx, export_torchscript
 
     # The tool calls the former exporter by a name that torch no longer has.
-    torch.onnx._export = functools.partial(torch.onnx.export, dynamo=False)
+    torch.onnx._export = functools.partial(torch.onnx.export, dynamo=False)  # type: ignore[attr-defined]
     onnx, script = folder / f"{family}.onnx", folder / f"{family}.torchscript.pt"
     common = ["-f", str(folder / "experiment.py"), "-c", str(folder / "weights.pth")]
     decode = ["--decode_in_inference"] if family == DECODED else []

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gateway.config import Settings
+from gateway.layouts.binding import BoundOutput
 from gateway.messages import (
     Job,
     Message,
@@ -25,7 +26,6 @@ from gateway.messages import (
     Snapshot,
     TensorSpec,
 )
-from gateway.layouts.binding import BoundOutput
 from gateway.models.catalog import Catalog, ServedModel, ServedVariant, State
 from gateway.models.input_plan import InputPlan
 from gateway.models.spec import ModelSpec

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gateway.errors import BackendInvalidResponse, ConfigError
-from gateway.layouts import Classes, Detections, Head, base, custom, named, names
+from gateway.layouts import Classes, Detections, Head, named, names
 from gateway.layouts.binding import read
 from gateway.layouts.custom import load_custom_layouts
 
@@ -35,19 +34,6 @@ def door(outputs, head):
     state = State(bool(outputs["angle"][0] >= 10))
     return Classes([int(state.open)], [0.9])
 '''.replace("SUMMARY", SUMMARY)
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    """No test leaves a layout behind."""
-    registry, loaded, modules = dict(base._registry), dict(custom._loaded), set(sys.modules)
-    yield
-    base._registry.clear()
-    base._registry.update(registry)
-    custom._loaded.clear()
-    custom._loaded.update(loaded)
-    for name in set(sys.modules) - modules:
-        del sys.modules[name]
 
 
 @pytest.fixture
