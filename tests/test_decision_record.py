@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_the_environment_as_printed(model: Path, monkeypatch: pytest.MonkeyPatch
 
 
 async def test_the_messages_as_printed(tmp_path: Path, model: Path) -> None:
-    environment = {
+    environment: dict[str, Any] = {
         "model_config_path": model,
         "mqtt_input_topics": ENVIRONMENT["MQTT_INPUT_TOPICS"],
         "default_backend": "candle",

@@ -48,6 +48,16 @@ async def test_a_form_and_json_are_read_too(tmp_path: Path) -> None:
     assert (text.json()["device_id"], text.json()["timestamp"]) == ("cam-8", 5)
 
 
+async def test_the_query_names_model_and_variant_for_json_too(tmp_path: Path) -> None:
+    body = {"image_data": base64.b64encode(jpeg()).decode()}
+    async with served(tmp_path) as (_, client):
+        named = await client.post("/v1/infer?variant=torch", json=body)
+        unknown = await client.post("/v1/infer?model=nope", json=body)
+        number = await client.post("/v1/infer?model=nope", content=b"21.5")
+    assert named.json()["backend_used"] == "torch"
+    assert (unknown.status_code, number.status_code) == (404, 404)
+
+
 async def test_the_same_picture_from_many_at_once(tmp_path: Path) -> None:
     async with served(tmp_path) as (place, client):
         answers = await asyncio.gather(*(client.post("/v1/infer", content=jpeg()) for _ in range(6)))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.messages import Geometry
-from gateway.models.spec import InferenceSpec
+from gateway.models.inference_spec import InferenceSpec
 
 
 def decode_with_opencv(

@@ -127,3 +127,18 @@ async def test_both_variants_are_compared_on_one_window(tmp_path: Path) -> None:
         await until(lambda: bool(place.of("dual_backend_comparison")), "the comparison")
     backends = place.of("dual_backend_comparison")[0]["backends"]
     assert backends["onnx"]["anomaly_score"] == backends["torch"]["anomaly_score"] > 0.5
+
+
+async def test_a_sensor_may_say_the_same_again_and_again(tmp_path: Path) -> None:
+    """Equal numbers without a time are readings of their own, also while one of them is under way."""
+    write_model(tmp_path, **SENSOR)
+    async with site(tmp_path, triton=thermometer()) as place:
+        place.triton.hold("thermometer-onnx")
+        for _ in range(8):
+            place.snapshot(b"21.5", topic=TOPIC)
+        await until(lambda: place.received == 8, "all readings")
+        place.triton.release("thermometer-onnx")
+        await place.answered(3)
+        await until(lambda: settled(place), "all outcomes")
+        assert place.outcomes() == {"published": 3, "windowed": 5}
+    assert len({result["result_id"] for result in place.results}) == 3

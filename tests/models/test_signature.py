@@ -20,7 +20,7 @@ VARIANT = ServedVariant("onnx", "detector-onnx")
 
 
 def detector(**preprocessing: Any) -> LogicalModel:
-    given = {"preprocessing": preprocessing} if preprocessing else {}
+    given: dict[str, Any] = {"preprocessing": preprocessing} if preprocessing else {}
     return LogicalModel(spec(**given), LABELS, Path("models/detector/model.yaml"))
 
 
@@ -179,3 +179,27 @@ def test_an_output_that_is_not_there_is_named() -> None:
 def test_labels_that_nobody_wrote_down_are_counted() -> None:
     model = LogicalModel(spec(), (), Path("models/detector/model.yaml"))
     assert fit(signature("m"), model, VARIANT).classes == 3
+
+
+def test_names_in_model_yaml_may_leave_out_what_libtorch_adds() -> None:
+    """One model.yaml serves an ONNX and a TorchScript export of the same model."""
+    model = LogicalModel(
+        spec(
+            model_type="object-detection",
+            preprocessing={"inputs": {"size": "input_height_width"}},
+            inference={"outputs": {"output": "heads"}},
+        ),
+        LABELS,
+        Path("m/model.yaml"),
+    )
+    for end in ("", "__1"):
+        given = ModelSignature(
+            "m",
+            "1",
+            (TensorSpec("images", "FP32", (-1, 3, 64, 64)), TensorSpec(f"size{end}", "FP32", (-1, 2))),
+            (TensorSpec("other", "FP32", (-1, 7, 10)), TensorSpec(f"heads{end}", "FP32", (-1, 7, 10))),
+        )
+        variant = fit(given, model, VARIANT)
+        assert isinstance(variant.plan, InputPlan)
+        assert [extra.name for extra in variant.plan.extras] == [f"size{end}"]
+        assert variant.outputs["output"].tensor == f"heads{end}"
