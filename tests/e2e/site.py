@@ -89,6 +89,10 @@ class RealSite:
         """Where a camera of this site publishes."""
         return f"edge-ai/{self.unit}/plant/gw/camera/snapshots"
 
+    def sensor_topic(self, sensor: str) -> str:
+        """Where a sensor of this site publishes."""
+        return f"edge-ai/{self.unit}/plant/gw/sensors/{sensor}"
+
     def raw_topic(self, device: str) -> str:
         """Where the Media Connector publishes the pictures of a camera."""
         return f"azure-iot-operations/data/{device}/{self.unit}"
@@ -102,7 +106,8 @@ class RealSite:
             "TRITON_METRICS_URL": self.triton.metrics_url,
             "MODEL_REPOSITORY": str(REPOSITORY),
             "MQTT_INPUT_TOPICS": f"edge-ai/{self.unit}/{{facility}}/{{gateway_id}}/camera/snapshots,"
-            f"azure-iot-operations/data/{{asset}}/{self.unit}",
+            f"azure-iot-operations/data/{{asset}}/{self.unit},"
+            f"edge-ai/{self.unit}/{{facility}}/{{gateway_id}}/sensors/{{sensor}}",
             "BUSINESS_UNIT": self.unit,
             "GATEWAY_ID": "gw",
             "AIO_MQTT_CLIENT_ID": f"gateway-{self.unit}",

@@ -176,7 +176,7 @@ def predictions(file: Path, repository: Path) -> list[dict[str, Any]]:
     confidence = error / (error + inference["anomaly_threshold"])
     if confidence < inference["confidence_threshold"]:
         return []
-    return [{"class": "anomaly", "class_id": 0, "confidence": pytest.approx(confidence, abs=0.01)}]
+    return [{"class": "anomaly", "class_id": 1, "confidence": pytest.approx(confidence, abs=0.01)}]
 
 
 def golden() -> list[tuple[Path, list[dict[str, Any]]]]:

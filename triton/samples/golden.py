@@ -39,7 +39,7 @@ def write_golden_windows(threshold: float) -> None:
     for name, i in chosen.items():
         readings = (windows[i].astype(np.float64) * recipe.SENSOR_STD + recipe.SENSOR_MEAN).round(4)
         (folder / f"{name}.json").write_text(json.dumps({"readings": readings.tolist()}) + "\n")
-        prediction = {"class": recipe.SENSOR_LABELS[0], "class_id": 0, "confidence": round(scores[i], 4)}
+        prediction = {"class": recipe.SENSOR_LABELS[1], "class_id": 1, "confidence": round(scores[i], 4)}
         expected.append({"readings": f"{name}.json", "predictions": [] if name == "healthy" else [prediction]})
     (folder / "expected.json").write_text(_readable(expected))
 

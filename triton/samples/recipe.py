@@ -34,7 +34,7 @@ DETECTOR_EPOCHS = 12
 CLASSIFIER_EPOCHS = 10
 
 SENSOR_NAME = "temperature-anomaly"
-SENSOR_LABELS = ("anomaly",)
+SENSOR_LABELS = ("normal", "anomaly")  # as the gateway names them for every model on anomalies
 SENSOR_PORTS = {"onnx": ("window", "reconstruction"), "torch": ("window__0", "reconstruction__0")}
 WINDOW, STRIDE = 32, 4  # readings in one question; a new question after so many new readings
 SENSOR_MEAN, SENSOR_STD = 21.0, 1.3  # of the healthy training readings, rounded; the same in the model.yaml
