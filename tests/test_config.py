@@ -338,58 +338,6 @@ def test_what_works_hardly_as_it_was_meant_is_warned_of() -> None:
     ]
 
 
-RECORD = """
-# Example: resources/model_configs/industrial-safety.yaml
-name: "industrial-safety-detector"
-backend: "candle" # candle | onnx | dual
-model_path: "/models/industrial-safety.safetensors"
-model_type: "image-classification"
-preprocessing:
-  resize: [224, 224]
-  normalize: true
-  mean: [0.485, 0.456, 0.406]
-  std: [0.229, 0.224, 0.225]
-inference:
-  confidence_threshold: 0.7
-  batch_size: 1
-  gpu_enabled: true
-mqtt:
-  input_topics:
-    - "edge-ai/+/+/camera/snapshots"
-  output_topic_template: "edge-ai/{business_unit}/{facility}/ai/inference/vision"
-"""
-
-
-def test_the_environment_of_the_decision_record_works_as_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "resources" / "model_configs" / "industrial-safety.yaml"
-    path.parent.mkdir(parents=True)
-    path.write_text(RECORD)
-    table = {
-        "DEFAULT_BACKEND": "candle",
-        "ENABLE_DUAL_BACKEND": "false",
-        "MODEL_CONFIG_PATH": str(path),
-        "AIO_BROKER_HOSTNAME": "aio-mq-dmqtt-frontend",
-        "AIO_BROKER_TCP_PORT": "1883",
-        "MQTT_INPUT_TOPICS": "edge-ai/+/+/camera/snapshots",
-        "RUST_LOG": "info,ai_edge_inference=debug",
-        "GPU_ENABLED": "true",
-    }
-    for name, value in table.items():
-        monkeypatch.setenv(name, value)
-    settings = load_settings()
-    assert settings.mqtt_input_topics == ("edge-ai/+/+/camera/snapshots",)
-    assert (settings.default_backend, settings.gpu_enabled, settings.model_config_path) == ("candle", True, path)
-    rust, candle = settings_warnings(settings, table)
-    assert rust == "RUST_LOG is not read; LOG_LEVEL=info"
-    assert candle.startswith("DEFAULT_BACKEND=candle is mapped to torch, but for a model with a variant 'candle'")
-    spec = read_model(path).spec
-    assert (spec.name, spec.backend) == ("industrial-safety-detector", "torch")
-    assert spec.variants == {"onnx": "industrial-safety-onnx", "torch": "industrial-safety-torch"}
-    assert spec.inference.gpu_enabled is True
-
-
 def test_what_kubernetes_and_others_set_is_no_alarm() -> None:
     links: dict[str, str] = {}
     for service, port in (("TRITON", "8001"), ("MQTT", "1883"), ("GATEWAY", "8080"), ("AIO_BROKER", "18883")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 from pydantic import Field, field_validator, model_validator
@@ -76,15 +76,7 @@ class ModelSpec(StrictModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     """Name of the model in messages and metrics: letters, digits, `.`, `_`, `-`."""
-    model_type: Literal[
-        "object-detection",
-        "image-classification",
-        "instance-segmentation",
-        "anomaly-detection",
-        "sensor-anomaly",
-        "sensor-classification",
-        "sensor-regression",
-    ]
+    model_type: layouts.Task
     """What the model does; has to agree with `inference.output`."""
     backend: str | None = None
     """Which variant answers, or `dual`; without it DEFAULT_BACKEND and ENABLE_DUAL_BACKEND decide."""
