@@ -5,8 +5,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command 
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+EXPORTS := .venv-exports
 
-.PHONY: help demo test check format sample-models measure bench-resources stack docs clean
+.PHONY: help demo test test-exports check format sample-models measure bench-resources stack docs clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -20,6 +21,10 @@ stack: $(VENV)/.installed ## The embedded broker and Triton only
 
 test: $(VENV)/.installed ## All tests, on a real Mosquitto and a real Triton
 	$(BIN)/python -m pytest
+
+# The tools' packages are of no use to anything else: they have an environment of their own, and write only to .cache.
+test-exports: $(VENV)/.installed .cache/exports/.made ## Export models with their own public tools and ask them through the gateway (up to an hour on 2 cores)
+	$(BIN)/python -m tests.exports.through_the_gateway
 
 check: $(VENV)/.installed ## Lint, format and types
 	$(BIN)/ruff check .
@@ -43,7 +48,7 @@ docs: $(VENV)/.installed ## Write docs/metrics.md, docs/errors.md and docs/confi
 	$(BIN)/python docs/generate.py
 
 clean: ## Remove the environment and what the targets made
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
+	rm -rf $(VENV) $(EXPORTS) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
 
 # pip itself is left as it is; the CPU build of torch is taken where your package index offers one.
 $(VENV)/.installed: pyproject.toml
@@ -52,4 +57,18 @@ $(VENV)/.installed: pyproject.toml
 	@echo "Setting up $(VENV); the first time this downloads a few hundred megabytes"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,check]'
+	@touch $@
+
+.cache/exports/.made: $(EXPORTS)/.installed $(wildcard tests/exports/*_models.py)
+	$(EXPORTS)/bin/python -m tests.exports --references .cache/exports/references
+	@touch $@
+
+# In two steps: the second three ask for versions of years ago, or for a build of OpenCV that needs a display.
+$(EXPORTS)/.installed: tests/exports/requirements.txt
+	@echo "Setting up $(EXPORTS); the first time this downloads more than a gigabyte"
+	@test -x $(EXPORTS)/bin/python || $(PYTHON) -m venv $(EXPORTS)
+	@echo '*' > $(EXPORTS)/.gitignore
+	$(EXPORTS)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/exports/requirements.txt
+	$(EXPORTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		ultralytics==8.4.190 yolov5==7.0.14 yolox==0.3.0
 	@touch $@

@@ -194,12 +194,13 @@ class Gateway:
     async def _say_offline(self) -> None:
         if not self._broker.connected:
             return
-        try:
-            async with asyncio.timeout(CLOSE_LIMIT_S):
-                await self._pipeline.end_alerts()
-                await self._broker.publish(status_publication(self._settings, "offline", reason="stopped"))
-        except (BrokerError, TimeoutError):
-            log.warning("The offline status could not be published")
+        offline = self._broker.publish(status_publication(self._settings, "offline", reason="stopped"))
+        for what, work in (("the offline status", offline), ("the end of every alert", self._pipeline.end_alerts())):
+            try:
+                async with asyncio.timeout(CLOSE_LIMIT_S):
+                    await work
+            except (BrokerError, TimeoutError):
+                log.warning("Not published before the end", what=what)
 
 
 def read_models(settings: Settings) -> tuple[list[LogicalModel], tuple[str, ...]]:

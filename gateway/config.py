@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway import topics
+from gateway.addresses import shown
 from gateway.errors import ConfigError
 from gateway.schema import (
     ANSWER_PARTS,
@@ -150,9 +151,9 @@ class Settings(BaseSettings):
 
     # Seen from outside.
     http_host: str = "0.0.0.0"  # noqa: S104 - probes and scrapers come from other hosts; actions need a token
-    """Address to listen on for probes and metrics."""
+    """Address to listen on for probes, metrics, the API and inference over HTTP."""
     http_port: int = Field(8080, ge=0, le=65535)
-    """TCP port for probes and metrics; 0 takes any free one and logs it."""
+    """TCP port for probes, metrics, the API and inference over HTTP; 0 takes any free one and logs it."""
     api_token_file: Path | None = None
     """File with the token that `POST /v1/infer` then wants as `Authorization: Bearer`; without it nobody is asked."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -208,14 +209,14 @@ class Settings(BaseSettings):
     @classmethod
     def _host_and_port(cls, value: str) -> str:
         if not re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", value):
-            raise ValueError(f"must be host:port, such as localhost:8001, not '{value}'")
+            raise ValueError(f"must be host:port, such as localhost:8001, not '{shown(value)}'")
         return value
 
     @field_validator("triton_metrics_url")
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
         if value is not None and not re.match(r"https?://[^/\s]+", value):
-            raise ValueError(f"must be a URL, such as http://localhost:8002/metrics, not '{value}'")
+            raise ValueError(f"must be a URL, such as http://localhost:8002/metrics, not '{shown(value)}'")
         return value
 
     @field_validator("business_unit", "facility", "gateway_id")

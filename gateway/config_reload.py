@@ -18,6 +18,7 @@ from gateway.config import RELOADABLE, Settings, load_settings, named_file, requ
 from gateway.errors import ConfigError
 from gateway.live import Live
 from gateway.logs import configure_logging
+from gateway.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from gateway.models.repository import LogicalModel
@@ -28,8 +29,9 @@ POLL_S = 2.0
 SETTLE_S = 0.2
 """A file that has just changed may still be written; it is read when it looks the same twice."""
 
-Seen = dict[Path, tuple[int, int, int] | None]
+Stamp = tuple[int, int, int] | None
 """What tells a file from the one that was there before: time of change in ns, inode and size."""
+Seen = dict[Path, Stamp]
 
 
 class Gauge(Protocol):
@@ -81,6 +83,7 @@ class Reloader:
         self._settle_s = settle_s
         self._requested = asyncio.Event()
         self._told: tuple[str, ...] = ()
+        self._labels: dict[Path, tuple[Stamp, Path]] = {}
         self._seen = self._look()
         self._say_successful()
 
@@ -116,9 +119,11 @@ class Reloader:
             seen = again
 
     async def _reload(self) -> None:
+        """Read and take over; a file must not end the gateway, not even with a defect of ours."""
         try:
             wanted, models = await asyncio.to_thread(self._read)
             beyond = self._apply_models(models)
+            changed = self._replace(wanted)
         except ConfigError as error:
             self._metrics.config_last_reload_successful.set(0)
             log.error(
@@ -128,7 +133,14 @@ class Reloader:
                 fix=error.fix,
             )
             return
-        changed = self._replace(wanted)
+        except Exception:
+            self._metrics.config_last_reload_successful.set(0)
+            log.exception(
+                "The configuration is not taken over, the one before it stays",
+                reason="a defect of the gateway",
+                fix="Report it with this traceback, and undo the last change of the configuration",
+            )
+            return
         self._say_successful()
         log.info("Configuration read again", changed=changed, models=[model.spec.name for model in models])
         self._name_what_needs_a_restart(wanted, beyond)
@@ -165,17 +177,39 @@ class Reloader:
     def _look(self) -> Seen:
         settings = self._live.current
         single = settings.model_config_path
-        models = [single] if single else list(settings.model_repository.glob("*/model.yaml"))
-        labels = [path for model in models for path in model.parent.glob("*.txt")]
+        models = [single] if single else _model_yamls(settings.model_repository)
         own = [self._file] if self._file else []
-        return {path: _stamp(path) for path in (*own, *models, *labels)}
+        seen = {path: _stamp(path) for path in (*own, *models)}
+        # Read only when its model.yaml has changed; also of one that is refused, perhaps for its labels.
+        self._labels = {
+            path: known if (known := self._labels.get(path)) and known[0] == seen[path] else (seen[path], _labels(path))
+            for path in models
+        }
+        return seen | {path: _stamp(path) for _, path in self._labels.values()}
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _model_yamls(repository: Path) -> list[Path]:
+    """None while the folder cannot be read; reading all says why."""
+    try:
+        return list(repository.glob("*/model.yaml"))
+    except (OSError, ValueError):
+        return []
+
+
+def _labels(model: Path) -> Path:
+    """The labels file of a model.yaml, whatever is wrong with the rest of it."""
+    try:
+        named = read_yaml(model).get("labels") if model.is_file() else None
+    except (ConfigError, OSError):
+        named = None
+    return model.parent / (named if isinstance(named, str) else "labels.txt")
+
+
+def _stamp(path: Path) -> Stamp:
     """Of what a link leads to, so that the swapped link of a mounted ConfigMap is seen."""
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return status.st_mtime_ns, status.st_ino, status.st_size
 

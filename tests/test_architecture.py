@@ -26,7 +26,7 @@ ALLOWED = {
     "local": {"local", "adapters", "terminal", "flow"},
 }
 # flow/acks names a ticket in messages, messages a model of the catalogue: for the type checker only.
-COMPOSITION = {"app", "cli", "cli_config", "__main__"}
+COMPOSITION = {"app", "cli", "__main__"}
 # The commands put parts together too, each for itself, and import them when they run.
 COMMANDS = "commands"
 LAZY = ("gateway.adapters", "gateway.local", "gateway.doctor")

@@ -16,6 +16,8 @@ PAGES = sorted((ROOT / "docs" / "howto").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PATH = re.compile(r"# (model_repository/[\w-]+/[\w.]+)\n")
 MAX_LINES = 15
+MOST_LINES_OF_YOLO = 12
+"""The most usual model of all takes least."""
 
 
 def blocks(kind: str) -> list[tuple[Path, str]]:
@@ -44,7 +46,7 @@ def test_every_model_yaml_can_be_read(page: Path, text: str, tmp_path: Path) -> 
     spec = read_spec(path)
     assert path.name == "model.yaml"
     assert spec.name == path.parent.name
-    assert text.count("\n") <= MAX_LINES
+    assert text.count("\n") <= (MOST_LINES_OF_YOLO if page.stem == "yolo" else MAX_LINES)
     assert all(triton.startswith(spec.name) for triton in spec.variants.values())
 
 

@@ -18,6 +18,8 @@ from tests.front_door import run_here
 
 GOOD = "name: detector\nmodel_type: object-detection\n"
 LABELS = b"person\nforklift\n"
+LONG = "a" * 300
+"""No file and no folder of Linux has a name of this length."""
 
 IN_GATEWAY_YAML = (
     ('facilty: hall-2', "gateway.yaml: line 1: unknown key 'facilty' (did you mean 'facility'?). Correct the key"),
@@ -58,6 +60,12 @@ IN_THE_ENVIRONMENT = (
     ({'TRITON_GRPC_URL': 'http://localhost:8001'}, "environment: TRITON_GRPC_URL: must be host:port, such as localhost:8001, not 'http://localhost:8001'. Correct the value"),
     ({'TRITON_METRICS_URL': 'localhost:8002'}, "environment: TRITON_METRICS_URL: must be a URL, such as http://localhost:8002/metrics, not 'localhost:8002'. Correct the value"),
     ({'MODEL_REPOSITORY': '/nowhere'}, 'MODEL_REPOSITORY=/nowhere: no such folder. Name the folder with the models'),
+    ({'MODEL_REPOSITORY': LONG}, f"MODEL_REPOSITORY={LONG}: cannot be read: File name too long. Name the folder with the models"),
+    ({'MODEL_CONFIG_PATH': LONG}, f"{LONG}: cannot be read: File name too long. Check the path and its permissions"),
+    ({'MODEL_CONFIG_PATH': 'model_repository/detector/model.yaml', 'MODEL_REPOSITORY': LONG}, "model_repository/detector/model.yaml: cannot be read: File name too long. Check this path, the files beside it and MODEL_REPOSITORY"),
+    ({'MODEL_CONFIG_PATH': 'model_repository/detector/pipe'}, "model_repository/detector/pipe: cannot be read: it is no regular file. Check this path, the files beside it and MODEL_REPOSITORY"),
+    ({'TRITON_METRICS_URL': 'ftp://u:hunter2@triton/m'}, "environment: TRITON_METRICS_URL: must be a URL, such as http://localhost:8002/metrics, not 'ftp://***@triton/m'. Correct the value"),
+    ({'TRITON_GRPC_URL': 'u:hunter2@triton:8001'}, "environment: TRITON_GRPC_URL: must be host:port, such as localhost:8001, not '***@triton:8001'. Correct the value"),
     ({'MODEL_CONFIG_PATH': '/nowhere/model.yaml'}, '/nowhere/model.yaml: cannot be read: No such file or directory. Check the path and its permissions'),
     ({'GATEWAY_CONFIG': '/nowhere/gateway.yaml'}, '/nowhere/gateway.yaml: cannot be read: No such file or directory. Check the path and its permissions'),
     ({'AIO_TLS_CERT_FILE': '/c.pem'}, 'environment: AIO_TLS_CERT_FILE and AIO_TLS_KEY_FILE belong together; give both or none; a client certificate needs AIO_MQTT_USE_TLS=true. Correct the named settings'),
@@ -95,6 +103,20 @@ IN_MODEL_YAML = (
     (GOOD + 'variants: [onnx]', 'model_repository/detector/model.yaml: line 3: variants: must be a mapping of keys to values, not a list. Correct the named key'),
     (GOOD + 'labels: [no, yes]', 'model_repository/detector/model.yaml: line 3: labels: a label is text, and YAML reads one of these as False; put it in quotes. Correct the named key'),
     (GOOD + 'labels: nowhere.txt', "model_repository/detector/model.yaml: labels: the labels file 'nowhere.txt' cannot be read: No such file or directory. Write one class a line, in UTF-8"),
+    (GOOD + f'labels: {LONG}', "model_repository/detector/model.yaml: line 3: labels: must be the name of a file that lies beside model.yaml, or a list of labels. Correct the named key"),
+    (GOOD + r'labels: "a\0b"', "model_repository/detector/model.yaml: line 3: labels: must be the name of a file that lies beside model.yaml, or a list of labels. Correct the named key"),
+    (GOOD + 'labels: /etc/passwd', "model_repository/detector/model.yaml: line 3: labels: must be the name of a file that lies beside model.yaml, or a list of labels. Correct the named key"),
+    (GOOD + 'labels: ../labels.txt', "model_repository/detector/model.yaml: line 3: labels: must be the name of a file that lies beside model.yaml, or a list of labels. Correct the named key"),
+    (GOOD + 'labels: ""', "model_repository/detector/model.yaml: line 3: labels: must be the name of a file that lies beside model.yaml, or a list of labels. Correct the named key"),
+    (GOOD + 'labels: folder', "model_repository/detector/model.yaml: labels: the labels file 'folder' cannot be read: Is a directory. Write one class a line, in UTF-8"),
+    (GOOD + 'labels: pipe', "model_repository/detector/model.yaml: labels: the labels file 'pipe' cannot be read: it is no regular file. Write one class a line, in UTF-8"),
+    (GOOD + 'labels: [person, " "]', "model_repository/detector/model.yaml: line 3: labels: label 2 is empty, and each is a class. Correct the named key"),
+    (GOOD + f'labels: [person, {LONG}]', "model_repository/detector/model.yaml: line 3: labels: label 2 has 300 characters, at most 256 are read. Correct the named key"),
+    (GOOD + f'inference: {{rename: {{person: {LONG}}}}}', "model_repository/detector/model.yaml: line 3: inference.rename: 'person': a name has 1 to 256 characters, not 300. Correct the named key"),
+    (GOOD + f'variants: {{onnx: {LONG}}}', "model_repository/detector/model.yaml: line 3: variants: 'onnx' needs the name of a Triton model, which is a folder of the repository. Correct the named key"),
+    (GOOD + r'variants: {onnx: "a\0b"}', "model_repository/detector/model.yaml: line 3: variants: 'onnx' needs the name of a Triton model, which is a folder of the repository. Correct the named key"),
+    (GOOD + 'variants: {onnx: ".."}', "model_repository/detector/model.yaml: line 3: variants: 'onnx' needs the name of a Triton model, which is a folder of the repository. Correct the named key"),
+    (GOOD + 'variants: {onnx: .}', "model_repository/detector/model.yaml: line 3: variants: 'onnx' needs the name of a Triton model, which is a folder of the repository. Correct the named key"),
     (GOOD + 'labels: 5', 'model_repository/detector/model.yaml: line 3: labels: must be the name of a file or a list of labels. Correct the named key'),
     (GOOD + 'mqtt: {input_topics: edge-ai/+/x}', "model_repository/detector/model.yaml: line 3: mqtt.input_topics: must be a list, not 'edge-ai/+/x'. Correct the named key"),
     (GOOD + 'mqtt: {input_topics: [a/#/b]}', "model_repository/detector/model.yaml: line 3: mqtt.input_topics: 'a/#/b' is no topic filter: '#' stands alone, as the last level. Correct the named key"),
@@ -115,6 +137,10 @@ IN_MODEL_YAML = (
 
 IN_LABELS = (
     (b'', 'model_repository/detector/model.yaml: labels: 0 labels. Name 1 to 10000 classes, one a line'),
+    (b'person\n\nforklift\n', "model_repository/detector/model.yaml: labels: 'labels.txt': line 2 is empty, and each is a class. Write the name of that class there, or delete the line"),
+    (b'\nperson\n', "model_repository/detector/model.yaml: labels: 'labels.txt': line 1 is empty, and each is a class. Write the name of that class there, or delete the line"),
+    (b'person\n' + b'a' * 300, "model_repository/detector/model.yaml: labels: 'labels.txt': line 2 has 300 characters, at most 256 are read. Write the name of that class there, or delete the line"),
+    (b'person\n' * 200_000, "model_repository/detector/model.yaml: labels: the labels file 'labels.txt' is larger than 1 MiB. Name 1 to 10000 classes, one a line"),
     (b'\xff\xfe', "model_repository/detector/model.yaml: labels: the labels file 'labels.txt' cannot be read: it is not UTF-8. Write one class a line, in UTF-8"),
 )  # fmt: skip
 
@@ -131,6 +157,7 @@ ON_THE_COMMAND_LINE = (
     ('stack --repository nowhere', 'nowhere: no such folder. Name the folder of the models with --repository or MODEL_REPOSITORY'),
     ('triton --repository nowhere', 'nowhere: no such folder. Name the folder of the models with --repository or MODEL_REPOSITORY'),
     ('demo --repository nowhere', 'nowhere: no folder there has a model.yaml, so there is nothing to show. Name the folder of the models with --repository or MODEL_REPOSITORY'),
+    (f'models check {LONG}', f'{LONG}: cannot be read: File name too long. Check the path'),
     ('models check nowhere', 'nowhere: no such folder. Name the folder of a model, or of all of them'),
     ('serve --config nowhere.yaml', 'nowhere.yaml: cannot be read: No such file or directory. Check the path and its permissions'),
     ('serve --config model_repository', 'model_repository: cannot be read: Is a directory. Check the path and its permissions'),
@@ -218,6 +245,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     (folder / "model.yaml").write_text(GOOD)
     (folder / "labels.txt").write_bytes(LABELS)
+    (folder / "folder").mkdir()
+    os.mkfifo(folder / "pipe")
     return tmp_path
 
 
@@ -286,6 +315,8 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str], words: str, exp
     [
         ("serve", {"HTTP_PORT": "eighty"}, "environment: HTTP_PORT: must be a valid integer, not 'eighty'. Correct the value"),
         ("serve", {"MODEL_REPOSITORY": "nowhere"}, "MODEL_REPOSITORY=nowhere: no such folder. Name the folder of the models"),
+        ("serve", {"MODEL_CONFIG_PATH": "model_repository/detector/pipe"}, "model_repository/detector/pipe: cannot be read: it is no regular file. Check this path, the files beside it and MODEL_REPOSITORY"),
+        ("models list", {"MODEL_REPOSITORY": LONG}, f"MODEL_REPOSITORY={LONG}: cannot be read: File name too long. Name the folder with the models"),
         ("config show", {"LOG_LEVEL": "loud"}, "environment: LOG_LEVEL: must be 'debug', 'info', 'warning' or 'error', not 'loud'. Correct the value"),
         ("watch", {"GATEWAY_CONFIG": "nowhere.yaml"}, "nowhere.yaml: cannot be read: No such file or directory. Check the path and its permissions"),
     ],

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import msgspec
+import structlog
 from aiohttp import web
+
+log = structlog.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -36,3 +39,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return error_response(
             error.status, code, f"{request.method} {request.path[:200]}: {error.reason}", fix, allowed
         )
+    except Exception as error:
+        log.error("A defect of the gateway", path=request.path[:200], exc_info=error)
+        fix = "Report it with the log lines of this moment"
+        return error_response(500, "INTERNAL_ERROR", f"unexpected {type(error).__name__}", fix)

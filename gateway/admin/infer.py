@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.admin.answers import error_response
 from gateway.errors import PayloadInvalid, PayloadTooLarge, SnapshotError
@@ -81,13 +82,16 @@ class InferApi:
                 body = await read_body(request, self._live.current.max_payload_bytes)
         except TimeoutError:
             text = f"the body did not come within {BODY_LIMIT_S:.0f} s"
-            return error_response(408, "DEADLINE_EXCEEDED", text, "Send it faster", {"Connection": "close"})
+            return error_response(408, "REQUEST_TIMEOUT", text, "Send it faster", {"Connection": "close"})
         except SnapshotError as error:
             return error_response(STATUS[error.code], error.code, error.message, error.fix)
+        except (HttpProcessingError, web.RequestPayloadError) as error:
+            text, fix = f"the body cannot be read: {type(error).__name__}", "Send a picture, JSON or a form"
+            return error_response(400, "PAYLOAD_INVALID", text, fix, {"Connection": "close"})
         reply = await self._ask(_message(request, body))
         status = 200 if reply.error is None else STATUS.get(reply.error.code, 500)
         headers = {"Retry-After": "1"} if status == 503 else None
-        return web.Response(body=reply.publication.payload, status=status, content_type=JSON_TYPE, headers=headers)
+        return web.Response(body=reply.payload, status=status, content_type=JSON_TYPE, headers=headers)
 
 
 def allowed(request: web.Request, token_file: Path | None) -> bool:
@@ -108,31 +112,23 @@ async def read_body(request: web.Request, limit: int) -> bytes:
     if request.content_length is not None and request.content_length > limit + 4096:
         raise PayloadTooLarge(f"the body has {request.content_length} bytes, the limit is {limit}")
     if not request.content_type.startswith("multipart/"):
-        return await _read(request.content.iter_chunked(65_536), limit)
+        return await _read(request.content.read, limit)
     try:
         async for part in await request.multipart():
             if isinstance(part, BodyPartReader) and (part.filename or part.name in ("image", "file")):
-                return await _read(part, limit)
-    except (ValueError, AssertionError) as error:
+                return await _read(part.read_chunk, limit)
+    except (ValueError, AssertionError, HttpProcessingError) as error:
         raise PayloadInvalid("the form cannot be read", fix="Send multipart/form-data with a part `image`") from error
     raise PayloadInvalid("the form has no picture", fix="Send it as the part `image`: curl -F image=@picture.jpg")
 
 
-async def _read(chunks: object, limit: int) -> bytes:
+async def _read(read: Callable[[int], Awaitable[bytes]], limit: int) -> bytes:
     body = bytearray()
-    if isinstance(chunks, BodyPartReader):
-        while chunk := await chunks.read_chunk(65_536):
-            _extend(body, chunk, limit)
-    else:
-        async for chunk in chunks:  # type: ignore[attr-defined]
-            _extend(body, chunk, limit)
+    while chunk := await read(65_536):
+        body += chunk
+        if len(body) > limit:
+            raise PayloadTooLarge(f"the body has more than {limit} bytes")
     return bytes(body)
-
-
-def _extend(body: bytearray, chunk: bytes, limit: int) -> None:
-    body += chunk
-    if len(body) > limit:
-        raise PayloadTooLarge(f"the body has more than {limit} bytes")
 
 
 def _message(request: web.Request, body: bytes) -> Message:

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import click
 import yaml
 
+from gateway.addresses import shown
 from gateway.commands.options import CONFIG, FILE, examples
 from gateway.config import (
     RELOADABLE,
@@ -100,10 +100,7 @@ def _origin(name: str, path: Path | None, data: YamlMapping, variables: dict[str
 
 def _shown(value: Any) -> Any:
     """The value without the password that a URL may hold."""
-    if isinstance(value, str) and "@" in value and "://" in value:
-        parts = urlsplit(value)
-        return parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
-    return value
+    return shown(value) if isinstance(value, str) and "://" in value else value
 
 
 def _entry(item: Effective) -> dict[str, Any]:
@@ -186,18 +183,16 @@ def _paths(file: Path | None) -> dict[str, Path]:
 
 def _read_models(paths: dict[str, Path]) -> tuple[list[LogicalModel], list[ConfigError]]:
     from gateway.layouts.custom import load_custom_layouts
-    from gateway.models.repository import read_model, read_repository
+    from gateway.models.repository import read_served
 
-    repository, errors = paths["model_repository"], []
+    errors = []
     try:
         if "layouts_dir" in paths:
             load_custom_layouts(paths["layouts_dir"])
     except ConfigError as error:
         errors.append(error)
     try:
-        if "model_config_path" in paths:
-            return [read_model(paths["model_config_path"], repository)], errors
-        models, wrong = read_repository(repository)
+        models, wrong = read_served(paths["model_repository"], paths.get("model_config_path"))
     except ConfigError as error:
         return [], [*errors, error]
     return models, errors + wrong

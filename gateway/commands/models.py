@@ -32,16 +32,11 @@ def models() -> None:
 
 
 def read_models(settings: Settings) -> tuple[list[LogicalModel], list[ConfigError]]:
-    """The models that `serve` would serve, and what is wrong with the others; raises ConfigError for the place."""
-    from gateway.models.repository import read_model, read_repository
+    """The models that `serve` would serve, and what is wrong with the others; raises ConfigError as `serve` does."""
+    from gateway.models.repository import read_served
 
     load_layouts(settings)
-    if settings.model_config_path is None:
-        return read_repository(settings.model_repository)
-    try:
-        return [read_model(settings.model_config_path, settings.model_repository)], []
-    except ConfigError as error:
-        return [], [error]
+    return read_served(settings.model_repository, settings.model_config_path)
 
 
 def load_layouts(settings: Settings) -> None:
@@ -132,21 +127,28 @@ def _states(index: tuple[IndexEntry, ...], triton_model: str) -> list[dict[str, 
 
 
 def _who_answers(model: LogicalModel, settings: Settings) -> tuple[str, str]:
-    """The variant that answers a message which names none, and what says so; as gateway.flow.variants chooses."""
-    from gateway.models.spec import CANDLE, NATIVE_VARIANT
+    """The variant that answers a message which names none, and what says so, when all of them serve."""
+    from gateway.flow.variants import choose
+    from gateway.messages import Asked, Origin, Place
+    from gateway.models.catalog import ServedModel, ServedVariant, State
 
-    spec = model.spec
-    several = len(spec.variants) > 1
-    if several and (spec.backend == "dual" or settings.enable_dual_backend):
-        return "dual", "model.yaml" if spec.backend == "dual" else "ENABLE_DUAL_BACKEND"
-    if spec.backend is not None and spec.backend != "dual":
-        return spec.backend, "model.yaml"
-    usual = settings.default_backend
-    if usual == CANDLE and CANDLE not in spec.variants:
-        usual = NATIVE_VARIANT
-    if usual in spec.variants:
-        return usual, "DEFAULT_BACKEND"
-    return next(iter(spec.variants)), "first variant"
+    variants = {name: ServedVariant(name, triton, State.READY) for name, triton in model.spec.variants.items()}
+    served = ServedModel(model.spec, model.labels, variants)
+    nobody = Origin(
+        result_id="",
+        device_id="",
+        timestamp=0,
+        topic="",
+        payload_bytes=0,
+        payload_sha256="",
+        received_at=0.0,
+        place=Place("", "", ""),
+    )
+    selection = choose(Asked(origin=nobody), served, settings)
+    if selection.policy == "dual":
+        return "dual", {"model": "model.yaml"}.get(selection.reason, selection.reason)
+    usual = "DEFAULT_BACKEND" if selection.primary == served.meant_by(settings.default_backend) else "first variant"
+    return selection.primary, {"model": "model.yaml", "default": usual}.get(selection.reason, selection.reason)
 
 
 def _in_words(entry: dict[str, Any]) -> Iterator[str]:
@@ -212,7 +214,11 @@ def check(folder: Path, config: Path | None, as_json: bool) -> None:
     code 2 when something is wrong with it.
     """
     load_layouts(load_settings(config))
-    found = _checked(folder)
+    try:
+        found = _checked(folder)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", error)
+        raise ConfigError(f"cannot be read: {reason}", where=str(folder), fix="Check the path") from error
     if as_json:
         click.echo(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
     else:

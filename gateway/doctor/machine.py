@@ -80,8 +80,9 @@ def _version(name: str) -> str:
 def _disk(folder: Path, what: str) -> Iterator[Finding]:
     try:
         usage = shutil.disk_usage(folder)
-    except OSError as error:
-        yield MACHINE.unknown(f"the space for {what} cannot be told: {error.strerror}", where=str(folder))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", error)
+        yield MACHINE.unknown(f"the space for {what} cannot be told: {reason}", where=str(folder))
         return
     text = f"{usage.free / 1e9:.1f} GB free for {what}"
     if usage.free < LEAST_FREE_BYTES:
@@ -107,8 +108,9 @@ def _clock(repository: Path) -> Iterator[Finding]:
                 break
             changed = each.stat().st_mtime
             newest, path = max((newest, path), (changed, each))
-    except OSError as error:
-        yield CLOCK.unknown(f"the times of the models' files cannot be read: {error.strerror}", where=str(repository))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", error)
+        yield CLOCK.unknown(f"the times of the models' files cannot be read: {reason}", where=str(repository))
         return
     ahead = newest - time.time()
     if ahead > AHEAD_S:

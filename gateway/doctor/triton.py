@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 
 from gateway.adapters.triton_probe import IndexEntry, TritonFacts, TritonProbe
+from gateway.addresses import shown
 from gateway.config import Settings
 from gateway.doctor.drops import examine_drop, input_in_words
 from gateway.doctor.findings import Area, Finding
@@ -142,21 +143,31 @@ async def check_metrics(settings: Settings) -> list[Finding]:
             AREA.ok("TRITON_METRICS_URL is not set: comparisons carry no memory of the models"),
             CLOCK.unknown("neither MQTT nor Triton's gRPC tells the time, so nothing was compared"),
         ]
+    where = shown(settings.triton_metrics_url)
     try:
         page, date = await _page(settings.triton_metrics_url)
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        reason = str(error) or type(error).__name__
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+        reason = _why_no_page(error)
         return [
             AREA.warning(
                 f"the metrics cannot be read: {reason}",
-                where=settings.triton_metrics_url,
+                where=where,
                 fix="Start Triton with --allow-metrics=true, or correct TRITON_METRICS_URL",
             )
         ]
     if METRICS_MARK not in page:
         fix = "Correct TRITON_METRICS_URL; usually http://<host>:8002/metrics"
-        return [AREA.warning("that page is not Triton's metrics", where=settings.triton_metrics_url, fix=fix)]
-    return [AREA.ok("metrics can be read", where=settings.triton_metrics_url), _skew(date)]
+        return [AREA.warning("that page is not Triton's metrics", where=where, fix=fix)]
+    return [AREA.ok("metrics can be read", where=where), _skew(date)]
+
+
+def _why_no_page(error: Exception) -> str:
+    """In our words where httpx would repeat the address, with the password in it."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"the answer is {error.response.status_code} {error.response.reason_phrase}"
+    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | ValueError):
+        return "it is no address that can be asked"
+    return str(error) or type(error).__name__
 
 
 async def _page(url: str) -> tuple[bytes, str | None]:

@@ -77,11 +77,11 @@ class AckLedger:
         self._acknowledge_settled()
 
     def abandon_rest(self) -> int:
-        """At shutdown: everything without an outcome is left to the broker, which sends it again."""
-        rest = list(self._open)
-        for result_id in rest:
+        """At shutdown: nothing gets an outcome any more; returns how many messages the broker will send again."""
+        again = sum(bool(ticket.message.qos) for ticket in self._open.values())
+        for result_id in list(self._open):
             self.settle(result_id, Outcome.ABANDONED)
-        return len(rest)
+        return again
 
     def _close(self, ticket: _Ticket, outcome: Outcome) -> None:
         ticket.settled = True

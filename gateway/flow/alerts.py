@@ -19,7 +19,8 @@ from gateway.models.inference_spec import AlertsSpec
 MAX_KEYS = 10_000
 """Cameras, each counted once a model and class, that are kept in mind."""
 MAX_TEXT = 16 * 2**20
-"""Characters of topics and attributes of all open events together: they come from senders."""
+"""Bytes of topics and attributes of all open events together, and again of the ends that are not said: they come from
+senders."""
 LATE_S = 60.0
 """How long an ended event is kept in mind at least, so that a late frame of it does not start another."""
 SNAPSHOTS_KNOWN = 8
@@ -27,7 +28,7 @@ SNAPSHOTS_KNOWN = 8
 
 Key = tuple[str, str, str]
 """Device, model and class as published."""
-Reason = Literal["gone", "gateway_stopped", "model_removed", "too_many"]
+Reason = Literal["gone", "gateway_stopped", "too_many"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +58,7 @@ class Alert:
 
     @property
     def text_size(self) -> int:
-        """Characters that senders had a say in."""
+        """Bytes, at most, of the texts that senders had a say in; the same for a start and its end."""
         place, pairs = self.origin.place, (*self.origin.trace, *self.origin.attributes)
         texts = (
             self.topic,
@@ -66,7 +67,7 @@ class Alert:
             place.gateway_id,
             *(part for pair in pairs for part in pair),
         )
-        return sum(len(text) for text in texts)
+        return sum(len(text) if text.isascii() else 4 * len(text) for text in texts)
 
 
 def alert_publication(alert: Alert) -> Publication:
@@ -142,6 +143,10 @@ class AlertBook:
     known by its `result_id` and capture time. (A raw picture has no capture time of its own, so each is a new frame.)
 
     Beyond the bounds the event that has not been seen for the longest ends with the reason "too_many".
+
+    Each end is kept until `said` tells that it is published, and comes once more with `end_all`: one whose publishing
+    was cancelled would leave an event open for ever with those who read alerts. Within the same bounds, the oldest
+    end goes first.
     """
 
     def __init__(
@@ -152,6 +157,8 @@ class AlertBook:
         self._clock = clock
         self._runs: OrderedDict[Key, _Run] = OrderedDict()
         self._text = 0
+        self._unsaid: OrderedDict[str, Alert] = OrderedDict()
+        self._unsaid_text = 0
         self.forgotten = 0
         """Events, and sightings that might have become one, that had to make room since the start."""
 
@@ -203,11 +210,17 @@ class AlertBook:
                 del self._runs[key]
         return said
 
-    def end_all(self, reason: Reason, model_name: str | None = None) -> list[Alert]:
-        """End every event, or those of one model, and forget what might have become one."""
-        keys = [key for key in self._runs if model_name is None or key[1] == model_name]
-        runs = [self._runs.pop(key) for key in keys]
-        return [self._end(run, run.event, reason) for run in runs if run.event is not None]
+    def end_all(self, reason: Reason) -> list[Alert]:
+        """End every event, and forget what might have become one; gives the earlier ends that are not said, too."""
+        unsaid = list(self._unsaid.values())
+        runs = list(self._runs.values())
+        self._runs.clear()
+        return unsaid + [self._end(run, run.event, reason) for run in runs if run.event is not None]
+
+    def said(self, alert: Alert) -> None:
+        """It is published, or never will be; a start changes nothing."""
+        if alert.event == "end" and self._unsaid.pop(alert.alert_id, None) is not None:
+            self._unsaid_text -= alert.text_size
 
     def _run_of(
         self, key: Key, origin: Origin, alerts: AlertsSpec, confidence: float, now: float, said: list[Alert]
@@ -254,7 +267,7 @@ class AlertBook:
     def _end(self, run: _Run, start: Alert, reason: Reason) -> Alert:
         run.event, run.over = None, True
         self._text -= start.text_size
-        return replace(
+        end = replace(
             start,
             event="end",
             timestamp=run.timestamp,
@@ -265,6 +278,14 @@ class AlertBook:
             ended_at=start.started_at + (run.last_at - run.first_at),
             reason=reason,
         )
+        self._keep_until_said(end)
+        return end
+
+    def _keep_until_said(self, end: Alert) -> None:
+        self._unsaid[end.alert_id] = end
+        self._unsaid_text += end.text_size
+        while len(self._unsaid) > self._max_keys or self._unsaid_text > self._max_text:
+            self.said(next(iter(self._unsaid.values())))
 
     def _make_room(self, said: list[Alert]) -> None:
         """Forget those not seen for the longest; the newest stays even where it alone is too much."""

@@ -47,7 +47,7 @@ def which_count(
         index
         for index, item in enumerate(predictions)
         if (not classes or item.class_name in classes)
-        and item.confidence >= spec.class_thresholds.get(item.class_name, 0.0)
+        and item.confidence > spec.class_thresholds.get(item.class_name, -1.0)
         and _large_enough(item, spec.min_size)
     ]
     if camera is not None and picture is not None:

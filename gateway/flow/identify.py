@@ -9,11 +9,12 @@ import uuid
 from datetime import datetime
 from typing import TypeGuard
 
-from gateway.flow.picture_headers import looks_like
 from gateway.messages import Message, Origin, Place, Timestamp
 from gateway.topics import DEVICE_PARTS, TopicPattern
 
 MAX_NAME = 256
+NUMBER = re.compile(rb"\s{0,8}[-+]?[0-9.][0-9.eE+-]{0,63}\s{0,8}")
+"""A payload that is one number, or looks like one."""
 _MAX_TIME = 64
 _MAX_ATTRIBUTES = 16
 _TRACE_CONTEXT = ("traceparent", "tracestate")
@@ -64,9 +65,12 @@ def identify(
 def _has_an_identity(message: Message) -> bool:
     """False for a reading that nothing tells from the next one: neither a time of its own nor an id."""
     properties, payload = message.properties, message.payload
-    if message.oversize or properties.correlation_data or "id" in dict(properties.user_properties):
+    if properties.correlation_data or "id" in dict(properties.user_properties):
         return True
-    return looks_like(payload) is not None or b'"image_data"' in payload or b'"timestamp"' in payload
+    if NUMBER.fullmatch(payload):
+        return False
+    numbers = b'"value' in payload and b'"image_data"' not in payload
+    return not numbers or b'"timestamp"' in payload
 
 
 def is_time(value: float | str | None) -> TypeGuard[Timestamp]:

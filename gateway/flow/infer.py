@@ -83,36 +83,48 @@ class Inference:
         variant = model.variants[name]
         if variant.state is not State.READY:
             raise ModelUnavailable(f"variant '{name}' is {variant.state.value}: {variant.reason}")
-        left = prepared.job.deadline_at - started
-        if left <= 0:
-            raise DeadlineExceeded("the time ran out before the variant could be asked")
         given = prepared.inputs[name]
         step = max(1, min(variant.max_batch, model.spec.inference.batch_size))
-        requests = [
-            InferRequest(
-                model=variant.triton_model,
-                inputs=_part(given, slice(start, start + step), variant),
-                outputs=tuple(dict.fromkeys(output.tensor for output in variant.outputs.values())),
-                timeout_s=min(left, self._live.current.infer_timeout_ms / 1000),
-                request_id=prepared.job.snapshot.origin.result_id,
-            )
-            for start in range(0, given.count, step)
-        ]
-        responses = []
-        for at in range(0, len(requests), TILES_AT_ONCE):
-            wave = requests[at : at + TILES_AT_ONCE]
-            responses += await asyncio.gather(*(self._server.infer(request) for request in wave))
-        outputs = [
-            each
-            for start, response in zip(range(0, given.count, step), responses, strict=True)
-            for each in _by_picture(response, min(step, given.count - start), variant)
-        ]
+        outputs: list[dict[str, NDArray[Any]]] = []
+        until = min(prepared.job.deadline_at, started + self._live.current.infer_timeout_ms / 1000)
+        starts = list(range(0, given.count, step))
+        for at in range(0, len(starts), TILES_AT_ONCE):
+            left = until - time.monotonic()
+            if left <= 0:
+                asked = f"{at * step} of {given.count} tiles had been asked" if at else "the variant could be asked"
+                raise DeadlineExceeded(f"the time ran out {'when' if at else 'before'} {asked}")
+            wave = [slice(start, min(start + step, given.count)) for start in starts[at : at + TILES_AT_ONCE]]
+            responses = await self._ask_all([self._question(prepared, variant, part, given, left) for part in wave])
+            for part, response in zip(wave, responses, strict=True):
+                outputs += _by_picture(response, part.stop - part.start, variant)
         return Answer(
             variant=name,
             infer_ms=(time.monotonic() - started) * 1000,
             model_version=responses[-1].model_version,
             outputs=tuple(outputs),
         )
+
+    def _question(
+        self, prepared: Prepared, variant: ServedVariant, part: slice, given: PreparedInput, left_s: float
+    ) -> InferRequest:
+        return InferRequest(
+            model=variant.triton_model,
+            inputs=_part(given, part, variant),
+            outputs=tuple(dict.fromkeys(output.tensor for output in variant.outputs.values())),
+            timeout_s=left_s,
+            request_id=prepared.job.snapshot.origin.result_id,
+        )
+
+    async def _ask_all(self, requests: list[InferRequest]) -> list[InferResponse]:
+        """All answers, or the first error; what is under way then is not waited for any more."""
+        if len(requests) == 1:
+            return [await self._server.infer(requests[0])]
+        tasks = [asyncio.ensure_future(self._server.infer(request)) for request in requests]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
 
 
 def _part(given: PreparedInput, part: slice, variant: ServedVariant) -> dict[str, NDArray[Any]]:

@@ -12,15 +12,13 @@ import msgspec
 import pybase64
 
 from gateway.errors import ImageUndecodable, PayloadInvalid, PayloadTooLarge
-from gateway.flow.identify import MAX_NAME, is_time
+from gateway.flow.identify import MAX_NAME, NUMBER, is_time
 from gateway.flow.picture_headers import READ_FORMATS, READABLE, looks_like
 from gateway.messages import Message, Origin, Reading, Snapshot
 
 MAX_METADATA_BYTES = 64 * 1024
 MAX_VALUES = 65_536
-_MAX_NUMBER = 64
 _WHITESPACE = re.compile(r"\s+")
-_NUMBER = re.compile(rb"[-+]?[0-9.][0-9.eE+-]*")
 
 
 class InputMessage(msgspec.Struct):
@@ -70,7 +68,7 @@ def open_message(message: Message, origin: Origin, max_payload_bytes: int) -> En
         return _with_user_properties(_open_json(payload.removeprefix(b"\xef\xbb\xbf"), origin), message)
     if looks_like(payload) in READABLE:
         return _with_user_properties(Envelope(origin, payload), message)
-    if len(payload) <= _MAX_NUMBER and _NUMBER.fullmatch(payload.strip()):
+    if NUMBER.fullmatch(payload):
         return _with_user_properties(Envelope(origin, (_number(payload),)), message)
     _refuse_other_pictures(payload)
     if payload.lstrip()[:1] in (b"[", b'"'):

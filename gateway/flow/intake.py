@@ -21,7 +21,7 @@ from gateway.errors import (
 from gateway.flow.acks import AckLedger
 from gateway.flow.identify import identify
 from gateway.flow.ingest import open_message, take_contents
-from gateway.flow.replies import Replies, Reply
+from gateway.flow.replies import Replies, Reply, refusal
 from gateway.flow.route import model_for, reply_topics, route
 from gateway.flow.schedule import Schedule
 from gateway.flow.windows import Windows
@@ -36,6 +36,8 @@ from gateway.topics import TopicPattern
 log = structlog.get_logger(__name__)
 
 EXPIRY_INTERVAL_S = 0.05
+ASK_MARGIN_S = 2.0
+"""Beyond the deadline, until one who asks directly is told that there is no answer."""
 REFUSALS_WAITING = 1024
 """Error messages that may wait for the broker before intake stops reading."""
 
@@ -76,11 +78,15 @@ class Intake:
         await self._accept(message, self._identify(message))
 
     async def ask(self, message: Message) -> Reply:
-        """Carry one message through the same steps, its answer for the caller alone."""
+        """Carry one message through the same steps, its answer for the caller alone, within the usual deadline."""
         origin = self._identify(message)
-        reply = self._replies.expect(origin.result_id)
+        reply = self._replies.expect(origin)
+        if reply is None:
+            return refusal(origin, ModelUnavailable("the gateway is stopping", fix="Try again soon"))
         await self._accept(message, origin)
-        return await reply
+        limit_s = self._live.current.snapshot_deadline_ms / 1000 + ASK_MARGIN_S
+        done, _ = await asyncio.wait([reply], timeout=limit_s)
+        return reply.result() if done else refusal(origin, DeadlineExceeded(f"no answer within {limit_s:.0f} s"))
 
     def _identify(self, message: Message) -> Origin:
         return identify(message, self._patterns, self._live.current.place, self._usual)
@@ -155,6 +161,9 @@ class Intake:
         return DeadlineExceeded(f"the snapshot waited {waited_s:.1f} s, longer than its deadline")
 
     async def _refuse(self, origin: Origin, topics: ReplyTopics, error: SnapshotError) -> None:
+        if self._replies.awaited(origin.result_id):  # needs no broker, which may be away
+            await self._replies.answer_error(origin, topics, error)
+            return
         await self._refusals.put((origin, topics, error))
 
     async def _refuse_job(self, job: Job, error: SnapshotError) -> None:

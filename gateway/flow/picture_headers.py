@@ -20,7 +20,8 @@ MAX_CHUNKS = 16_384
 MAX_SCANS = 100
 """Passes over a progressive JPEG; ten are usual, and each costs time for every pixel whatever its size in bytes."""
 
-PROGRESSIVE = 0xC2
+SEQUENTIAL = frozenset((0xC0, 0xC1, 0xC3, 0xC9, 0xCB))
+"""Frames of a JPEG that need one scan for each of their colours at most; all others count as progressive."""
 
 FORMATS: tuple[tuple[str, int, tuple[bytes, ...]], ...] = (
     ("JPEG", 0, (b"\xff\xd8\xff",)),
@@ -114,8 +115,10 @@ def _jpeg(data: bytes) -> Header:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             frame, (height, width, bands) = marker, struct.unpack_from(">HHB", segment, 5)
         if marker == 0xDA:
-            if frame == PROGRESSIVE or segment[4] != bands:
-                _refuse_many_scans(data, place)
+            if frame not in SEQUENTIAL:
+                _refuse_more_scans(data, place, MAX_SCANS)
+            elif segment[4] != bands:
+                _refuse_more_scans(data, place, bands)
             # Most cameras write none of it, and a copy takes as long as all of this.
             whole = b"".join((*kept, data[place:])) if dropped else data
             return Header("JPEG", width, height, orientation, whole, inverted=bands == 4 and not adobe)
@@ -128,11 +131,11 @@ def _jpeg(data: bytes) -> Header:
     raise _damaged("JPEG", f"it has more than {MAX_SEGMENTS} segments")
 
 
-def _refuse_many_scans(data: bytes, place: int) -> None:
+def _refuse_more_scans(data: bytes, place: int, most: int) -> None:
     # Inside compressed pixels FF is always followed by 00, so this counts markers, those of a second picture included.
-    # It takes up to 1 ms a megabyte: too much to do for the JPEGs of one scan, which most are.
-    if data.count(b"\xff\xda", place) > MAX_SCANS:
-        raise _damaged("JPEG", f"it has more than {MAX_SCANS} scans")
+    # It takes up to 1 ms a megabyte: too much to do for the JPEGs whose first scan is all of them, which most are.
+    if data.count(b"\xff\xda", place) > most:
+        raise _damaged("JPEG", f"it has more than {most} scans")
 
 
 def _png(data: bytes) -> Header:

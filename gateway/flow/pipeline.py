@@ -23,6 +23,7 @@ from gateway.errors import (
     InternalError,
     ModelUnavailable,
     Outcome,
+    PayloadInvalid,
     PublishRefused,
     SnapshotError,
 )
@@ -50,7 +51,7 @@ from gateway.messages import (
     Window,
 )
 from gateway.metrics import Metrics
-from gateway.models.catalog import Models, ServedVariant, State
+from gateway.models.catalog import Models, ServedModel, ServedVariant, State
 from gateway.models.input_plan import InputPlan, WindowPlan
 from gateway.ports import Broker, InferenceServer
 
@@ -59,13 +60,10 @@ log = structlog.get_logger(__name__)
 DECODING_THREADS = min(4, os.cpu_count() or 1)
 RETRY_S = 0.25
 """Until a snapshot whose Triton could not be reached may be asked again."""
-EXPIRY_INTERVAL_S = 0.05
 ALERT_INTERVAL_S = 0.5
 ALERTS_AT_ONCE = 64
 HEAVY_TASKS = frozenset(("instance-segmentation", "anomaly-detection"))
 """Tasks whose answers are outlines, which take milliseconds to draw."""
-REFUSALS_WAITING = 1024
-"""Error messages that may wait for the broker before intake stops reading."""
 
 
 class Pipeline:
@@ -123,6 +121,7 @@ class Pipeline:
     async def _predict(self, job: Job) -> Predicted:
         """Steps 4 to 7, with the entry of the catalogue that serves now."""
         model = self._models.current.named(job.model.spec.name)
+        _refuse_if_changed(job, model)
         selection = choose(job.snapshot, model, self._live.current)
         prepared = await self._prepare(replace(job, model=model), selection)
         return await self._ask(prepared, selection)
@@ -253,6 +252,7 @@ class Pipeline:
     def close(self) -> int:
         """Leave the rest to the broker; returns how many snapshots that are."""
         self._schedule.drain()
+        self.replies.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         return self.acks.abandon_rest()
 
@@ -263,6 +263,17 @@ class Pipeline:
             yield
         finally:
             self._busy -= 1
+
+
+def _refuse_if_changed(job: Job, model: ServedModel) -> None:
+    """Raise PayloadInvalid when the model's model.yaml was replaced while the snapshot waited, and asks for others."""
+    snapshot, sensor = job.snapshot, model.spec.sensor
+    fits = model.spec.takes_pictures
+    if isinstance(snapshot, Window):
+        fits = not fits and snapshot.readings.shape == (sensor.window, sensor.channels)
+    if not fits:
+        text = f"model '{model.spec.name}' takes something else since its model.yaml has changed"
+        raise PayloadInvalid(text, fix="Send it again, in the form that the model takes now")
 
 
 def _prepared(job: Job, variants: list[ServedVariant], max_image_pixels: int) -> dict[str, PreparedInput]:

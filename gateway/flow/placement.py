@@ -23,6 +23,8 @@ class Placement:
     content: tuple[int, int]
     """Width and height of the part in the input; around it is padding."""
     geometry: Geometry
+    cropped: bool = False
+    """Whether the input is cut out of the whole picture at its scale, at a whole pixel."""
 
     @property
     def whole(self) -> tuple[int, int]:
@@ -102,7 +104,7 @@ def _crop(width: int, height: int, fraction: float, size: tuple[int, int]) -> Pl
         min(float(height), (hidden[1] + input_height) / scale_y),
     )
     geometry = Geometry(width, height, scale_x, scale_y, -hidden[0], -hidden[1], box)
-    return Placement(box, 0, 0, (input_width, input_height), geometry)
+    return Placement(box, 0, 0, (input_width, input_height), geometry, cropped=True)
 
 
 def _tiles(width: int, height: int, spec: PreprocessingSpec, size: tuple[int, int]) -> tuple[Placement, ...]:

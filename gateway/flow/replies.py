@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from gateway.errors import BrokerUnavailable, PublishRefused, SnapshotError
+from gateway.errors import BrokerUnavailable, ModelUnavailable, PublishRefused, SnapshotError
 from gateway.flow.acks import AckLedger
 from gateway.flow.publish import error_publication
 from gateway.messages import Origin, Publication, ReplyTopics
@@ -19,9 +19,9 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reply:
-    """The answer to one who waits for it; with the error when it is none."""
+    """The answer to one who waits for it, a JSON message; with the error when it is none."""
 
-    publication: Publication
+    payload: bytes
     error: SnapshotError | None = None
 
 
@@ -35,13 +35,23 @@ class Replies:
         self._broker = broker
         self._acks = acks
         self._metrics = metrics
-        self._waiting: dict[str, asyncio.Future[Reply]] = {}
+        self._waiting: dict[str, tuple[Origin, asyncio.Future[Reply]]] = {}
+        self._closed = False
 
-    def expect(self, result_id: str) -> asyncio.Future[Reply]:
-        """Have the answer to this snapshot, which has not been accepted yet, given to the caller."""
+    def expect(self, origin: Origin) -> asyncio.Future[Reply] | None:
+        """Have the answer to this snapshot, which has not been accepted yet, given to the caller; None at the end."""
+        if self._closed:
+            return None
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting[result_id] = future
+        self._waiting[origin.result_id] = origin, future
         return future
+
+    def close(self) -> None:
+        """Tell everybody who still waits here that the gateway stops."""
+        self._closed = True
+        for origin, future in self._waiting.values():
+            if not future.done():
+                future.set_result(refusal(origin, ModelUnavailable("the gateway is stopping", fix="Try again soon")))
 
     def awaited(self, result_id: str) -> bool:
         """Whether somebody waits for this answer here, rather than at the broker."""
@@ -54,7 +64,7 @@ class Replies:
 
         Raises PublishRefused for the result, BrokerUnavailable at the end.
         """
-        if self._given(origin, Reply(result)):
+        if self._given(origin, Reply(result.payload)):
             return
         if topics.response is not None:
             others = [*others, replace(result, topic=topics.response)]
@@ -74,7 +84,8 @@ class Replies:
     async def answer_error(self, origin: Origin, topics: ReplyTopics, error: SnapshotError) -> None:
         """Say why there is no result, then acknowledge."""
         publication = error_publication(topics, origin, error)
-        if not self._given(origin, Reply(publication, error)) and not await self._publish_error(publication, topics):
+        given = self._given(origin, Reply(publication.payload, error))
+        if not given and not await self._publish_error(publication, topics):
             return  # closing: the ticket stays open, the broker will send the snapshot again
         self._metrics.snapshot_errors.labels(error.code).inc()
         log.warning(
@@ -91,10 +102,10 @@ class Replies:
 
     def _given(self, origin: Origin, reply: Reply) -> bool:
         """False when nobody has asked for it directly."""
-        waiting = self._waiting.pop(origin.result_id, None)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(reply)
-        return waiting is not None
+        _, future = self._waiting.pop(origin.result_id, (origin, None))
+        if future is not None and not future.done():
+            future.set_result(reply)
+        return future is not None
 
     async def _publish_error(self, publication: Publication, topics: ReplyTopics) -> bool:
         """False when the broker is gone for good."""
@@ -112,3 +123,8 @@ class Replies:
                     "The broker refused an error message", topic=each.topic, reason=refusal.message, fix=refusal.fix
                 )
         return True
+
+
+def refusal(origin: Origin, error: SnapshotError) -> Reply:
+    """An error as the answer to one who asks directly."""
+    return Reply(error_publication(ReplyTopics("", "", ""), origin, error).payload, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -24,6 +25,8 @@ NUMPY_TYPES: dict[str, type[np.generic]] = {
     "FP32": np.float32,
 }
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+MOST_AROUND = 8
+"""How many times the pixels of the input the whole picture may have at its scale, to be resized before it is cut."""
 _PART = 2048
 """OpenCV counts the share of a neighbouring pixel in 1/2048."""
 
@@ -40,9 +43,24 @@ def draw(decoded: Decoded, placement: Placement, resample: str) -> Image.Image:
     size = decoded.stored(placement.content)
     if resample == "opencv":
         part = _as_opencv(decoded.raster, box, size)
+    elif placement.cropped and math.prod(placement.whole) <= MOST_AROUND * math.prod(size):
+        part = _resized_and_cropped(decoded, placement, _FILTERS[resample])
     else:
         part = decoded.raster.resize(size, _FILTERS[resample], box=box)
     return decoded.upright(part if part.mode in ("L", "RGB") else part.convert("RGB"))
+
+
+def _resized_and_cropped(decoded: Decoded, placement: Placement, resample: Image.Resampling) -> Image.Image:
+    """The whole resized and then cut, in the two steps of torchvision and timm, whose pixels these are.
+
+    Resizing only the part is the same but for rounding in between, which is worth up to seven grey levels.
+    """
+    picture = decoded.on_raster((0.0, 0.0, placement.geometry.width, placement.geometry.height))
+    whole = decoded.stored(placement.whole)
+    box = decoded.on_raster(placement.box)
+    left, top = round(box[0] * whole[0] / picture[2]), round(box[1] * whole[1] / picture[3])
+    width, height = decoded.stored(placement.content)
+    return decoded.raster.resize(whole, resample, box=picture).crop((left, top, left + width, top + height))
 
 
 def _as_opencv(raster: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]) -> Image.Image:

@@ -30,10 +30,13 @@ class _Ring:
     wanted: int = 0
     """Readings until the next window."""
 
-    def add(self, values: tuple[float, ...]) -> None:
-        self.rows[self.end] = values
-        self.end = (self.end + 1) % len(self.rows)
-        self.wanted -= 1
+    def add(self, readings: NDArray[np.float64]) -> None:
+        window = len(self.rows)
+        readings = readings[-window:]
+        before_edge = min(len(readings), window - self.end)
+        self.rows[self.end : self.end + before_edge] = readings[:before_edge]
+        self.rows[: len(readings) - before_edge] = readings[before_edge:]
+        self.end = (self.end + len(readings)) % window
 
     def oldest_first(self) -> NDArray[np.float64]:
         joined: NDArray[np.float64] = np.concatenate((self.rows[self.end :], self.rows[: self.end]))
@@ -66,29 +69,37 @@ class Windows:
         return self._bytes
 
     def join(self, reading: Reading, model_name: str, spec: SensorSpec) -> Window | None:
-        """Add a reading; gives the window that it completes: when the ring is full, then every `stride` readings.
+        """Add a reading, or several that came together, oldest first: their values one after the other.
 
-        The window asks for what its newest reading asks for. A model whose window or channels have changed starts
-        anew. Raises PayloadInvalid when the reading has another number of values than the model has channels; the ring
-        stays as it was.
+        Gives the window that is complete when the ring is full, then every `stride` readings; of several that come
+        together the last. The window asks for what its newest reading asks for. A model whose window or channels have
+        changed starts anew. Raises PayloadInvalid when the values are no whole readings of as many channels as the
+        model has; the ring stays as it was.
         """
-        if len(reading.values) != spec.channels:
+        count, rest = divmod(len(reading.values), spec.channels)
+        if rest or not count:
             raise PayloadInvalid(
                 f"the reading has {len(reading.values)} values, the model '{model_name}' takes {spec.channels}",
                 fix="Send one value a channel, in the model's order, or correct sensor.channels in model.yaml",
             )
+        rows = np.array(reading.values, np.float64).reshape(count, spec.channels)
         ring = self._ring((reading.origin.device_id, model_name), spec)
-        ring.add(reading.values)
-        if ring.wanted > 0:
+        if count < ring.wanted:
+            ring.add(rows)
+            ring.wanted -= count
             return None
-        ring.wanted = spec.stride
+        behind = (count - ring.wanted) % spec.stride  # readings that wait for the next window
+        ring.add(rows[: count - behind])
+        readings = ring.oldest_first()
+        ring.add(rows[count - behind :])
+        ring.wanted = spec.stride - behind
         return Window(
             origin=reading.origin,
             metadata=reading.metadata,
             backend_preference=reading.backend_preference,
             priority=reading.priority,
             deadline_ms=reading.deadline_ms,
-            readings=ring.oldest_first(),
+            readings=readings,
         )
 
     def _ring(self, key: Key, spec: SensorSpec) -> _Ring:

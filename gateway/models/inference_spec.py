@@ -13,6 +13,8 @@ from pydantic import Field, field_validator, model_validator
 
 from gateway.schema import StrictModel
 
+MAX_NAME = 256
+"""Characters of a label, or of the name that it has in messages."""
 MAX_POLYGONS = 64
 MAX_CORNERS = 256
 ON_THE_LINE = 1e-9
@@ -27,7 +29,7 @@ class InferenceSpec(StrictModel):
     outputs: dict[str, str] = Field(default_factory=dict)
     """Which tensor plays which role of the layout, where shapes and names leave it open: role to tensor name."""
     confidence_threshold: float = Field(0.5, ge=0, le=1)
-    """Predictions below this confidence are left out."""
+    """Predictions must be above this confidence; one that is equal to it is left out."""
     class_thresholds: dict[str, float] = Field(default_factory=dict)
     """Confidence thresholds of single classes, by label."""
     classes: tuple[str, ...] = ()
@@ -69,6 +71,14 @@ class InferenceSpec(StrictModel):
         for label, threshold in value.items():
             if not 0 <= threshold <= 1:
                 raise ValueError(f"'{label}': a threshold lies between 0 and 1, not at {threshold}")
+        return value
+
+    @field_validator("rename")
+    @classmethod
+    def _names(cls, value: dict[str, str]) -> dict[str, str]:
+        for label, name in value.items():
+            if not name or len(name) > MAX_NAME:
+                raise ValueError(f"'{label[:MAX_NAME]}': a name has 1 to {MAX_NAME} characters, not {len(name)}")
         return value
 
     @field_validator("min_size")

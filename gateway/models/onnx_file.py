@@ -14,6 +14,7 @@ from pathlib import Path
 
 from gateway.errors import ConfigError
 from gateway.messages import TensorSpec
+from gateway.models.regular_file import open_regular
 from gateway.models.wire_format import BYTES, Field, WireError, WireReader
 
 MAX_NAME_BYTES = 4096
@@ -72,7 +73,7 @@ class OnnxFacts:
 def read_onnx(path: Path) -> OnnxFacts:
     """The facts of an ONNX file; raises ConfigError for one that cannot be read or is no ONNX model."""
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size == 0:
                 raise ConfigError("the model file is empty (0 bytes)", where=str(path), fix="Copy it again, completely")

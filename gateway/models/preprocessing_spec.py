@@ -21,7 +21,7 @@ class TilesSpec(StrictModel):
     """Share of a tile that its neighbour sees too; an object should fit into it."""
     whole: bool = True
     """Whether the whole picture is asked as well, for the objects larger than a tile."""
-    max_tiles: int = Field(16, ge=1, le=64)
+    max_tiles: int = Field(8, ge=1, le=64)
     """Most tiles of one picture, the whole one not counted; for a larger picture the tiles grow."""
 
     @field_validator("size", mode="before")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +27,26 @@ class LogicalModel:
     path: Path
 
 
+def read_served(
+    repository: Path, model_config_path: Path | None = None
+) -> tuple[list[LogicalModel], list[ConfigError]]:
+    """The models to serve: the one of MODEL_CONFIG_PATH, else all of the repository, and the errors of the others.
+
+    Raises ConfigError for what is wrong with the one model, or with the repository itself.
+    """
+    if model_config_path is not None:
+        return [read_model(model_config_path, repository)], []
+    return read_repository(repository)
+
+
 def read_repository(root: Path) -> tuple[list[LogicalModel], list[ConfigError]]:
-    """All logical models of a repository and the errors of those that cannot be read; one bad one hides no other."""
+    """All logical models of a repository and the errors of those that cannot be read; one bad one hides no other.
+
+    Raises ConfigError for the repository itself.
+    """
     models: dict[str, LogicalModel] = {}
     errors: list[ConfigError] = []
-    if not root.is_dir():
-        raise ConfigError("no such folder", where=f"MODEL_REPOSITORY={root}", fix="Name the folder with the models")
-    for path in sorted(root.glob("*/model.yaml")):
+    for path in _model_yamls(root):
         try:
             model = read_model(path, root)
             if model.spec.name in models:
@@ -47,13 +61,40 @@ def read_repository(root: Path) -> tuple[list[LogicalModel], list[ConfigError]]:
     return list(models.values()), errors
 
 
+def _model_yamls(root: Path) -> list[Path]:
+    where, fix = f"MODEL_REPOSITORY={root}", "Name the folder with the models"
+    try:
+        if not root.is_dir():
+            raise ConfigError("no such folder", where=where, fix=fix)
+        return sorted(root.glob("*/model.yaml"))
+    except (OSError, ValueError) as error:  # a name that is too long, a disk that is gone
+        raise ConfigError(f"cannot be read: {_reason(error)}", where=where, fix=fix) from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
 def read_model(path: Path, repository: Path | None = None) -> LogicalModel:
     """One model.yaml and its labels, if need be out of the ONNX file in `repository`; raises ConfigError."""
+    try:
+        return _read_model(path, repository or path.parent.parent)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot be read: {_reason(error)}",
+            where=str(path),
+            fix="Check this path, the files beside it and MODEL_REPOSITORY",
+        ) from error
+
+
+def _read_model(path: Path, repository: Path) -> LogicalModel:
+    if path.is_fifo():  # whoever opened it would wait for ever
+        raise OSError(errno.EINVAL, "it is no regular file")
     spec = read_spec(path)
-    labels = read_labels(spec, path.parent)
+    labels = read_labels(spec, path)
     if not labels and spec.model_type in ("anomaly-detection", "sensor-anomaly"):
         labels = ANOMALY_LABELS
-    files = _metadata_of_files(spec, repository or path.parent.parent)
+    files = _metadata_of_files(spec, repository)
     labels = labels or next((found for each in files if (found := labels_of(each))), ())
     spec = _with_defaults_of_files(spec, files)
     if unknown := unknown_label(spec.inference, labels):

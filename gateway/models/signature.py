@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
 
 from gateway.errors import ConfigError
 from gateway.layouts.binding import bind, classes_of, explain
 from gateway.messages import ModelSignature, TensorSpec
 from gateway.models.catalog import ServedVariant, State
-from gateway.models.input_plan import ExtraInput, InputPlan, Meaning, WindowPlan
+from gateway.models.input_plan import Datatype, ExtraInput, InputPlan, Meaning, WindowPlan
+from gateway.models.preprocessing_spec import PreprocessingSpec
 from gateway.models.repository import LogicalModel
 
 USUAL_EXTRAS: dict[str, Meaning] = {
@@ -20,7 +21,9 @@ USUAL_EXTRAS: dict[str, Meaning] = {
     "pixel_mask": "mask",
 }
 """Inputs beside the picture as the exports of RT-DETR, PaddleDetection and DETR name them."""
-PICTURE_TYPES = ("FP32", "FP16", "UINT8", "INT8")
+BYTES_OF: dict[Datatype, int] = {"FP32": 4, "FP16": 2, "UINT8": 1, "INT8": 1}
+MAX_INPUT_BYTES = 64 * 2**20
+"""Tensors of one snapshot; MAX_IN_FLIGHT of them may be in memory at the same time."""
 EXTRA_TYPES = ("FP32", "FP16", "INT64", "INT32", "BOOL", "UINT8")
 _INDEX = re.compile(r"__\d+$")
 UNBOUNDED = 64
@@ -60,16 +63,9 @@ def _plan_picture(signature: ModelSignature, model: LogicalModel, where: str) ->
         if name not in (*extras, *map(_plain, extras)):
             raise ConfigError(f"preprocessing.inputs names '{name}', which the model does not have", where=where,
                               fix=f"Its inputs are {_names(signature.inputs)}")  # fmt: skip
-    pictures = [tensor for tensor in signature.inputs if tensor.name not in extras]
-    if len(pictures) != 1:
-        raise ConfigError(
-            f"of the inputs ({_names(signature.inputs)}) exactly one must be the picture",
-            where=where,
-            fix="Say in preprocessing.inputs what the others are told, such as `orig_size: input_height_width`",
-        )
-    tensor = pictures[0]
-    if tensor.datatype not in PICTURE_TYPES:
-        raise ConfigError(f"the input '{tensor.name}' is {tensor.datatype}; a picture is {', '.join(PICTURE_TYPES)}",
+    tensor = _the_picture(signature, extras, where)
+    if tensor.datatype not in BYTES_OF:
+        raise ConfigError(f"the input '{tensor.name}' is {tensor.datatype}; a picture is {', '.join(BYTES_OF)}",
                           where=where, fix="Export the model with such an input")  # fmt: skip
     shape = _without_batch(tensor, signature, rank=3)
     if shape is None:
@@ -90,19 +86,37 @@ def _plan_picture(signature: ModelSignature, model: LogicalModel, where: str) ->
         width=width,
         channels=1 if channels == 1 or (channels == -1 and spec.color == "GRAY") else 3,
         channels_last=channels_last,
-        datatype=_picture_type(tensor.datatype),
+        datatype=tensor.datatype,
         extras=tuple(
             _extra(each, extras[each.name], signature, where) for each in signature.inputs if each.name in extras
         ),
     )
+    _refuse_huge(plan, spec, where)
     return plan, tensor
 
 
-def _picture_type(datatype: str) -> Literal["FP32", "FP16", "UINT8", "INT8"]:
-    match datatype:
-        case "FP32" | "FP16" | "UINT8" | "INT8":
-            return datatype
-    raise AssertionError(datatype)
+def _the_picture(signature: ModelSignature, extras: Mapping[str, Meaning], where: str) -> TensorSpec:
+    pictures = [tensor for tensor in signature.inputs if tensor.name not in extras]
+    if len(pictures) != 1:
+        raise ConfigError(
+            f"of the inputs ({_names(signature.inputs)}) exactly one must be the picture",
+            where=where,
+            fix="Say in preprocessing.inputs what the others are told, such as `orig_size: input_height_width`",
+        )
+    return pictures[0]
+
+
+def _refuse_huge(plan: InputPlan, spec: PreprocessingSpec, where: str) -> None:
+    """Raise ConfigError when the tensors of one snapshot would take more memory than several may at a time."""
+    pictures = spec.tiles.max_tiles + spec.tiles.whole if spec.mode == "tiles" else 1
+    size = pictures * plan.height * plan.width * plan.channels * BYTES_OF[plan.datatype]
+    if size > MAX_INPUT_BYTES:
+        raise ConfigError(
+            f"the input '{plan.name}' takes {size / 2**20:.0f} MiB for one snapshot ({pictures} of {plan.height}x"
+            f"{plan.width} {plan.datatype}), the limit is {MAX_INPUT_BYTES // 2**20} MiB",
+            where=where,
+            fix="Lower preprocessing.tiles.max_tiles" if pictures > 1 else "Export the model for a smaller picture",
+        )
 
 
 def _meaning(name: str, given: dict[str, Meaning]) -> Meaning | None:

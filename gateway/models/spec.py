@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,17 @@ from pydantic import Field, field_validator, model_validator
 
 from gateway import layouts, topics
 from gateway.errors import ConfigError
-from gateway.models.inference_spec import AlertsSpec, CameraSpec, InferenceSpec, nearest_of
+from gateway.models.inference_spec import MAX_NAME, AlertsSpec, CameraSpec, InferenceSpec, nearest_of
 from gateway.models.preprocessing_spec import PreprocessingSpec, SensorSpec
+from gateway.models.regular_file import open_regular
 from gateway.schema import ANSWER_PARTS, StrictModel, output_topic, parse, read_yaml
 
 log = structlog.get_logger(__name__)
 
 MAX_LABELS = 10_000
+MAX_LABELS_BYTES = 1 << 20
+MAX_FILE_NAME_BYTES = 255
+"""What Linux allows in one folder."""
 MAX_VARIANTS = 8
 VARIANT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 USUAL_LAYOUTS = {
@@ -116,8 +121,12 @@ class ModelSpec(StrictModel):
             for label in value:
                 if not isinstance(label, str):  # YAML reads yes, no, on and 1 as something else
                     raise ValueError(f"a label is text, and YAML reads one of these as {label!r}; put it in quotes")  # noqa: TRY004 - pydantic's way
+            if (problem := _problem_of_labels(value, "label")) is not None:
+                raise ValueError(problem)
         elif not isinstance(value, str):
             raise ValueError("must be the name of a file or a list of labels")  # noqa: TRY004
+        elif not _is_file_name(value):
+            raise ValueError("must be the name of a file that lies beside model.yaml, or a list of labels")
         return value
 
     @field_validator("variants")
@@ -126,7 +135,7 @@ class ModelSpec(StrictModel):
         for name, triton in value.items():
             if not VARIANT_NAME.fullmatch(name) or name == "dual":
                 raise ValueError(f"'{name}' is no name for a variant: lower case letters, digits and '-', not 'dual'")
-            if not triton or set(triton) & set("/\\"):
+            if not _is_file_name(triton):
                 raise ValueError(f"'{name}' needs the name of a Triton model, which is a folder of the repository")
         if len(value) > MAX_VARIANTS:
             raise ValueError(f"{len(value)} variants, at most {MAX_VARIANTS} are served")
@@ -183,6 +192,22 @@ class ModelSpec(StrictModel):
             raise ValueError(f"backend '{self.backend}' is no variant of the model ({hint})")
 
 
+def _is_file_name(text: str) -> bool:
+    """Whether it can be the name of something in a folder, and leads nowhere else."""
+    plain = text.isprintable() and text not in ("", ".", "..") and not set(text) & set("/\\")
+    return plain and len(text.encode()) <= MAX_FILE_NAME_BYTES
+
+
+def _problem_of_labels(labels: Sequence[str], what: str) -> str | None:
+    """An empty one would be a class without a name; left out, it would shift the ids of all that follow."""
+    for number, label in enumerate(labels, 1):
+        if not label.strip():
+            return f"{what} {number} is empty, and each is a class"
+        if len(label) > MAX_NAME:
+            return f"{what} {number} has {len(label)} characters, at most {MAX_NAME} are read"
+    return None
+
+
 def read_spec(path: Path) -> ModelSpec:
     """Read one model.yaml; the Triton models default to `<folder>-onnx` and `<folder>-torch`; raises ConfigError."""
     data = read_yaml(path)
@@ -208,26 +233,41 @@ def _base_name(path: Path, data: dict[str, Any]) -> str:
     return path.parent.name if path.name == "model.yaml" else path.stem
 
 
-def read_labels(spec: ModelSpec, folder: Path) -> tuple[str, ...]:
-    """The class names by class id, () when there is no labels file; raises ConfigError when it cannot be read."""
-    where = f"{folder / 'model.yaml'}: labels"
-    if isinstance(spec.labels, tuple):
-        labels = spec.labels
-    else:
-        path = folder / spec.labels
-        if not path.exists() and "labels" not in spec.model_fields_set:
-            return ()
+def read_labels(spec: ModelSpec, path: Path) -> tuple[str, ...]:
+    """The class names by class id, for the model.yaml at `path`; () when there is no labels file.
+
+    Raises ConfigError when it cannot be read.
+    """
+    where = f"{path}: labels"
+    labels = spec.labels
+    if isinstance(labels, str):
         try:
-            with path.open(encoding="utf-8") as file:
-                text = file.read(MAX_LABELS * 100)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            with open_regular(path.parent / labels) as file:
+                content = file.read(MAX_LABELS_BYTES + 1)
+            labels = _labels_in(content, labels, where)
+        except (OSError, ValueError) as error:
+            if isinstance(error, FileNotFoundError) and "labels" not in spec.model_fields_set:
+                return ()
+            reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", error)
             raise ConfigError(
-                f"the labels file '{path.name}' cannot be read: {reason}",
+                f"the labels file '{labels}' cannot be read: {reason}",
                 where=where,
                 fix="Write one class a line, in UTF-8",
             ) from error
-        labels = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not labels or len(labels) > MAX_LABELS:
         raise ConfigError(f"{len(labels)} labels", where=where, fix=f"Name 1 to {MAX_LABELS} classes, one a line")
+    return labels
+
+
+def _labels_in(content: bytes, name: str, where: str) -> tuple[str, ...]:
+    """The lines of a labels file, but for empty ones at its end; raises ConfigError, and UnicodeDecodeError."""
+    if len(content) > MAX_LABELS_BYTES:
+        raise ConfigError(
+            f"the labels file '{name}' is larger than {MAX_LABELS_BYTES >> 20} MiB",
+            where=where,
+            fix=f"Name 1 to {MAX_LABELS} classes, one a line",
+        )
+    labels = tuple(line.strip() for line in content.decode("utf-8-sig").rstrip().splitlines())
+    if (problem := _problem_of_labels(labels, f"'{name}': line")) is not None:
+        raise ConfigError(problem, where=where, fix="Write the name of that class there, or delete the line")
     return labels

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gateway.errors import ConfigError
+from gateway.models.regular_file import open_regular
 
 MAX_DIRECTORY_BYTES = 2 << 20
 """Read of the archive to find a file in it; one of a model of a thousand tensors lists them in 0.1 MiB."""
@@ -38,7 +39,7 @@ def read_torchscript_metadata(path: Path) -> Mapping[str, str]:
     Raises ConfigError for a file that cannot be read or is no TorchScript archive.
     """
     try:
-        with path.open("rb", buffering=0) as file, zipfile.ZipFile(_Bounded(file)) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(_Bounded(file)) as archive:
             # Every file of the archive lies in one folder, which is named as the author named the file.
             members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
             if CODE_FILE not in members:

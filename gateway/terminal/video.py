@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from gateway.addresses import shown
 from gateway.errors import UserError
 from gateway.terminal.threads import apart
+
+__all__ = ["Video", "is_address", "open_video", "shown"]
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".mts", ".mjpeg",
           ".mjpg", ".h264", ".264", ".h265", ".265", ".hevc", ".ogv", ".3gp")  # fmt: skip
@@ -30,14 +33,6 @@ PROTOCOLS = {True: "rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https,httpproxy,crypto"
 def is_address(text: str) -> bool:
     """Whether it is the address of a stream rather than a path."""
     return re.match(r"[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
-
-
-def shown(address: str) -> str:
-    """The address without its password."""
-    parts = urlsplit(address)
-    if "@" not in parts.netloc:
-        return address
-    return parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
 
 
 def open_video(place: str | Path, every: int, max_pixels: int) -> Video:

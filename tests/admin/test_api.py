@@ -15,7 +15,7 @@ import pytest
 
 from gateway import __version__
 from gateway.errors import BackendRejected
-from tests.flow.builders import jpeg
+from tests.flow.builders import jpeg, message
 from tests.harness import Site, site, until
 
 
@@ -110,6 +110,39 @@ async def test_a_form_without_a_picture_is_refused(tmp_path: Path) -> None:
         )
         endless = await client.post("/v1/infer", content=b"x", headers={"Content-Type": "multipart/form-data"})
     assert [answer.status_code for answer in (empty, broken, endless)] == [400, 400, 400]
+
+
+async def test_a_form_with_an_endless_header_is_refused_like_any_other(tmp_path: Path) -> None:
+    body = b"--x\r\nContent-Disposition: form-data; name=image\r\nX: " + b"a" * 20_000 + b"\r\n\r\n1\r\n--x--\r\n"
+    async with served(tmp_path) as (_, client):
+        form = await client.post("/v1/infer", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+        coded = await client.post("/v1/infer", content=jpeg(), headers={"Content-Encoding": "gzip"})
+    assert (form.status_code, form.json()["error"]["code"]) == (400, "PAYLOAD_INVALID")
+    assert coded.status_code == 400
+
+
+async def test_one_who_asks_is_answered_in_time_though_the_broker_is_away(tmp_path: Path) -> None:
+    async with served(tmp_path, max_in_flight=1, snapshot_deadline_ms=500) as (place, client):
+        place.broker.stop()
+        for number in range(8):  # they wait for the broker, or for one another
+            await place.gateway._pipeline.intake.accept(message(jpeg(seed=number)))
+        garbage, picture = await asyncio.gather(
+            client.post("/v1/infer", content=b"no picture"), client.post("/v1/infer", content=jpeg(seed=99))
+        )
+        assert garbage.status_code == 400
+        assert picture.status_code in (200, 504)
+        place.broker.start()
+
+
+async def test_at_a_stop_everybody_who_waits_gets_an_answer(tmp_path: Path) -> None:
+    async with served(tmp_path, drain_timeout_s=0.2) as (place, client):
+        place.triton.hold("detector-onnx")
+        asked = asyncio.create_task(client.post("/v1/infer", content=jpeg()))
+        await place.triton.wait_until_held("detector-onnx")
+        assert await place.stop() == 0
+        answer = await asked
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "MODEL_UNAVAILABLE")
+    assert place.outcomes() == {"abandoned": 1}
 
 
 async def test_a_failing_variant_is_a_bad_gateway(tmp_path: Path) -> None:

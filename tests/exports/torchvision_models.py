@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.exports.fitting import fit, settle
-from tests.exports.pictures import CLASSES, Picture
+from tests.exports.pictures import CLASSES, PICTURE_SIZE, Picture
 from tests.exports.reference import Case, Reference, detections
 from tests.exports.runtime import Export, run_onnx
 from tests.exports.workplace import Workplace
@@ -74,6 +74,17 @@ CLASSIFIER = "torchvision-resnet18"
 CLASSIFIER_SIZE = (96, 96)
 
 
+def mismatch() -> str:
+    """Why torchvision cannot be used here, in one line; empty where it can."""
+    import torch
+
+    try:
+        import torchvision.ops  # noqa: F401 - the question is whether it can be imported
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"torchvision does not fit torch {torch.__version__} here ({str(error).splitlines()[0]})"
+    return ""
+
+
 def make(family: str, place: Workplace) -> Reference:
     """Fits, exports to ONNX and TorchScript, asks the model itself, and hands back the reference."""
     import torch
@@ -86,19 +97,26 @@ def make(family: str, place: Workplace) -> Reference:
     net.train()
     fit(net, lambda: sum(net(pictures, truth).values()), recipe.steps, recipe.rate)
     settle(net, lambda: net(pictures, truth))
-    net.eval()
-    export = _export(net, place.folder(family) / family, pictures[0][None], recipe.outputs)
-    export.describe(recipe.size)
-    answers = [_answer(net, picture) for picture in pictures]
-    whole = [_whole(*pair, recipe.size) for pair in zip(place.pictures, answers, strict=True)]
-    place.keep_answers(family, place.pictures, whole)
-    cases = tuple(_case(export.onnx, *pair) for pair in zip(pictures, answers, strict=True))
+    return detector_reference(family, place, net.eval())
+
+
+def detector_reference(family: str, place: Workplace, net: Any) -> Reference:
+    """Exports a fitted detector at the size of the pictures, which it resizes by itself, and asks it about them."""
+    from torchvision.transforms import functional
+
+    wholes = [functional.to_tensor(picture.image) for picture in place.pictures]
+    size = PICTURE_SIZE[::-1]
+    export = _export(net, place.folder(family) / family, wholes[0][None], RECIPES[family].outputs)
+    export.describe(size)
+    answers = [_answer(net, whole) for whole in wholes]
+    place.keep_answers(family, place.pictures, [{k: v.tolist() for k, v in answer.items()} for answer in answers])
+    cases = tuple(_case(export.onnx, *pair) for pair in zip(wholes, answers, strict=True))
     settings = {"confidence": CONFIDENCE, "max_detections": MAX_DETECTIONS}
-    return Reference(family, "torchvision", recipe.size, cases, settings)
+    return Reference(family, "torchvision", size, cases, settings)
 
 
 def _input(picture: Picture, size: tuple[int, int]) -> Any:
-    """The picture stretched to (3, H, W), RGB, 0 to 1: the model itself subtracts the mean."""
+    """What the model is fitted to: (3, H, W), RGB, 0 to 1; the model itself subtracts the mean."""
     from torchvision.transforms import functional
 
     return functional.to_tensor(picture.image.resize(size[::-1]))
@@ -151,12 +169,6 @@ def _answer(net: Any, picture: Any) -> dict[str, NDArray[Any]]:
         found = net([picture])[0]
     kept = found["scores"] > CONFIDENCE
     return detections(found["boxes"][kept], found["scores"][kept], found["labels"][kept] - BACKGROUND)
-
-
-def _whole(picture: Picture, answer: dict[str, NDArray[Any]], size: tuple[int, int]) -> dict[str, Any]:
-    """The same in pixels of the whole picture."""
-    scale = np.array([picture.image.width / size[1], picture.image.height / size[0]] * 2, np.float32)
-    return {name: value.tolist() for name, value in {**answer, "boxes": answer["boxes"] * scale}.items()}
 
 
 def _case(onnx: Path, picture: Any, answer: dict[str, NDArray[Any]]) -> Case:

@@ -6,7 +6,7 @@ import itertools
 import json
 import random
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -45,8 +45,9 @@ def seen(confidence: float = 0.9, name: str = NO_HELMET, **more: Any) -> Predict
 class Site:
     """A book, and all that it has said; its wall clock is that of the frames."""
 
-    def __init__(self, spec: AlertsSpec | None = None, **bounds: int) -> None:
+    def __init__(self, spec: AlertsSpec | None = None, *, said: bool = True, **bounds: int) -> None:
         self.spec = spec or AlertsSpec()
+        self.publishes = said
         self.now = 0.0
         self.said: list[Alert] = []
         self.book = AlertBook(clock=lambda: EPOCH + self.now, **bounds)
@@ -54,12 +55,15 @@ class Site:
     def see(self, origin: Origin, *predictions: Prediction, late: float = 0.0, model: str = MODEL) -> list[Alert]:
         self.now = max(self.now, origin.received_at + late)
         alerts = self.book.see(origin, model, TOPIC, self.spec, CLASSES, predictions, self.now)
-        self.said += alerts
-        return alerts
+        return self._publish(alerts)
 
     def expire(self, now: float) -> list[Alert]:
-        alerts = self.book.expire(now)
+        return self._publish(self.book.expire(now))
+
+    def _publish(self, alerts: list[Alert]) -> list[Alert]:
         self.said += alerts
+        for alert in alerts if self.publishes else ():
+            self.book.said(alert)
         return alerts
 
     @property
@@ -316,18 +320,45 @@ def test_a_changed_hold_off_holds_from_the_next_sighting_on() -> None:
     assert [alert.reason for alert in site.expire(3.5)] == ["gone"]
 
 
-@pytest.mark.parametrize("reason", ["gateway_stopped", "model_removed"])
-def test_everything_open_ends_at_once(reason: Literal["gateway_stopped", "model_removed"]) -> None:
+def test_everything_open_ends_at_once() -> None:
     site = Site(AlertsSpec(after_frames=2))
     for at in (0, 1):
         site.see(frame(at), seen())
         site.see(frame(at), seen(), model="other")
     site.see(frame(1), seen(name="smoke"))
-    ends = site.book.end_all(reason, MODEL)
-    assert [(alert.event, alert.model_name, alert.reason) for alert in ends] == [("end", MODEL, reason)]
-    assert [alert.model_name for alert in site.book.end_all(reason)] == ["other"]
+    ends = site.book.end_all("gateway_stopped")
+    assert [(alert.event, alert.model_name) for alert in ends] == [("end", MODEL), ("end", "other")]
+    assert {alert.reason for alert in ends} == {"gateway_stopped"}
     assert len(site.book) == 0
     assert site.expire(NEVER) == []
+
+
+def test_an_end_that_was_not_said_comes_once_more_at_the_end() -> None:
+    """Its publishing was cancelled, whether the timer, a later frame or another camera had ended the event."""
+    site = Site(AlertsSpec(), max_keys=2, said=False)
+    site.see(frame(0), seen())
+    site.see(frame(20), seen())
+    site.see(frame(20, "camera-02"), seen())
+    site.see(frame(20, "camera-03"), seen())
+    site.expire(31)
+    ends = [alert for alert in site.said if alert.event == "end"]
+    assert [alert.reason for alert in ends] == ["gone", "too_many", "gone", "gone"]
+    site.book.said(ends[2])
+    site.book.said(site.said[0])
+    assert site.expire(32) == [], "one that is about to be published is not published twice"
+    assert site.book.end_all("gateway_stopped") == [ends[1], ends[3]], "the oldest had to make room"
+    site.book.said(ends[1])
+    site.book.said(ends[1])
+    assert site.book.end_all("gateway_stopped") == [ends[3]]
+
+
+def test_ends_that_are_not_said_are_bounded_by_their_texts() -> None:
+    site = Site(max_text=10_000, said=False)
+    place = Place("b" * 4_000, "plant", "gw")
+    for number in range(5):
+        site.see(frame(number, f"camera-{number}", place=place), seen())
+        site.expire(NEVER)
+    assert [alert.origin.device_id for alert in site.book.end_all("gateway_stopped")] == ["camera-3", "camera-4"]
 
 
 # --- bounds ------------------------------------------------------------------------------------------
@@ -373,6 +404,15 @@ def test_long_texts_of_senders_are_bounded_too() -> None:
     for number in range(2):
         site.see(frame(number + 41, f"camera-{number}", place=place), seen())
     assert [alert.reason for alert in site.said[-2:]] == [None, None], "what has ended takes no room"
+
+
+def test_a_text_counts_as_the_bytes_that_it_may_take() -> None:
+    """One sign beyond the usual planes, and Python holds every character of its text in four bytes."""
+    site = Site(max_text=10_000)
+    place = Place("b" * 1_500 + "\N{FIRE}", "plant", "gw")
+    for number in range(2):
+        site.see(frame(number, f"camera-{number}", place=place), seen())
+    assert [alert.reason for alert in site.said] == [None, None, "too_many"]
 
 
 def test_an_ended_event_is_forgotten_in_the_end() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from PIL import Image
 from gateway.errors import ConfigError
 from gateway.layouts.custom import load_custom_layouts
 from gateway.messages import MessageProperties, ModelSignature, TensorSpec
+from gateway.models.catalog import ServedVariant
+from gateway.models.repository import read_model
+from gateway.models.signature import fit
 from gateway.models.spec import read_spec
 from gateway.testing import MemoryTriton
-from tests.flow.builders import SNAPSHOT_TOPIC, head, jpeg, snapshot_json
+from tests.flow.builders import SNAPSHOT_TOPIC, head, jpeg, sensor_spec, snapshot_json
 from tests.harness import site, until, write_model
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -251,3 +255,46 @@ async def test_classes_can_be_renamed_chosen_and_held_to_their_own_thresholds(tm
     (result,) = place.results
     assert [(item["class"], item["class_id"]) for item in result["predictions"]] == [("no_helmet", 1)]
     assert result["metadata"]["alert_triggered"]
+
+
+async def test_all_tiles_together_keep_the_deadline_of_the_snapshot(tmp_path: Path) -> None:
+    """Each wave of tiles has what is left of the time, not the whole again."""
+    write_model(
+        tmp_path,
+        preprocessing={"mode": "tiles", "tiles": {"size": 64, "overlap": 0, "max_tiles": 64}},
+        inference={"output": "yolov8"},
+    )
+    triton = MemoryTriton()
+    for variant in ("detector-onnx", "detector-torch"):
+        signature = ModelSignature(variant, "1", (IMAGES,), (OUTPUT,), 1)
+        triton.add_model(signature, lambda _: {"output0": head(IN_THE_MIDDLE)}, latency_s=0.3)
+    async with site(tmp_path, triton=triton, snapshot_deadline_ms=1000) as place:
+        place.snapshot(jpeg(512, 512))
+        await place.answered(1)
+        asked = len(place.triton.requests)
+    assert place.errors[0]["error"]["code"] == "DEADLINE_EXCEEDED"
+    assert asked < 65
+
+
+async def test_a_snapshot_whose_model_has_become_another_meanwhile_is_answered(tmp_path: Path) -> None:
+    write_model(tmp_path, preprocessing={"mode": "letterbox"})
+    async with site(tmp_path, max_in_flight=1) as place:
+        place.triton.hold("detector-onnx")
+        place.snapshot(jpeg())
+        await place.triton.wait_until_held("detector-onnx")
+        place.snapshot(jpeg(seed=1))
+        await until(lambda: place.received == 2, "the second")
+        models = place.gateway._models
+        served = models.current.models["detector"]
+        models.put(replace(served, spec=sensor_spec("detector")))
+        place.triton.release("detector-onnx")
+        await place.answered(2)
+    assert place.errors[0]["error"]["code"] == "PAYLOAD_INVALID"
+    assert "has changed" in place.errors[0]["error"]["message"]
+
+
+def test_an_input_that_would_fill_the_memory_is_refused_at_load_time(tmp_path: Path) -> None:
+    folder = write_model(tmp_path, preprocessing={"mode": "tiles", "tiles": {"max_tiles": 64}})
+    wide = ModelSignature("m", "1", (TensorSpec("images", "FP32", (-1, 3, 640, 640)),), (OUTPUT,), 8)
+    with pytest.raises(ConfigError, match=r"305 MiB for one snapshot \(65 of 640x640 FP32\), the limit is 64 MiB"):
+        fit(wide, read_model(folder / "model.yaml"), ServedVariant("onnx", "m"))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.flow import compare
+from gateway.layouts.boxes import iou_matrix
 from gateway.messages import Agreement, Prediction, VariantResult
 
 sides = st.integers(1, 60)
@@ -45,6 +49,63 @@ def test_everything_agrees_with_itself(first: tuple[Prediction, ...]) -> None:
     assert result.match
     assert result.matched == len(first)
     assert not first or result.max_confidence_delta is not None
+
+
+def slowly(first: tuple[Prediction, ...], second: tuple[Prediction, ...], match_iou: float) -> Agreement:
+    """Every pair is looked at, best overlap first; once for those of the same class, once for the rest."""
+    overlap = iou_matrix(np.array([p.bbox for p in first]), np.array([p.bbox for p in second])).tolist()
+    order = sorted(
+        ((i, j) for i in range(len(first)) for j in range(len(second))), key=lambda at: -overlap[at[0]][at[1]]
+    )
+    pairs: list[tuple[int, int]] = []
+    for flipped in (False, True):
+        for i, j in order:
+            enough = overlap[i][j] >= float(np.float32(match_iou))
+            free = all(i != row and j != column for row, column in pairs)
+            if enough and free and flipped == (first[i].class_id != second[j].class_id):
+                pairs.append((i, j))
+    flips = sum(first[i].class_id != second[j].class_id for i, j in pairs)
+    return Agreement(
+        matched=len(pairs) - flips,
+        only_first=len(first) - len(pairs),
+        only_second=len(second) - len(pairs),
+        class_flips=flips,
+        mean_iou=float(np.mean([overlap[i][j] for i, j in pairs])) if pairs else None,
+        max_confidence_delta=max((abs(first[i].confidence - second[j].confidence) for i, j in pairs), default=None),
+    )
+
+
+crowds = st.lists(
+    st.builds(
+        lambda class_id, confidence, x, y: detection(class_id, x, y, x + 8, y + 8, confidence=confidence),
+        st.integers(0, 2), st.floats(0.1, 1.0), st.integers(0, 5), st.integers(0, 5),
+    ), min_size=1, max_size=30,
+).map(tuple)  # fmt: skip
+
+
+@given(st.one_of(predictions, crowds), st.one_of(predictions, crowds), st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0]))
+def test_the_pairs_are_those_of_the_slow_way(
+    first: tuple[Prediction, ...], second: tuple[Prediction, ...], match_iou: float
+) -> None:
+    assert agree(first, second, match_iou) == slowly(first, second, match_iou)
+
+
+@pytest.mark.parametrize("crowd", ["in one place", "one after the other", "scattered a little"])
+def test_a_thousand_boxes_in_one_place_do_not_keep_the_loop(crowd: str) -> None:
+    shifts = {
+        "in one place": np.zeros((2, 1000)),
+        "one after the other": np.stack((np.zeros(1000), np.linspace(0, 5, 1000))),
+        "scattered a little": np.random.default_rng(1).uniform(0, 5, (2, 1000)),
+    }[crowd]
+    first, second = (
+        tuple(detection(index % 3, shift, shift, shift + 100, shift + 100) for index, shift in enumerate(side))
+        for side in shifts
+    )
+    began = time.process_time()
+    found = agree(first, second, 0.5)
+    took_s = time.process_time() - began
+    assert (found.matched + found.class_flips, found.only_first, found.only_second) == (1000, 0, 0)
+    assert took_s < 0.5, "pair by pair it takes seconds"
 
 
 def test_missing_and_flipped_detections_are_told_apart() -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gateway.errors import ImageTooLarge, ImageUndecodable, SnapshotError
+from gateway.flow.pictures import open_picture
 from tests.flow.picture_files import LIMIT, SEEDS, encode, gradient, grey_tiff, plan, png_chunk, prepare, spec, tiff
 
 STRETCH = spec(mode="stretch")
@@ -119,6 +120,34 @@ def test_segments_chunks_and_scans_are_counted() -> None:
     ):
         with pytest.raises(ImageUndecodable, match=match):
             prepare(bomb, STRETCH, EXACT)
+
+
+@pytest.mark.parametrize("frame", [0xC2, 0xCA])
+def test_scans_are_counted_in_every_progressive_jpeg(frame: int) -> None:
+    """0xCA is a progressive JPEG in arithmetic coding, which the decoder reads too."""
+    whole = SEEDS["JPEG progressive"].replace(b"\xff\xc2", bytes((0xFF, frame)), 1)
+    scan = b"\xff\xda\0\x08\1\1\0\1\x3f\0" + bytes(4)
+
+    def with_scans(count: int) -> bytes:
+        return whole[:-2] + scan * (count - whole.count(b"\xff\xda")) + b"\xff\xd9"
+
+    assert open_picture(with_scans(100), LIMIT).width == 60
+    with pytest.raises(ImageUndecodable, match="100 scans"):
+        open_picture(with_scans(101), LIMIT)
+
+
+@pytest.mark.parametrize("frame", [0xC0, 0xC1, 0xC9])
+def test_a_sequential_jpeg_has_no_more_scans_than_colours(frame: int) -> None:
+    whole = encode(gradient(60, 44), "JPEG").replace(b"\xff\xc0", bytes((0xFF, frame)), 1)
+    head = whole[: whole.index(b"\xff\xda")]
+
+    def with_scans(count: int) -> bytes:
+        scans = (b"\xff\xda\0\x08\1%c\0\0\x3f\0" % (index % 3 + 1) + bytes(4) for index in range(count))
+        return head + b"".join(scans) + b"\xff\xd9"
+
+    assert prepare(with_scans(3), STRETCH, EXACT)[1][0].width == 60
+    with pytest.raises(ImageUndecodable, match="3 scans"):
+        open_picture(with_scans(4), LIMIT)
 
 
 def test_tags_of_a_tiff_that_are_not_needed_are_not_read() -> None:

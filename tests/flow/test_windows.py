@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -50,6 +52,38 @@ def test_as_a_list_of_all_readings_would_give_them(sizes: tuple[int, int], chann
         due = count >= window and (count - window) % stride == 0
         given = joined(book.join(reading(*values, device=device), "model", spec))
         assert given == (seen[device][-window:] if due else None)
+
+
+@given(
+    st.integers(1, 7).flatmap(lambda window: st.tuples(st.just(window), st.lists(st.integers(1, window), min_size=1))),
+    st.integers(1, 3),
+    st.lists(st.integers(1, 20), max_size=12),
+)
+def test_readings_that_come_together_are_as_if_they_came_one_by_one(
+    sizes: tuple[int, list[int]], channels: int, messages: list[int]
+) -> None:
+    """The stride may change from one message to the next."""
+    window, strides = sizes
+    together, single, number = Windows(), Windows(), 0
+    for turn, count in enumerate(messages):
+        spec = SensorSpec(window=window, stride=strides[turn % len(strides)], channels=channels)
+        values = [[number + index + channel / 10 for channel in range(channels)] for index in range(count)]
+        number += count
+        given = joined(together.join(reading(*(part for one in values for part in one)), "model", spec))
+        one_by_one = [joined(single.join(reading(*one), "model", spec)) for one in values]
+        assert given == next((found for found in reversed(one_by_one) if found is not None), None)
+    assert (len(together), together.size) == (len(single), single.size)
+
+
+def test_a_large_message_is_one_step() -> None:
+    """65536 readings one by one take a third of a second, in which nothing else is served."""
+    message = reading(*map(float, range(65_536)))
+    began = time.process_time()
+    window = Windows().join(message, "model", SensorSpec(window=4096))
+    took_s = time.process_time() - began
+    assert window is not None
+    assert window.readings.ravel().tolist() == list(range(65_536 - 4096, 65_536))
+    assert took_s < 0.1
 
 
 def test_a_window_of_one_is_given_at_once_and_may_be_kept() -> None:
