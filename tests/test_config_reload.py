@@ -41,7 +41,7 @@ class Site:
     logging: list[tuple[str, str]] = field(default_factory=list)
     applied: list[list[LogicalModel]] = field(default_factory=list)
     beyond: list[str] = field(default_factory=list)
-    refusal: ConfigError | None = None
+    refusal: Exception | None = None
 
     def apply(self, models: list[LogicalModel]) -> list[str]:
         if self.refusal is not None:
@@ -251,6 +251,58 @@ async def test_models_and_their_labels_are_followed(tmp_path: Path, name: str) -
             name == "model.yaml",
             name != "model.yaml",
         )
+
+
+@pytest.mark.parametrize("name", ["classes.names", "labels", "names.txt"])
+async def test_the_labels_file_that_model_yaml_names_is_followed(tmp_path: Path, name: str) -> None:
+    async with following(tmp_path) as site:
+        folder = write_model(site.repository, labels=name)  # refused, since there is no such file
+        await site.until_said(REFUSED)
+        (folder / "labels.txt").rename(folder / name)
+        await site.until_said(READ)
+        change(folder / name, lambda text: text + "\nanother")
+        await site.until_said(READ, times=2)
+        assert site.applied[-1][0].labels[-1] == "another"
+
+
+@pytest.mark.parametrize("keys", [{"labels": "a" * 300}, {"labels": "a\0b"}, {"variants": {"onnx": "a" * 300}}])
+async def test_names_that_no_file_can_have_are_refused_and_the_next_change_is_seen(
+    tmp_path: Path, keys: dict[str, Any]
+) -> None:
+    async with following(tmp_path) as site:
+        before = site.live.current
+        write_model(site.repository, **keys)
+        said = await site.until_said(REFUSED)
+        assert said["where"] == str(site.repository / "detector" / "model.yaml")
+        assert site.live.current is before
+        assert site.applied == []
+        write_model(site.repository)
+        await site.until_said(READ)
+
+
+async def test_a_defect_leaves_what_holds_and_is_said_with_its_traceback(tmp_path: Path) -> None:
+    async with following(tmp_path, poll_s=3600) as site:
+        before, site.refusal = site.live.current, KeyError("a defect")
+        change(site.file, lambda text: text + "drain_timeout_s: 1\n")
+        said = await site.again()
+        assert (said["event"][: len(REFUSED)], said["log_level"], said["exc_info"]) == (REFUSED, "error", True)
+        assert said["reason"] == "a defect of the gateway"
+        assert site.live.current is before
+        assert site.successful == 0
+        site.refusal = None
+        await site.again()
+        assert site.live.current.drain_timeout_s == 1
+        assert site.successful == 1
+
+
+async def test_a_repository_that_is_gone_for_a_while_leaves_what_holds(tmp_path: Path) -> None:
+    async with following(tmp_path) as site:
+        away = site.repository.rename(tmp_path / "away")
+        site.repository.symlink_to(site.repository)  # reading it is an error of the system: too many links
+        assert "MODEL_REPOSITORY" in (await site.until_said(REFUSED))["where"]
+        site.repository.unlink()
+        away.rename(site.repository)
+        await site.until_said(READ)
 
 
 async def test_a_new_model_and_a_removed_one_are_seen(tmp_path: Path) -> None:

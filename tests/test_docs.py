@@ -22,7 +22,7 @@ SETTINGS = {name.upper() for name in Settings.model_fields} | {"GATEWAY_CONFIG"}
 CODES = {kind.code for kind in SnapshotError.__subclasses__()}
 METRICS = {PREFIX + item.name for item in CATALOGUE} | {item.name for item in CATALOGUE}
 # Names in capitals that are neither ours nor a mistake: of the Makefile, of other programs, of files.
-OTHERS = {"DEMO_SECONDS", "RUST_LOG", "NO_COLOR", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "MODEL_CARD"}
+OTHERS = {"DEMO_SECONDS", "RUST_LOG", "NO_COLOR", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "MODEL_CARD", "IMAGENET1K_V2"}
 OTHERS |= {"TYPE_FP32", "KIND_CPU", "DISABLE_OPTIMIZED_EXECUTION"}  # of config.pbtxt
 # Options of the programs beside ours that the pages show.
 FOREIGN_OPTIONS = {"--model-control-mode", "--strict-readiness", "--check", "--grid", "--decode", "--end", "--max-wh"}

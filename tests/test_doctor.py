@@ -346,8 +346,10 @@ class _Metrics(BaseHTTPRequestHandler):
 
     page = b"nv_inference_count 1\n"
 
+    status = 200
+
     def do_GET(self) -> None:
-        self.send_response_only(200)
+        self.send_response_only(self.status)
         self.send_header("Date", self.date_time_string(int(time.time()) - 3600))
         self.send_header("Content-Length", str(len(self.page)))
         self.end_headers()
@@ -358,8 +360,8 @@ class _Metrics(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def metrics_page(page: bytes) -> Iterator[str]:
-    handler = type("Page", (_Metrics,), {"page": page})
+def metrics_page(page: bytes, status: int = 200) -> Iterator[str]:
+    handler = type("Page", (_Metrics,), {"page": page, "status": status})
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -376,6 +378,23 @@ def test_a_clock_that_is_off_is_told_where_the_time_can_be_had() -> None:
     with metrics_page(b"up 1\n") as url:
         findings = examined(1, **nowhere(), TRITON_METRICS_URL=url)
     assert "that page is not Triton's metrics" in of(findings, "Triton", "warning")[0]
+
+
+@pytest.mark.parametrize(("page", "status"), [(b"nv_inference_count 1\n", 200), (b"up 1\n", 200), (b"", 401)])
+def test_the_password_of_the_metrics_is_not_shown(page: bytes, status: int) -> None:
+    with metrics_page(page, status) as url:
+        secret = url.replace("//", "//admin:hunter2@")
+        done = run("doctor", "--json", **nowhere(), TRITON_METRICS_URL=secret)
+    assert "hunter2" not in done.stdout + done.stderr
+    assert url.replace("//", "//***@") in done.stdout
+
+
+@pytest.mark.parametrize("url", ["http://admin:hunter2@[::1/metrics", "http://admin:hunter2@127.0.0.1:99999/metrics"])
+def test_an_address_that_cannot_be_asked_shows_no_password_either(url: str) -> None:
+    findings = examined(1, **nowhere(), TRITON_METRICS_URL=url)
+    (text,) = (text for text in of(findings, "Triton", "warning") if "metrics" in text)
+    assert "***@" in text
+    assert "hunter2" not in text
 
 
 def test_a_file_from_the_future_is_told(tmp_path: Path) -> None:

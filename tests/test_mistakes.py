@@ -61,7 +61,7 @@ IN_THE_ENVIRONMENT = (
     ({'TRITON_METRICS_URL': 'localhost:8002'}, "environment: TRITON_METRICS_URL: must be a URL, such as http://localhost:8002/metrics, not 'localhost:8002'. Correct the value"),
     ({'MODEL_REPOSITORY': '/nowhere'}, 'MODEL_REPOSITORY=/nowhere: no such folder. Name the folder with the models'),
     ({'MODEL_REPOSITORY': LONG}, f"MODEL_REPOSITORY={LONG}: cannot be read: File name too long. Name the folder with the models"),
-    ({'MODEL_CONFIG_PATH': LONG}, f"{LONG}: cannot be read: File name too long. Check the path and its permissions"),
+    ({'MODEL_CONFIG_PATH': LONG}, f"{LONG}: cannot be read: File name too long. Check this path, the files beside it and MODEL_REPOSITORY"),
     ({'MODEL_CONFIG_PATH': 'model_repository/detector/model.yaml', 'MODEL_REPOSITORY': LONG}, "model_repository/detector/model.yaml: cannot be read: File name too long. Check this path, the files beside it and MODEL_REPOSITORY"),
     ({'MODEL_CONFIG_PATH': 'model_repository/detector/pipe'}, "model_repository/detector/pipe: cannot be read: it is no regular file. Check this path, the files beside it and MODEL_REPOSITORY"),
     ({'TRITON_METRICS_URL': 'ftp://u:hunter2@triton/m'}, "environment: TRITON_METRICS_URL: must be a URL, such as http://localhost:8002/metrics, not 'ftp://***@triton/m'. Correct the value"),
@@ -315,7 +315,6 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str], words: str, exp
     [
         ("serve", {"HTTP_PORT": "eighty"}, "environment: HTTP_PORT: must be a valid integer, not 'eighty'. Correct the value"),
         ("serve", {"MODEL_REPOSITORY": "nowhere"}, "MODEL_REPOSITORY=nowhere: no such folder. Name the folder of the models"),
-        ("serve", {"MODEL_CONFIG_PATH": "model_repository/detector/pipe"}, "model_repository/detector/pipe: cannot be read: it is no regular file. Check this path, the files beside it and MODEL_REPOSITORY"),
         ("models list", {"MODEL_REPOSITORY": LONG}, f"MODEL_REPOSITORY={LONG}: cannot be read: File name too long. Name the folder with the models"),
         ("config show", {"LOG_LEVEL": "loud"}, "environment: LOG_LEVEL: must be 'debug', 'info', 'warning' or 'error', not 'loud'. Correct the value"),
         ("watch", {"GATEWAY_CONFIG": "nowhere.yaml"}, "nowhere.yaml: cannot be read: No such file or directory. Check the path and its permissions"),
@@ -325,3 +324,13 @@ def test_in_a_process_of_its_own(words: str, variables: dict[str, str], expected
     done = run(*words.split(), **variables)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"edge-gateway: {expected}\n"
+
+
+@pytest.mark.parametrize("labels", [LONG, r'"a\0b"', "pipe", "/etc/passwd"])
+def test_serve_refuses_labels_that_are_no_file_beside_model_yaml(place: Path, labels: str) -> None:
+    model = place / "model_repository" / "detector" / "model.yaml"
+    model.write_text(f"{GOOD}labels: {labels}\n")
+    done = run("serve", MODEL_CONFIG_PATH=str(model), MODEL_REPOSITORY=str(model.parent.parent))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"edge-gateway: {model}: ")
+    assert done.stderr.count("\n") == 1

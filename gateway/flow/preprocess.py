@@ -44,7 +44,8 @@ def prepare_picture(
     large = picture.width * picture.height > LARGE_PIXELS
     with _one_at_a_time if large else contextlib.nullcontext():
         # OpenCV's own way has no scaled decoding; its pixels come from the whole picture.
-        decoded = decode(picture, None if spec.resample == "opencv" else wanted, grey=grey)
+        full = spec.resample == "opencv" or spec.decode == "full"
+        decoded = decode(picture, None if full else wanted, grey=grey)
         drawn = {size: [draw(decoded, one, spec.resample) for one in parts] for size, parts in placed.items()}
     tensors: dict[InputPlan, NDArray[np.generic]] = {}
     prepared = {}

@@ -80,7 +80,7 @@ class Windows:
         if rest or not count:
             raise PayloadInvalid(
                 f"the reading has {len(reading.values)} values, the model '{model_name}' takes {spec.channels}",
-                fix="Send one value a channel, in the model's order, or correct sensor.channels in model.yaml",
+                fix="Send one value a channel, for each reading in the model's order, or correct sensor.channels",
             )
         rows = np.array(reading.values, np.float64).reshape(count, spec.channels)
         ring = self._ring((reading.origin.device_id, model_name), spec)

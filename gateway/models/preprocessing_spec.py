@@ -50,6 +50,8 @@ class PreprocessingSpec(StrictModel):
     """How `mode: tiles` cuts; each tile is letterboxed."""
     resample: Literal["bilinear", "bicubic", "opencv"] = "bilinear"
     """`bilinear` and `bicubic` smooth what they shrink; `opencv` costs a full decode and gives cv2.resize's pixels."""
+    decode: Literal["scaled", "full"] = "scaled"
+    """`scaled` reads a JPEG at the smallest eighth that holds the input; `full` all of it, as the tools do."""
     pad_value: int = Field(114, ge=0, le=255)
     """Grey of the padding around a letterboxed picture, before normalisation."""
     normalize: bool = True
@@ -96,6 +98,7 @@ class PreprocessingSpec(StrictModel):
             "align": (self.mode in ("letterbox", "tiles"), "mode: letterbox or tiles"),
             "pad_value": (self.mode in ("letterbox", "tiles"), "mode: letterbox or tiles"),
             "mean": (self.normalize, "normalize: true"),
+            "decode": (self.resample != "opencv", "resample: bilinear or bicubic, as opencv always decodes in full"),
             "std": (self.normalize, "normalize: true"),
         }
         for key, (used, need) in needs.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any, get_args
 
 import cv2
@@ -182,6 +183,21 @@ def test_opencv_crops_after_it_resized() -> None:
     expected = by_opencv(picture, 96, 64)[:, 16:80]
 
     assert np.abs(tensor[0].transpose(1, 2, 0) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(52, 135), (300, 200), (1280, 720)])
+def test_a_crop_has_the_pixels_of_torchvision_and_timm(size: tuple[int, int], resample: str) -> None:
+    picture = noise(*size)
+    payload = encode(picture, "JPEG", quality=95)
+    given = spec(mode="crop", crop_fraction=0.875, resample=resample, decode="full")
+    tensor, _ = prepare(payload, given, plan(56, 56))
+    width, height = (64 if side == min(size) else 64 * side // min(size) for side in size)
+    whole = Image.open(io.BytesIO(payload)).resize((width, height), Image.Resampling[resample.upper()])
+    left, top = round((whole.width - 56) / 2), round((whole.height - 56) / 2)
+    expected = np.asarray(whole.crop((left, top, left + 56, top + 56)))
+
+    np.testing.assert_array_equal(tensor[0].transpose(1, 2, 0), expected)
 
 
 @pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
