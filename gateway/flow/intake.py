@@ -29,7 +29,6 @@ from gateway.live import Live
 from gateway.messages import Job, Message, Origin, Reading, ReplyTopics, Window
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models, ServedModel
-from gateway.models.preprocessing_spec import SensorSpec
 from gateway.ports import Broker
 from gateway.topics import TopicPattern
 
@@ -119,10 +118,10 @@ class Intake:
         name, spec = model.spec.name, model.spec.sensor
         if not self._replies.awaited(reading.origin.result_id):
             before = self._windows.forgotten
-            window = _join_all(self._windows, reading, name, spec)
+            window = self._windows.join(reading, name, spec)
             self._metrics.forgotten.labels("window").inc(self._windows.forgotten - before)
             return window
-        window = _join_all(Windows(), reading, name, spec)
+        window = Windows().join(reading, name, spec)
         if window is None:
             raise PayloadInvalid(
                 f"model '{name}' is asked about {spec.window} readings of {spec.channels} values, "
@@ -184,18 +183,6 @@ class Intake:
     def idle(self) -> bool:
         """True when nothing that was taken in can go on; what waits for a model is left to the broker."""
         return self.schedule.waiting_only and self._refusals.empty() and not self._answering
-
-
-def _join_all(windows: Windows, reading: Reading, model_name: str, spec: SensorSpec) -> Window | None:
-    """A message may bring several readings, oldest first: then it gives the last window that they complete."""
-    count, rest = divmod(len(reading.values), spec.channels)
-    if rest or count < 2:
-        return windows.join(reading, model_name, spec)
-    found = None
-    for start in range(0, len(reading.values), spec.channels):
-        one = replace(reading, values=reading.values[start : start + spec.channels])
-        found = windows.join(one, model_name, spec) or found
-    return found
 
 
 def defect(origin: Origin, error: Exception) -> InternalError:

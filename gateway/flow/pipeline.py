@@ -46,7 +46,6 @@ from gateway.messages import (
     Predicted,
     Prepared,
     PreparedInput,
-    Publication,
     Selection,
     Window,
 )
@@ -174,10 +173,12 @@ class Pipeline:
             comparison = compare(predicted)
         if comparison is not None:
             others.append(comparison_publication(predicted, comparison))
-        if not self.replies.awaited(origin.result_id):
-            others += self._raise_alerts(predicted)
+        alerts = [] if self.replies.awaited(origin.result_id) else self._raise_alerts(predicted)
+        others += [alert_publication(alert) for alert in alerts]
         with self._metrics.timed("publish"):
             await self.replies.deliver(origin, job.topics, result_publication(predicted), others)
+        for alert in alerts:
+            self._said(alert)
         self._count_published(predicted, comparison)
         self.acks.settle(origin.result_id, Outcome.PUBLISHED)
 
@@ -202,7 +203,7 @@ class Pipeline:
 
     # --- alerts ---------------------------------------------------------------------------------------
 
-    def _raise_alerts(self, predicted: Predicted) -> list[Publication]:
+    def _raise_alerts(self, predicted: Predicted) -> list[Alert]:
         """The alerts that start with this result; some that its camera has not shown for long end."""
         job, model = predicted.job, predicted.job.model.spec
         origin, now = job.snapshot.origin, time.monotonic()
@@ -214,7 +215,7 @@ class Pipeline:
             origin, model.name, job.topics.alert, model.alerts, classes, predicted.primary.predictions, now
         )
         self._metrics.forgotten.labels("alert").inc(self._alerts.forgotten - before)
-        return [self._alert(alert) for alert in alerts]
+        return alerts
 
     async def watch_alerts(self) -> None:
         """End the alerts whose class has not been seen for long, for ever."""
@@ -232,15 +233,18 @@ class Pipeline:
 
     async def _publish_alert(self, alert: Alert) -> None:
         try:
-            await self._broker.publish(self._alert(alert))
+            await self._broker.publish(alert_publication(alert))
         except PublishRefused as refusal:
             log.error("The broker refused an alert", topic=alert.topic, reason=refusal.message, fix=refusal.fix)
+            self._alerts.said(alert)  # it would be refused again
         except BrokerUnavailable:
-            return  # closing
+            return  # closing; `end_alerts` says it again
+        else:
+            self._said(alert)
 
-    def _alert(self, alert: Alert) -> Publication:
+    def _said(self, alert: Alert) -> None:
+        self._alerts.said(alert)
         self._metrics.alerts.labels(alert.model_name, alert.event).inc()
-        return alert_publication(alert)
 
     # --- at the end -------------------------------------------------------------------------------
 
