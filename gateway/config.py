@@ -9,6 +9,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import pydantic
 from pydantic import Field, ValidationError, field_validator
@@ -215,7 +216,7 @@ class Settings(BaseSettings):
     @field_validator("triton_metrics_url")
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
-        if value is not None and not re.match(r"https?://[^/\s]+", value):
+        if value is not None and not _is_url(value):
             raise ValueError(f"must be a URL, such as http://localhost:8002/metrics, not '{shown(value)}'")
         return value
 
@@ -272,6 +273,14 @@ class Settings(BaseSettings):
     def place(self) -> dict[str, str]:
         """The named parts that describe this gateway."""
         return {"business_unit": self.business_unit, "facility": self.facility, "gateway_id": self.gateway_id}
+
+
+def _is_url(text: str) -> bool:
+    try:
+        urlsplit(text).port  # noqa: B018 - read only then, and refused if it is none
+    except ValueError:
+        return False
+    return re.match(r"https?://[^/\s]+", text) is not None
 
 
 def load_settings(config_file: Path | None = None) -> Settings:

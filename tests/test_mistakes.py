@@ -65,6 +65,8 @@ IN_THE_ENVIRONMENT = (
     ({'MODEL_CONFIG_PATH': 'model_repository/detector/model.yaml', 'MODEL_REPOSITORY': LONG}, "model_repository/detector/model.yaml: cannot be read: File name too long. Check this path, the files beside it and MODEL_REPOSITORY"),
     ({'MODEL_CONFIG_PATH': 'model_repository/detector/pipe'}, "model_repository/detector/pipe: cannot be read: it is no regular file. Check this path, the files beside it and MODEL_REPOSITORY"),
     ({'TRITON_METRICS_URL': 'ftp://u:hunter2@triton/m'}, "environment: TRITON_METRICS_URL: must be a URL, such as http://localhost:8002/metrics, not 'ftp://***@triton/m'. Correct the value"),
+    ({'TRITON_METRICS_URL': 'http://u:hunter2@triton:99999/m'}, "environment: TRITON_METRICS_URL: must be a URL, such as http://localhost:8002/metrics, not 'http://***@triton:99999/m'. Correct the value"),
+    ({'TRITON_METRICS_URL': 'http://u:hun#ter2@triton/m'}, "environment: TRITON_METRICS_URL: must be a URL, such as http://localhost:8002/metrics, not 'http://***@triton/m'. Correct the value"),
     ({'TRITON_GRPC_URL': 'u:hunter2@triton:8001'}, "environment: TRITON_GRPC_URL: must be host:port, such as localhost:8001, not '***@triton:8001'. Correct the value"),
     ({'MODEL_CONFIG_PATH': '/nowhere/model.yaml'}, '/nowhere/model.yaml: cannot be read: No such file or directory. Check the path and its permissions'),
     ({'GATEWAY_CONFIG': '/nowhere/gateway.yaml'}, '/nowhere/gateway.yaml: cannot be read: No such file or directory. Check the path and its permissions'),

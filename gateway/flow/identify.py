@@ -10,12 +10,13 @@ from datetime import datetime
 from typing import TypeGuard
 
 from gateway.messages import Message, Origin, Place, Timestamp
-from gateway.topics import DEVICE_PARTS, TopicPattern
+from gateway.topics import DEVICE_PARTS, TopicPattern, safe_text
 
 MAX_NAME = 256
 NUMBER = re.compile(rb"\s{0,8}[-+]?[0-9.][0-9.eE+-]{0,63}\s{0,8}")
 """A payload that is one number, or looks like one."""
 _MAX_TIME = 64
+_MAX_TRACE = 512
 _MAX_ATTRIBUTES = 16
 _TRACE_CONTEXT = ("traceparent", "tracestate")
 _ATTRIBUTE = re.compile(r"[a-z0-9]{1,20}")
@@ -57,7 +58,7 @@ def identify(
         place=Place(**{name: named.get(name) or default for name, default in place.items()}),
         correlation_data=message.properties.correlation_data,
         response_topic=message.properties.response_topic,
-        trace=tuple((name, user[name][:MAX_NAME]) for name in _TRACE_CONTEXT if name in user),
+        trace=tuple((name, user[name]) for name in _TRACE_CONTEXT if _is_whole(user.get(name, ""))),
         attributes=_attributes(user),
     )
 
@@ -82,6 +83,11 @@ def is_time(value: float | str | None) -> TypeGuard[Timestamp]:
     except ValueError:
         return False
     return len(value) <= _MAX_TIME
+
+
+def _is_whole(value: str) -> bool:
+    """Whether a trace context can be passed on as it is; a part of one would be wrong."""
+    return 0 < len(value) <= _MAX_TRACE and safe_text(value) == value
 
 
 def _attributes(user: dict[str, str]) -> tuple[tuple[str, str], ...]:

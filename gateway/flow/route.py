@@ -6,6 +6,7 @@ from gateway.config import Settings
 from gateway.errors import PayloadInvalid, VariantUnknown
 from gateway.messages import Asked, Job, Origin, Reading, ReplyTopics, Snapshot, Window
 from gateway.models.catalog import Catalog, ServedModel
+from gateway.models.spec import MqttSpec
 from gateway.topics import fill, is_publishable, topic_matches
 
 
@@ -68,11 +69,11 @@ def reply_topics(origin: Origin, model: ServedModel | None, settings: Settings) 
         comparison=fill((own and own.comparison_topic_template) or settings.comparison_topic, parts),
         error=fill((own and own.error_topic_template) or settings.error_topic, parts),
         alert=fill((own and own.alert_topic_template) or settings.alert_topic, parts),
-        response=_response_topic(origin, settings),
+        response=_response_topic(origin, own, settings),
     )
 
 
-def _response_topic(origin: Origin, settings: Settings) -> str | None:
+def _response_topic(origin: Origin, model: MqttSpec | None, settings: Settings) -> str | None:
     """The topic that the message asks its answer on, unless that would do harm.
 
     An answer on an input topic would be answered in turn, and one on the gateway's own topics could pass for its
@@ -81,6 +82,8 @@ def _response_topic(origin: Origin, settings: Settings) -> str | None:
     topic = origin.response_topic
     if not topic or not is_publishable(topic) or topic.startswith("$"):
         return None
-    own = (settings.status_topic, settings.metrics_topic, settings.alert_topic, settings.error_topic)
-    taken = [pattern.text for pattern in settings.patterns] + list(own)
+    own = [settings.status_topic, settings.metrics_topic, settings.alert_topic, settings.error_topic]
+    if model is not None:
+        own += [text for text in (model.alert_topic_template, model.error_topic_template) if text]
+    taken = [pattern.text for pattern in settings.patterns] + own
     return None if any(topic_matches(text, topic) for text in taken) else topic

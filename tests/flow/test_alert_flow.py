@@ -8,7 +8,7 @@ from gateway.testing import MemoryTriton
 from tests.flow.builders import SNAPSHOT_TOPIC, head, jpeg, signature, snapshot_json
 from tests.harness import HELMET, NO_HELMET, site, until, write_model
 
-ALERTS = {"hold_off_s": 1.5, "severity": "critical"}
+ALERTS = {"hold_off_s": 5.0, "severity": "critical"}
 
 
 def looking_at(scene: list[tuple[float, float, float, float, int, float]]) -> MemoryTriton:
