@@ -32,7 +32,7 @@ from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models
 from gateway.models.loader import Loader
-from gateway.models.repository import LogicalModel, read_model, read_repository
+from gateway.models.repository import LogicalModel, read_served
 from gateway.ports import Broker, InferenceServer
 from gateway.topics import overlap
 
@@ -84,6 +84,11 @@ class Gateway:
     def stop(self) -> None:
         """Ask for an orderly stop; `run` returns when it is done."""
         self._stop.set()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a thread runs that will not end, so that the process cannot end in the usual way."""
+        return self._pipeline.stuck
 
     def reload(self) -> None:
         """Read the configuration again."""
@@ -213,9 +218,7 @@ def read_models(settings: Settings) -> tuple[list[LogicalModel], tuple[str, ...]
 
 
 def _read_all(settings: Settings) -> tuple[list[LogicalModel], list[ConfigError]]:
-    if settings.model_config_path is not None:
-        return [read_model(settings.model_config_path, settings.model_repository)], []
-    return read_repository(settings.model_repository)
+    return read_served(settings.model_repository, settings.model_config_path)
 
 
 def refuse_loops(settings: Settings, logical: list[LogicalModel]) -> None:

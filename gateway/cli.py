@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import platform
 import signal
 import sys
@@ -24,6 +27,9 @@ from gateway.terminal.overview import Overview
 
 NO_SUBCOMMAND = getattr(click.exceptions, "NoArgsIsHelpError", ())
 """A group without a command of its own; older versions of click show its help by themselves."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What writing ends with where the disk is full or gone."""
 
 __all__ = ["cli", "main", "mqtt_settings"]
 
@@ -53,6 +59,19 @@ for _command in (demo, stack, triton, serve, send, watch, doctor, models, config
 def main() -> None:
     """Entry point: errors that a person can mend end in one line and exit code 2."""
     try:
+        try:
+            _main()
+        finally:
+            _flush()
+    except OSError as error:
+        if not _is_full(error):
+            raise
+        _give_up_stdout()
+        sys.exit(_complain(_in_words(error)))
+
+
+def _main() -> None:
+    try:
         code = cli.main(prog_name="edge-gateway", standalone_mode=False)
     except click.UsageError as error:
         if not isinstance(error, NO_SUBCOMMAND):
@@ -66,11 +85,38 @@ def main() -> None:
     except GatewayError as error:
         sys.exit(_complain(str(error)))
     except BaseExceptionGroup as group:
-        errors, defects = group.split(GatewayError)
+        errors, defects = group.split(lambda error: isinstance(error, GatewayError) or _is_full(error))
         if errors is None or defects is not None:
             raise
-        sys.exit(_complain(*map(str, _leaves(errors))))
+        lines = dict.fromkeys(map(_in_words, _leaves(errors)))
+        if any(map(_is_full, _leaves(errors))):
+            _give_up_stdout()
+        sys.exit(_complain(*lines))
     sys.exit(code)
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in FULL
+
+
+def _in_words(error: BaseException) -> str:
+    return f"cannot write: {error.strerror}" if isinstance(error, OSError) else str(error)
+
+
+def _flush() -> None:
+    """Here rather than at exit, where what goes wrong ends in a traceback; a pipe nobody reads is left to that."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        if _is_full(error):
+            raise
+
+
+def _give_up_stdout() -> None:
+    """What is left in its buffer goes nowhere, or the flush at exit fails once more."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage_error(error: click.ClickException) -> str:
@@ -81,8 +127,9 @@ def _usage_error(error: click.ClickException) -> str:
 
 
 def _complain(*lines: str) -> int:
-    for line in lines:
-        click.echo(f"edge-gateway: {line}", err=True)
+    with contextlib.suppress(OSError):  # stderr may be as full
+        for line in lines:
+            click.echo(f"edge-gateway: {line}", err=True)
     return 2
 
 

@@ -143,7 +143,7 @@ class Settings(BaseSettings):
     """Largest picture in pixels, width times height (a WebP counts 1.5 times); a larger one gets IMAGE_TOO_LARGE."""
     queue_max_messages: int = Field(64, ge=1, le=100_000)
     """Snapshots that may wait; beyond it the stalest and least important give way with QUEUE_FULL."""
-    queue_max_bytes: int = Field(8 * 2**20, ge=2**20)
+    queue_max_bytes: int = Field(8 * 2**20, ge=2**20, le=64 * 2**30)
     """Bytes of encoded pictures that may wait; beyond it as with QUEUE_MAX_MESSAGES."""
     max_in_flight: int = Field(4, ge=1, le=256)
     """Snapshots between queue and broker at the same time."""
@@ -209,7 +209,8 @@ class Settings(BaseSettings):
     @field_validator("triton_grpc_url")
     @classmethod
     def _host_and_port(cls, value: str) -> str:
-        if not re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", value):
+        found = re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", value)
+        if not found or not 1 <= int(found[2]) <= 65535:
             raise ValueError(f"must be host:port, such as localhost:8001, not '{shown(value)}'")
         return value
 
@@ -277,10 +278,15 @@ class Settings(BaseSettings):
 
 def _is_url(text: str) -> bool:
     try:
-        urlsplit(text).port  # noqa: B018 - read only then, and refused if it is none
-    except ValueError:
+        parts = urlsplit(text)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not re.search(r"\s", text)
+        )
+    except ValueError:  # of a port that is none
         return False
-    return re.match(r"https?://[^/\s]+", text) is not None
 
 
 def load_settings(config_file: Path | None = None) -> Settings:
@@ -341,32 +347,6 @@ def given_variables(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name.lower(): name for name, value in environment.items() if value and name.lower() in Settings.model_fields
     }
-
-
-def require_files(settings: Settings) -> None:
-    """Raise ConfigError for the first of `missing_files`, rather than at each try to connect."""
-    for error in missing_files(settings):
-        raise error
-
-
-def missing_files(settings: Settings) -> list[ConfigError]:
-    """An error for each file of a setting that is not there."""
-    files = ("aio_tls_ca_file", "aio_tls_cert_file", "aio_tls_key_file", "aio_sat_file", "aio_mqtt_password_file")
-    found = {name: _unreadable(getattr(settings, name)) for name in (*files, "api_token_file")}
-    return [ConfigError(said[0], where=name.upper(), fix=said[1]) for name, said in found.items() if said]
-
-
-def _unreadable(path: Path | None) -> tuple[str, str] | None:
-    """Why a file cannot be read, and the fix; a secret may well belong to another user."""
-    if path is None:
-        return None
-    try:
-        if not path.is_file():
-            return f"there is no file '{path}'", "Correct the path or mount the file"
-        path.open("rb").close()
-    except OSError as error:
-        return f"'{path}' cannot be read: {error.strerror}", "Let the user read it that runs the gateway"
-    return None
 
 
 def settings_warnings(settings: Settings, environment: Mapping[str, str]) -> list[str]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from gateway.config import RELOADABLE, Settings, load_settings, named_file, require_files
+from gateway.config import RELOADABLE, Settings, load_settings, named_file
+from gateway.config_files import require_files
 from gateway.errors import ConfigError
 from gateway.live import Live
 from gateway.logs import configure_logging

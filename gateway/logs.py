@@ -28,7 +28,9 @@ def configure_logging(level: str, log_format: str, stream: TextIO | None = None)
     elif log_format == "sentence":
         render = [structlog.processors.format_exc_info, _sentence]
     else:
-        render = [structlog.dev.ConsoleRenderer(colors=use_colour(out))]
+        # The pretty traceback shows the values of local variables: tokens and pictures would be in the log.
+        plain = structlog.dev.plain_traceback
+        render = [structlog.dev.ConsoleRenderer(colors=use_colour(out), exception_formatter=plain)]
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -39,8 +41,10 @@ def configure_logging(level: str, log_format: str, stream: TextIO | None = None)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for noisy in ("aiohttp.access", "httpx", "httpcore", "PIL", "asyncio"):
+    for noisy in ("aiohttp.access", "httpx", "httpcore", "PIL", "asyncio", "grpc"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # A client that hangs up is no error here, and what is one our own middleware logs.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

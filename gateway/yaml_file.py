@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from gateway.errors import ConfigError
+from gateway.regular_file import open_regular
 
 MAX_YAML_BYTES = 1 << 20
 MAX_VALUES = 50_000
@@ -65,7 +66,7 @@ def read_yaml(path: Path) -> YamlMapping:
 
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(MAX_YAML_BYTES + 1)
     except OSError as error:
         raise ConfigError(

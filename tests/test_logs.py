@@ -173,3 +173,18 @@ async def hash_passwords(program: str, users: Path) -> None:
     """Turn the plain passwords of a file into what Mosquitto reads."""
     process = await asyncio.create_subprocess_exec(program, "-U", str(users))
     assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("log_format", ["json", "text", "sentence"])
+def test_a_traceback_shows_no_values(log_format: str) -> None:
+    """Tokens, passwords and pictures are values of local variables somewhere on the way."""
+    out = io.StringIO()
+    configure_logging("info", log_format, out)
+    token = "SEKRET-" + "TOKEN"
+    try:
+        raise RuntimeError(f"a defect of {len(token)}")
+    except RuntimeError as error:
+        structlog.get_logger("x").error("A defect", exc_info=error)
+        logging.getLogger("foreign").error("A defect", exc_info=error)
+    assert "RuntimeError" in out.getvalue()
+    assert token not in out.getvalue()

@@ -23,7 +23,7 @@ Ask = Callable[[Message], Awaitable[Reply]]
 TOPIC = "http/v1/infer"
 MAX_AT_ONCE = 8
 """Requests whose bodies are held at the same time; one more is asked to come back."""
-BODY_LIMIT_S = 30.0
+BODY_LIMIT_S = 10.0
 """For the whole body, so that one who sends it byte by byte holds no place for ever."""
 
 STATUS = {
@@ -66,6 +66,8 @@ class InferApi:
         if unknown := [name for name in request.query if name not in PARAMETERS]:
             known = ", ".join(PARAMETERS)
             return error_response(400, "PAYLOAD_INVALID", f"unknown parameter '{unknown[0][:60]}'", f"Known: {known}")
+        if len(request.query) != len(set(request.query)):
+            return error_response(400, "PAYLOAD_INVALID", "a parameter is given twice", "Give each once")
         if self._at_once >= MAX_AT_ONCE:
             fix = "Try again, or send pictures over MQTT, where they may wait"
             text = f"{MAX_AT_ONCE} requests are under way"
@@ -85,8 +87,8 @@ class InferApi:
             return error_response(408, "REQUEST_TIMEOUT", text, "Send it faster", {"Connection": "close"})
         except SnapshotError as error:
             return error_response(STATUS[error.code], error.code, error.message, error.fix)
-        except (HttpProcessingError, web.RequestPayloadError) as error:
-            text, fix = f"the body cannot be read: {type(error).__name__}", "Send a picture, JSON or a form"
+        except (HttpProcessingError, web.RequestPayloadError):
+            text, fix = "the body is damaged, or not coded as its headers say", "Send a picture, JSON or a form"
             return error_response(400, "PAYLOAD_INVALID", text, fix, {"Connection": "close"})
         reply = await self._ask(_message(request, body))
         status = 200 if reply.error is None else STATUS.get(reply.error.code, 500)

@@ -10,7 +10,8 @@ import uuid
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from gateway.config import Settings, require_files
+from gateway.config import Settings
+from gateway.config_files import require_files
 
 if TYPE_CHECKING:
     from gateway.adapters.mqtt import MqttBroker, MqttSettings

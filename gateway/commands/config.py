@@ -21,11 +21,11 @@ from gateway.config import (
     Settings,
     given_variables,
     load_settings,
-    missing_files,
     named_file,
     read_settings,
     settings_warnings,
 )
+from gateway.config_files import missing_files
 from gateway.errors import ConfigError
 from gateway.terminal.overview import Commands
 from gateway.yaml_file import YamlMapping, read_yaml

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gateway.commands.options import FILE, PORT, REPOSITORY, examples, require_folder
+from gateway.commands.options import FILE, PORT, REPOSITORY, FiniteRange, examples, require_folder
 from gateway.errors import ConfigError
 
 
@@ -15,11 +15,11 @@ from gateway.errors import ConfigError
 @REPOSITORY
 @click.option(
     "--seconds",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     envvar="DEMO_SECONDS",
     help="End after so many seconds; 0: never.  [default: $DEMO_SECONDS or never]",
 )
-@click.option("--rate", default=4.0, show_default=True, type=click.FloatRange(0.1, 100), help="Frames a second.")
+@click.option("--rate", default=4.0, show_default=True, type=FiniteRange(0.1, 100), help="Frames a second.")
 @click.option("--output", type=FILE, default=Path("demo-output"), show_default=True, help="Folder for the pictures.")
 def demo(repository: Path, seconds: float | None, rate: float, output: Path) -> None:
     """Run broker, Triton, gateway and two cameras on this machine.

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
 from gateway.errors import ConfigError
+
+
+class FiniteRange(click.FloatRange):
+    """A number between bounds; NaN lies between none, and would never end a wait."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As click does; raises BadParameter for what is not finite too."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"'{value}' is no finite number", param, ctx)
+        return number
+
 
 FILE = click.Path(exists=False, path_type=Path)
 PORT = click.IntRange(1, 65535)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gateway.commands.broker import address, run_visit, visitor
-from gateway.commands.options import examples
+from gateway.commands.options import FiniteRange, examples
 from gateway.config import Settings, load_settings
 from gateway.errors import ConfigError
 
@@ -35,6 +35,13 @@ def _reading(text: str) -> tuple[float, ...]:
     return found
 
 
+def _named(_context: click.Context, _option: click.Parameter, given: str) -> str:
+    """A device has a name."""
+    if not given.strip():
+        raise click.BadParameter("a name is not empty")
+    return given
+
+
 @click.command(
     epilog=examples(
         "edge-gateway send photo.jpg",
@@ -57,14 +64,14 @@ def _reading(text: str) -> tuple[float, ...]:
     show_default=True,
     help="JSON with the picture in base64 or the values; or the file as it is, or the number.",
 )
-@click.option("--device", default="camera-01", show_default=True, help="Camera to appear as.")
+@click.option("--device", default="camera-01", show_default=True, callback=_named, help="Camera to appear as.")
 @click.option("--model", help="model_name to ask for; of a raw picture as a user property of MQTT 5.")
 @click.option("--backend", help="backend_preference: onnx, torch or dual; as --model.")
 @click.option("--repeat", type=click.IntRange(1), help="Rounds through everything.  [default: 1]")
 @click.option("--loop", is_flag=True, help="Rounds through everything, until Ctrl-C.")
 @click.option(
     "--rate",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     help="Items a second at most.  [default: a video's own pace, all else as fast as the broker takes it]",
 )
 @click.option("--every", default=1, show_default=True, type=click.IntRange(1), help="Of a video every n-th frame.")
@@ -76,12 +83,14 @@ def _reading(text: str) -> tuple[float, ...]:
     metavar="NUMBERS",
     help="A reading in place of pictures: one number for each channel of the sensor. May be given several times.",
 )
-@click.option("--sensor-id", "--sensor", default="sensor-01", show_default=True, help="Sensor to appear as.")
+@click.option(
+    "--sensor-id", "--sensor", default="sensor-01", show_default=True, callback=_named, help="Sensor to appear as."
+)
 @click.option(
     "--timeout",
     default=15.0,
     show_default=True,
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     help="Seconds to wait for the broker before giving up.",
 )
 def send(

@@ -13,7 +13,6 @@ import click
 from gateway.commands.broker import mqtt_settings
 from gateway.commands.options import CONFIG, examples
 from gateway.config import Settings, load_settings, settings_warnings
-from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -40,7 +39,11 @@ async def _serve(settings: Settings, config_file: Path | None) -> int:
 
     gateway = compose(settings, config_file)
     stop_on_signals(gateway)
-    return await gateway.run()
+    code = await gateway.run()
+    if gateway.stuck:  # Python would wait for its thread; everything else has ended in order
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def compose(settings: Settings, config_file: Path | None = None) -> Gateway:
@@ -74,7 +77,3 @@ def _check_environment(settings: Settings) -> None:
     log = structlog.get_logger(__name__)
     for warning in settings_warnings(settings, os.environ):
         log.warning(warning)
-    if settings.model_config_path is None and not settings.model_repository.is_dir():
-        raise ConfigError(
-            "no such folder", where=f"MODEL_REPOSITORY={settings.model_repository}", fix="Name the folder of the models"
-        )

@@ -17,10 +17,10 @@ from gateway import __version__
 from gateway.config import (
     Settings,
     given_variables,
-    missing_files,
     named_file,
     settings_warnings,
 )
+from gateway.config_files import missing_files
 from gateway.doctor.findings import Area, Finding
 from gateway.errors import ConfigError
 from gateway.models.repository import LogicalModel

@@ -15,7 +15,10 @@ from gateway.topics import DEVICE_PARTS, TopicPattern, safe_text
 MAX_NAME = 256
 NUMBER = re.compile(rb"\s{0,8}[-+]?[0-9.][0-9.eE+-]{0,63}\s{0,8}")
 """A payload that is one number, or looks like one."""
-_MAX_TIME = 64
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,18})?(Z|[+-]\d\d:\d\d)?", re.ASCII)
+"""In upper case; many a camera leaves the zone out."""
+_LATEST = 2.6e14
+"""The year 9999 in epoch milliseconds."""
 _MAX_TRACE = 512
 _MAX_ATTRIBUTES = 16
 _TRACE_CONTEXT = ("traceparent", "tracestate")
@@ -75,14 +78,17 @@ def _has_an_identity(message: Message) -> bool:
 
 
 def is_time(value: float | str | None) -> TypeGuard[Timestamp]:
-    """Whether a camera's timestamp is one: a number, or a text of RFC 3339."""
+    """Whether a camera's timestamp is one: epoch seconds or milliseconds, or a date and time of RFC 3339."""
     if not isinstance(value, str):
-        return value is not None
+        return value is not None and 0 <= value <= _LATEST
+    text = value.upper()
+    if not _RFC_3339.fullmatch(text):
+        return False
     try:
-        datetime.fromisoformat(value)
+        datetime.fromisoformat(text)
     except ValueError:
         return False
-    return len(value) <= _MAX_TIME
+    return True
 
 
 def _is_whole(value: str) -> bool:

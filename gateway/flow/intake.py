@@ -22,7 +22,7 @@ from gateway.flow.acks import AckLedger
 from gateway.flow.identify import identify
 from gateway.flow.ingest import open_message, take_contents
 from gateway.flow.replies import Replies, Reply, refusal
-from gateway.flow.route import model_for, reply_topics, route
+from gateway.flow.route import model_for, refuse_unknown_variant, reply_topics, route
 from gateway.flow.schedule import Schedule
 from gateway.flow.windows import Windows
 from gateway.live import Live
@@ -100,6 +100,8 @@ class Intake:
                 origin = envelope.origin
                 contents = take_contents(envelope)
                 model = model_for(contents, self._models.current)
+                origin = replace(origin, model_name=model.spec.name)
+                refuse_unknown_variant(contents, model)
                 asked = self._join(contents, model) if isinstance(contents, Reading) else contents
             if asked is None:
                 self._acks.settle(origin.result_id, Outcome.WINDOWED)

@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 
 from gateway.errors import (
+    BackendInvalidResponse,
     BackendUnavailable,
     BrokerUnavailable,
     InternalError,
@@ -76,6 +77,8 @@ class Pipeline:
         self._inference = Inference(server, metrics, live)
         self._alerts = AlertBook()
         self._threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="preprocess")
+        self._custom_threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="custom-layout")
+        self._custom_under_way = 0
         self.acks = AckLedger(broker.acknowledge, metrics)
         self.replies = Replies(broker, self.acks, metrics)
         self.intake = Intake(live, broker, models, metrics, self.acks, self.replies)
@@ -146,9 +149,34 @@ class Pipeline:
     async def _read(self, answered: Answered) -> Predicted:
         """Step 7; in a thread where outlines or many tiles would keep the loop from everything else."""
         model = answered.job.model.spec
+        if model.layout.custom:
+            return await self._read_custom(answered)
         if model.layout.task in HEAVY_TASKS or any(given.count > 1 for given in answered.inputs.values()):
             return await asyncio.get_running_loop().run_in_executor(self._threads, postprocess, answered)
         return postprocess(answered)
+
+    async def _read_custom(self, answered: Answered) -> Predicted:
+        """In threads of their own, which a layout that never ends may hold without holding anything else."""
+        reading = asyncio.get_running_loop().run_in_executor(self._custom_threads, postprocess, answered)
+        self._custom_under_way += 1
+        reading.add_done_callback(lambda _: self._custom_ended())
+        left = answered.job.deadline_at - time.monotonic()
+        done, _ = await asyncio.wait([reading], timeout=max(0.0, left))
+        if not done:
+            name = answered.job.model.spec.layout.name
+            raise BackendInvalidResponse(
+                f"layout '{name}' was not done within the deadline",
+                fix="Make it faster, or choose another one in inference.output",
+            )
+        return reading.result()
+
+    def _custom_ended(self) -> None:
+        self._custom_under_way -= 1
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a layout of the user's has not come back."""
+        return self._custom_under_way > 0
 
     async def _prepare(self, job: Job, selection: Selection) -> Prepared:
         """Step 4, in a thread; variants that want the same input share it."""
@@ -257,7 +285,8 @@ class Pipeline:
         """Leave the rest to the broker; returns how many snapshots that are."""
         self._schedule.drain()
         self.replies.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._custom_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
         return self.acks.abandon_rest()
 
     @contextmanager

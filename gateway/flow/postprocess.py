@@ -32,6 +32,7 @@ from gateway.messages import (
 )
 from gateway.models.catalog import ServedModel
 from gateway.models.heads import DECODED, head_of
+from gateway.models.spec import MAX_LABELS
 
 ANOMALY = 1
 """The class id of an anomaly."""
@@ -123,8 +124,11 @@ def _objects(found: _Found, model: ServedModel) -> tuple[Prediction, ...]:
 
 
 def _tile(seen: Detections, geometry: Geometry) -> _Found:
-    masks = () if seen.masks is None else tuple((seen.masks, index, geometry) for index in range(len(seen.boxes)))
-    return _Found(boxes_to_picture(seen.boxes, geometry), seen.scores, seen.class_ids, masks)
+    boxes = boxes_to_picture(seen.boxes, geometry)
+    # Nothing is left of a box that lies in the padding, or of one without any size.
+    visible = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+    masks = () if seen.masks is None else tuple((seen.masks, int(index), geometry) for index in visible)
+    return _Found(boxes[visible], seen.scores[visible], seen.class_ids[visible], masks)
 
 
 def _merged(tiles: list[_Found], model: ServedModel) -> _Found:
@@ -161,7 +165,7 @@ def _prediction(
     bbox: tuple[float, float, float, float] | None = None,
     mask: Outline | Rle | None = None,
 ) -> Prediction:
-    if class_id < 0:
-        raise BackendInvalidResponse(f"the output names the class {class_id}")
+    if not 0 <= class_id < MAX_LABELS:
+        raise BackendInvalidResponse(f"the output names the class {class_id}; a model has at most {MAX_LABELS}")
     name = model.labels[class_id] if class_id < len(model.labels) else f"class_{class_id}"
     return Prediction(class_name=name, class_id=class_id, confidence=score, bbox=bbox, mask=mask)

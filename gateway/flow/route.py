@@ -9,11 +9,15 @@ from gateway.models.catalog import Catalog, ServedModel
 from gateway.models.spec import MqttSpec
 from gateway.topics import fill, is_publishable, topic_matches
 
+MAX_RESPONSE_TOPIC = 1024
+GATEWAYS = "edge-ai/{business_unit}/{facility}/{gateway_id}/ai/#"
+"""Where gateways publish, this one and others."""
+
 
 def model_for(asked: Asked, catalog: Catalog) -> ServedModel:
     """The model that the message names, else the one for its topic and kind.
 
-    Raises ModelUnknown, VariantUnknown, and PayloadInvalid for numbers to a model on pictures and the reverse.
+    Raises ModelUnknown, and PayloadInvalid for numbers to a model on pictures and the reverse.
     """
     origin, numbers = asked.origin, isinstance(asked, Reading)
     if origin.model_name:
@@ -26,13 +30,17 @@ def model_for(asked: Asked, catalog: Catalog) -> ServedModel:
             f"model '{model.spec.name}' takes {wants}, the message has {got}",
             fix="Name another model, or none: the topic finds one of the right kind",
         )
+    return model
+
+
+def refuse_unknown_variant(asked: Asked, model: ServedModel) -> None:
+    """Raise VariantUnknown when the message wants a variant that the model does not have."""
     preference = model.meant_by(asked.backend_preference)
     if preference is not None and preference != "dual" and preference not in model.variants:
         known = ", ".join(f"'{name}'" for name in model.variants)
         raise VariantUnknown(f"model '{model.spec.name}' has no variant '{preference[:100]}' (it has {known})")
     if preference == "dual" and len(model.variants) < 2:
         raise VariantUnknown(f"model '{model.spec.name}' has one variant only; 'dual' needs two")
-    return model
 
 
 def route(snapshot: Snapshot | Window, model: ServedModel, settings: Settings, expiry_s: int | None) -> Job:
@@ -76,14 +84,16 @@ def reply_topics(origin: Origin, model: ServedModel | None, settings: Settings) 
 def _response_topic(origin: Origin, model: MqttSpec | None, settings: Settings) -> str | None:
     """The topic that the message asks its answer on, unless that would do harm.
 
-    An answer on an input topic would be answered in turn, and one on the gateway's own topics could pass for its
-    status or an alert.
+    An answer on an input topic would be answered in turn, and one on a gateway's own topics could pass for its status,
+    an alert, or another camera's result.
     """
     topic = origin.response_topic
-    if not topic or not is_publishable(topic) or topic.startswith("$"):
+    if not topic or len(topic) > MAX_RESPONSE_TOPIC or not is_publishable(topic) or topic.startswith("$"):
         return None
     own = [settings.status_topic, settings.metrics_topic, settings.alert_topic, settings.error_topic]
+    own += [settings.result_topic, settings.sensor_result_topic, settings.comparison_topic, GATEWAYS]
     if model is not None:
-        own += [text for text in (model.alert_topic_template, model.error_topic_template) if text]
+        templates = (model.output_topic_template, model.comparison_topic_template, model.error_topic_template)
+        own += [text for text in (*templates, model.alert_topic_template) if text]
     taken = [pattern.text for pattern in settings.patterns] + own
     return None if any(topic_matches(text, topic) for text in taken) else topic

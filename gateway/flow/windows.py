@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ MAX_SENSORS = 10_000
 MAX_BYTES = 64 * 2**20
 """Bytes of all kept readings together."""
 
+READINGS_KNOWN = 8
+"""Messages of a sensor by which a repeated one is known."""
+
 Key = tuple[str, str]
 """A sensor and the model that it asks."""
 
@@ -29,6 +32,8 @@ class _Ring:
     end: int = 0
     wanted: int = 0
     """Readings until the next window."""
+    known: deque[str] = field(default_factory=lambda: deque(maxlen=READINGS_KNOWN))
+    """The `result_id` of the last messages."""
 
     def add(self, readings: NDArray[np.float64]) -> None:
         window = len(self.rows)
@@ -84,6 +89,9 @@ class Windows:
             )
         rows = np.array(reading.values, np.float64).reshape(count, spec.channels)
         ring = self._ring((reading.origin.device_id, model_name), spec)
+        if reading.origin.result_id in ring.known:  # delivered again: it is in the window
+            return None
+        ring.known.append(reading.origin.result_id)
         if count < ring.wanted:
             ring.add(rows)
             ring.wanted -= count

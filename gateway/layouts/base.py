@@ -148,6 +148,8 @@ class Layout:
     """What it is and which models have it, in one line."""
     settings: Mapping[str, tuple[str, ...]]
     """Which of `activation`, `box_format`, `box_units` and `background` it reads: what they may be, the usual first."""
+    custom: bool = False
+    """Whether it is the user's code, of which nothing is known: how long it takes, and whether it ends."""
 
     @property
     def expects(self) -> str:

@@ -39,6 +39,7 @@ from gateway.layouts.base import (
     Values,
     _registry,
 )
+from gateway.layouts.boxes import MAX_CANDIDATES
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MAX_TEXT = 200
@@ -105,7 +106,7 @@ def _load(path: Path) -> list[str]:
         raise ConfigError("the file registers no layout", where=str(path), fix=f"Put {EXAMPLE} above a function")
     for name in names:
         _check(_registry[name], path)
-        _registry[name] = replace(_registry[name], decode=_guarded(_registry[name], path))
+        _registry[name] = replace(_registry[name], decode=_guarded(_registry[name], path), custom=True)
     return names
 
 
@@ -161,6 +162,8 @@ def _check(entry: Layout, path: Path) -> None:
         wrong = "outputs gives each role a tuple of sizes and names, such as ('4+C', 'N')"
     elif not all(key in SETTINGS and choices for key, choices in entry.settings.items()):
         wrong = f"settings gives what {', '.join(SETTINGS)} may be, the usual first"
+    elif inspect.iscoroutinefunction(entry.decode):
+        wrong = "the function is `async def`; it runs in a thread, and only `def` can"
     elif not _takes_two(entry.decode):
         wrong = "the function takes two arguments, outputs and head"
     elif not entry.summary:
@@ -213,7 +216,7 @@ def _answerable(name: str, path: Path) -> Iterator[None]:
         yield
     except SnapshotError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a layout that calls sys.exit() ends its answer, not the gateway
         raise BackendInvalidResponse(
             f"layout '{name}' failed: {_said(error)}",
             where=_place(error, path),
@@ -228,6 +231,8 @@ def _checked(seen: object, task: Task) -> Seen:
     match seen:
         case Detections(boxes, scores, class_ids, masks):
             count = np.size(scores)
+            if count > MAX_CANDIDATES:
+                raise ValueError(f"{count} objects, at most {MAX_CANDIDATES} are read")
             return Detections(
                 _numbers(boxes, (count, 4), "boxes"), _shares(scores, "scores"), _ids(class_ids, count), masks
             )

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from gateway.errors import ConfigError
 from gateway.messages import TensorSpec
-from gateway.models.regular_file import open_regular
 from gateway.models.wire_format import BYTES, Field, WireError, WireReader
+from gateway.regular_file import open_regular
 
 MAX_NAME_BYTES = 4096
 MAX_TENSORS = 1000

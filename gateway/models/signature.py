@@ -6,8 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from gateway import layouts
 from gateway.errors import ConfigError
-from gateway.layouts.binding import bind, classes_of, explain
+from gateway.layouts import Layout
+from gateway.layouts.binding import BoundOutput, bind, classes_of, explain
+from gateway.layouts.plausible import implausible
 from gateway.messages import ModelSignature, TensorSpec
 from gateway.models.catalog import ServedVariant, State
 from gateway.models.input_plan import Datatype, ExtraInput, InputPlan, Meaning, WindowPlan
@@ -43,6 +46,9 @@ def fit(signature: ModelSignature, model: LogicalModel, variant: ServedVariant) 
             where=where,
             fix="Correct labels, model_type or inference.output in model.yaml",
         )
+    classes = len(model.labels) or classes_of(layout, signature.outputs, bound)
+    if not model.labels and isinstance(plan, InputPlan):
+        _refuse_implausible(layout, signature, bound, plan, where)
     return replace(
         variant,
         state=State.READY,
@@ -50,10 +56,39 @@ def fit(signature: ModelSignature, model: LogicalModel, variant: ServedVariant) 
         version=signature.version,
         plan=plan,
         outputs=bound,
-        classes=len(model.labels) or classes_of(layout, signature.outputs, bound),
+        classes=classes,
         max_batch=_max_batch(signature, tensor, plan, batched=all(output.batch_axis for output in bound.values())),
         on_gpu=signature.on_gpu,
     )
+
+
+def _refuse_implausible(
+    layout: Layout, signature: ModelSignature, bound: Mapping[str, BoundOutput], plan: InputPlan, where: str
+) -> None:
+    """Without labels nearly every shape fits: raise ConfigError where it hardly means what the layout says."""
+    why = _doubt(layout, signature, bound, plan)
+    if not why:
+        return
+    others = [
+        each.name
+        for each in map(layouts.named, layouts.names())
+        if each.task == layout.task
+        and (found := bind(each, signature.outputs, 0, {})) is not None
+        and not _doubt(each, signature, found, plan)
+    ]
+    came = ", ".join(f"{tensor.name} {list(tensor.shape)}" for tensor in signature.outputs)
+    hint = f"; it would fit {' or '.join(others)}" if others else ""
+    raise ConfigError(
+        f"{came} is hardly {layout.name}: {why}{hint}",
+        where=where,
+        fix="Correct inference.output, or write labels.txt beside model.yaml if it is right",
+    )
+
+
+def _doubt(layout: Layout, signature: ModelSignature, bound: Mapping[str, BoundOutput], plan: InputPlan) -> str:
+    by_name = {tensor.name: tensor.shape for tensor in signature.outputs}
+    shapes = {role: by_name[output.tensor][output.batch_axis :] for role, output in bound.items()}
+    return implausible(layout, shapes, classes_of(layout, signature.outputs, bound), (plan.height, plan.width))
 
 
 def _plan_picture(signature: ModelSignature, model: LogicalModel, where: str) -> tuple[InputPlan, TensorSpec]:

@@ -14,7 +14,7 @@ from gateway import layouts, topics
 from gateway.errors import ConfigError
 from gateway.models.inference_spec import MAX_NAME, AlertsSpec, CameraSpec, InferenceSpec, nearest_of
 from gateway.models.preprocessing_spec import PreprocessingSpec, SensorSpec
-from gateway.models.regular_file import open_regular
+from gateway.regular_file import open_regular
 from gateway.schema import ANSWER_PARTS, StrictModel, output_topic, parse, read_yaml
 
 log = structlog.get_logger(__name__)
@@ -230,7 +230,10 @@ def _base_name(path: Path, data: dict[str, Any]) -> str:
     """What the variants' Triton models are called after: model_path of the decision record, the file, or its folder."""
     if isinstance(data.get("model_path"), str):
         return Path(data["model_path"]).stem
-    return path.parent.name if path.name == "model.yaml" else path.stem
+    if path.name != "model.yaml":
+        return path.stem
+    # A relative path may end in no name, or in `..`; what a link leads to is not what the folder is called.
+    return path.parent.resolve().name if path.parent.name in ("", "..") else path.parent.name
 
 
 def read_labels(spec: ModelSpec, path: Path) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gateway.errors import ConfigError
-from gateway.models.regular_file import open_regular
+from gateway.regular_file import open_regular
 
 MAX_DIRECTORY_BYTES = 2 << 20
 """Read of the archive to find a file in it; one of a model of a thousand tensors lists them in 0.1 MiB."""

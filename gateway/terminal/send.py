@@ -59,16 +59,23 @@ def find_files(paths: Sequence[Path], videos: Sequence[str]) -> list[Path]:
     """The files named, and the pictures and videos in the folders named; raises UserError when there are none."""
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            found += sorted(item for item in path.iterdir() if item.suffix.lower() in (*PICTURES, *videos))
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise UserError("no such file or folder", where=str(path), fix="Check the path")
+        try:
+            found += _files_of(path, videos)
+        except OSError as error:  # of a name that is too long, or a folder of another user
+            raise UserError(f"cannot be read: {error.strerror}", where=str(path), fix="Check the path") from error
     if not found:
         fix = "Name JPEG, PNG, WebP, BMP or TIFF files, or videos"
         raise UserError("no pictures there", where=", ".join(map(str, paths)), fix=fix)
     return found
+
+
+def _files_of(path: Path, videos: Sequence[str]) -> list[Path]:
+    if path.is_dir():
+        return sorted(item for item in path.iterdir() if item.suffix.lower() in (*PICTURES, *videos))
+    if path.is_file():
+        return [path]
+    what = "not a regular file" if path.exists() else "no such file or folder"
+    raise UserError(what, where=str(path), fix="Name a file or a folder of them" if path.exists() else "Check the path")
 
 
 def picture(path: Path) -> Still:

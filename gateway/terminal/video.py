@@ -17,8 +17,6 @@ from gateway.addresses import shown
 from gateway.errors import UserError
 from gateway.terminal.threads import apart
 
-__all__ = ["Video", "is_address", "open_video", "shown"]
-
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg", ".mpeg", ".ts", ".mts", ".mjpeg",
           ".mjpg", ".h264", ".264", ".h265", ".265", ".hevc", ".ogv", ".3gp")  # fmt: skip
 SCHEMES = ("rtsp", "rtsps", "http", "https")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from gateway.models.repository import read_model
 from gateway.models.signature import fit
 from gateway.models.spec import read_spec
 from gateway.testing import MemoryTriton
-from tests.flow.builders import SNAPSHOT_TOPIC, head, jpeg, sensor_spec, snapshot_json
+from tests.flow.builders import SNAPSHOT_TOPIC, head, jpeg, sensor_spec, signature, snapshot_json
 from tests.harness import site, until, write_model
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -266,8 +267,11 @@ async def test_all_tiles_together_keep_the_deadline_of_the_snapshot(tmp_path: Pa
     )
     triton = MemoryTriton()
     for variant in ("detector-onnx", "detector-torch"):
-        signature = ModelSignature(variant, "1", (IMAGES,), (OUTPUT,), 1)
-        triton.add_model(signature, lambda _: {"output0": head(IN_THE_MIDDLE)}, latency_s=0.3)
+        triton.add_model(
+            ModelSignature(variant, "1", (IMAGES,), (OUTPUT,), 1),
+            lambda _: {"output0": head(IN_THE_MIDDLE)},
+            latency_s=0.3,
+        )
     async with site(tmp_path, triton=triton, snapshot_deadline_ms=1000) as place:
         place.snapshot(jpeg(512, 512))
         await place.answered(1)
@@ -298,3 +302,80 @@ def test_an_input_that_would_fill_the_memory_is_refused_at_load_time(tmp_path: P
     wide = ModelSignature("m", "1", (TensorSpec("images", "FP32", (-1, 3, 640, 640)),), (OUTPUT,), 8)
     with pytest.raises(ConfigError, match=r"305 MiB for one snapshot \(65 of 640x640 FP32\), the limit is 64 MiB"):
         fit(wide, read_model(folder / "model.yaml"), ServedVariant("onnx", "m"))
+
+
+HOSTILE = '''
+import sys, threading
+from gateway.layouts import Detections, layout
+
+release = threading.Event()
+
+@layout("breadth-leaves", task="object-detection", outputs={"found": ("N", 5)})
+def leaves(outputs, head):
+    """Calls sys.exit()."""
+    sys.exit(3)
+
+@layout("breadth-sleeps", task="object-detection", outputs={"found": ("N", 5)})
+def sleeps(outputs, head):
+    """Does not come back."""
+    release.wait(60)
+    raise ValueError("too late")
+
+@layout("breadth-floods", task="object-detection", outputs={"found": ("N", 5)})
+def floods(outputs, head):
+    """Sees two million things."""
+    import numpy as np
+    n = 2_000_000
+    return Detections(np.zeros((n, 4)), np.zeros(n), np.zeros(n, int))
+'''
+
+
+async def test_a_layout_that_leaves_hangs_or_floods_harms_only_its_own_answers(tmp_path: Path) -> None:
+    folder = tmp_path / "layouts"
+    folder.mkdir()
+    (folder / "mine.py").write_text(HOSTILE)
+    load_custom_layouts(folder)
+    models, triton = tmp_path / "models", MemoryTriton()
+    for kind in ("leaves", "sleeps", "floods"):
+        write_model(models, kind, inference={"output": f"breadth-{kind}"})
+        for variant in (f"{kind}-onnx", f"{kind}-torch"):
+            rows = (TensorSpec("rows", "FP32", (-1, 1, 5)),)
+            triton.add_model(
+                ModelSignature(variant, "1", (IMAGES,), rows, 8), lambda _: {"rows": np.zeros((1, 1, 5), np.float32)}
+            )
+    write_model(models, "detector")
+    for variant in ("detector-onnx", "detector-torch"):
+        triton.add_model(signature(variant), lambda _: {"output0": head(IN_THE_MIDDLE)})
+    async with site(models, triton=triton, snapshot_deadline_ms=1500) as place:
+        for kind in ("leaves", "sleeps", "floods"):
+            place.snapshot(snapshot_json(jpeg(), model_name=kind))
+        place.snapshot(snapshot_json(jpeg(), model_name="detector"))
+        await place.answered(4)
+        assert place.gateway.stuck
+        sys.modules[f"layout file {folder / 'mine.py'}"].release.set()
+        await until(lambda: not place.gateway.stuck, "the end of the layout")
+    assert [result["model_name"] for result in place.results] == ["detector"]
+    said = {error["model_name"]: error["error"] for error in place.errors}
+    assert {error["code"] for error in said.values()} == {"BACKEND_INVALID_RESPONSE"}
+    assert "SystemExit" in said["leaves"]["message"]
+    assert "not done within the deadline" in said["sleeps"]["message"]
+    assert "2000000 objects" in said["floods"]["message"]
+
+
+async def test_boxes_of_which_nothing_is_in_the_picture_are_left_out(tmp_path: Path) -> None:
+    beyond = head((1e30, 1e30, 1e30, 1e30, 1, 0.9), (32.0, 2.0, 4.0, 2.0, 1, 0.8), IN_THE_MIDDLE)
+    write_model(tmp_path)
+    triton = model(lambda _: {"output0": beyond}, (IMAGES,), (OUTPUT,), 8)
+    async with site(tmp_path, triton=triton) as place:
+        place.snapshot(jpeg(64, 32))  # letterboxed: rows 16 to 48 of the input are picture
+        await place.answered(1)
+    (prediction,) = place.results[0]["predictions"]
+    assert prediction["class"] == "person_with_helmet"
+    assert not place.results[0]["metadata"]["alert_triggered"]
+
+
+async def test_an_error_names_the_model_that_the_topic_found(tmp_path: Path) -> None:
+    async with site(tmp_path) as place:
+        place.snapshot(snapshot_json(jpeg(), backend_preference="tensorflow"))
+        await place.answered(1)
+    assert (place.errors[0]["error"]["code"], place.errors[0]["model_name"]) == ("VARIANT_UNKNOWN", "detector")

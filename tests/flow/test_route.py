@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.errors import ModelUnknown, PayloadInvalid, VariantUnknown
-from gateway.flow.route import model_for, reply_topics, route
+from gateway.flow.route import model_for, refuse_unknown_variant, reply_topics, route
 from gateway.messages import Reading, Snapshot
 from tests.flow.builders import catalog, origin, sensor_spec, served, settings, spec
 
@@ -56,16 +56,18 @@ def test_unknown_models_and_topics_are_errors_that_name_what_is_known() -> None:
 
 @pytest.mark.parametrize(("model", "preference"), [("detector", "tensorflow"), ("spare", "torch"), ("spare", "dual")])
 def test_unknown_variants_are_errors(model: str, preference: str) -> None:
+    asked = snapshot(model=model, backend_preference=preference)
+    found = model_for(asked, CATALOG)
     with pytest.raises(VariantUnknown):
-        model_for(snapshot(model=model, backend_preference=preference), CATALOG)
+        refuse_unknown_variant(asked, found)
 
 
 def test_candle_is_the_native_variant_unless_a_variant_bears_the_name() -> None:
     assert GATE.meant_by("candle") == "torch"
     assert served(spec(variants={"candle": "x", "torch": "y"})).meant_by("candle") == "candle"
-    assert model_for(snapshot(model="gate", backend_preference="candle"), CATALOG) is GATE
+    refuse_unknown_variant(snapshot(model="gate", backend_preference="candle"), GATE)
     with pytest.raises(VariantUnknown):
-        model_for(snapshot(model="spare", backend_preference="candle"), CATALOG)
+        refuse_unknown_variant(snapshot(model="spare", backend_preference="candle"), SPARE)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +95,9 @@ def test_output_topics_of_the_model_come_before_those_of_the_gateway() -> None:
         "azure-iot-operations/data/cam/snapshot",
         "edge-ai/default/default/test/ai/status",
         "edge-ai/default/default/test/ai/alerts",
+        "edge-ai/default/default/test/ai/inference/vision",
+        "edge-ai/other/plant/gw/ai/models",
+        "a" * 2000,
         "$SYS/broker",
         "a/+/b",
         "a/#",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
@@ -17,9 +18,13 @@ from gateway.models.preprocessing_spec import SensorSpec
 PAIR = SensorSpec(window=2, stride=1, channels=1)
 
 
-def reading(*values: float, device: str = "pump-1", number: int = 0) -> Reading:
+_messages = itertools.count()
+
+
+def reading(*values: float, device: str = "pump-1", number: int = 0, result_id: str | None = None) -> Reading:
+    """A reading; without a `result_id` one that no other has."""
     origin = Origin(
-        result_id=f"{number:032x}",
+        result_id=result_id or f"{next(_messages):032x}",
         device_id=device,
         timestamp=1_697_385_600 + number,
         topic="edge-ai/bu/plant/gw/sensors/pump-1",
@@ -182,3 +187,12 @@ def test_the_sensor_silent_the_longest_is_forgotten_first() -> None:
     assert book.forgotten == 1
     assert book.join(reading(3, device="a"), "model", PAIR) is not None
     assert book.join(reading(2, device="b"), "model", PAIR) is None
+
+
+def test_a_reading_that_comes_again_is_in_the_window_once() -> None:
+    windows = Windows()
+    assert windows.join(reading(1, result_id="a"), "model", PAIR) is None
+    assert windows.join(reading(1, result_id="a"), "model", PAIR) is None
+    assert joined(windows.join(reading(2, result_id="b"), "model", PAIR)) == [[1], [2]]
+    assert windows.join(reading(2, result_id="b"), "model", PAIR) is None
+    assert joined(windows.join(reading(2, result_id="c"), "model", PAIR)) == [[2], [2]]

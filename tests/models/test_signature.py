@@ -178,7 +178,48 @@ def test_an_output_that_is_not_there_is_named() -> None:
 
 def test_labels_that_nobody_wrote_down_are_counted() -> None:
     model = LogicalModel(spec(), (), Path("models/detector/model.yaml"))
-    assert fit(signature("m"), model, VARIANT).classes == 3
+    assert fit(signature("m", outputs=(-1, 7, 84)), model, VARIANT).classes == 3
+
+
+@pytest.mark.parametrize(
+    ("output", "shape", "hint"),
+    [
+        ("yolov5", (-1, 84, 8400), "yolov8"),
+        ("rtdetr-ultralytics", (-1, 84, 8400), "yolov8"),
+        ("yolox", (-1, 84, 8400), "yolov8"),
+        ("yolov8", (-1, 25200, 85), "yolov5"),
+        ("yolov8", (-1, 300, 6), "end2end"),
+        ("yolov8", (-1, 300, 84), "rtdetr-ultralytics"),
+        ("yolov5", (-1, 300, 7), "yolov7-end2end"),
+    ],
+)
+def test_without_labels_a_wrong_layout_is_refused_all_the_same(output: str, shape: tuple[int, ...], hint: str) -> None:
+    model = LogicalModel(
+        spec(preprocessing={"mode": "letterbox"}, inference={"output": output}), (), Path("m/model.yaml")
+    )
+    with pytest.raises(ConfigError, match=f"is hardly {output}: .*it would fit .*{hint}"):
+        fit(signature("m", (-1, 3, 640, 640), shape), model, VARIANT)
+
+
+@pytest.mark.parametrize(
+    ("output", "shape"),
+    [("yolov8", (-1, 84, 8400)), ("yolov5", (-1, 25200, 85)), ("yolov5", (-1, 8400, 85)), ("yolox", (-1, 8400, 85)),
+     ("end2end", (-1, 300, 6)), ("rtdetr-ultralytics", (-1, 300, 84)), ("yolov8", (-1, -1, -1))],
+)  # fmt: skip
+def test_without_labels_a_right_layout_is_taken(output: str, shape: tuple[int, ...]) -> None:
+    model = LogicalModel(
+        spec(preprocessing={"mode": "letterbox"}, inference={"output": output}), (), Path("m/model.yaml")
+    )
+    assert fit(signature("m", (-1, 3, 640, 640), shape), model, VARIANT).state is State.READY
+
+
+def test_a_map_without_labels_has_the_proportions_of_the_input() -> None:
+    given = spec(
+        preprocessing={"mode": "letterbox"}, model_type="anomaly-detection", inference={"output": "anomaly-map-2d"}
+    )
+    model = LogicalModel(given, (), Path("m/model.yaml"))
+    with pytest.raises(ConfigError, match="84x8400 has not the proportions of the input, 640x640"):
+        fit(signature("m", (-1, 3, 640, 640), (-1, 84, 8400)), model, VARIANT)
 
 
 def test_names_in_model_yaml_may_leave_out_what_libtorch_adds() -> None:
