@@ -58,7 +58,7 @@ def _has_certificate(path: Path) -> bool:
 
 
 def _no_certificate(path: Path) -> tuple[str, str]:
-    return f"'{path}' holds no certificate in PEM form", "Name a file that begins with -----BEGIN CERTIFICATE-----"
+    return f"'{path}' holds no certificate in PEM form", "Name a file with -----BEGIN CERTIFICATE-----"
 
 
 def _unusable_pair(certificate: Path, key: Path) -> dict[str, tuple[str, str]]:
@@ -71,11 +71,12 @@ def _unusable_pair(certificate: Path, key: Path) -> dict[str, tuple[str, str]]:
     except OSError as error:
         if not _has_certificate(certificate):
             return {"aio_tls_cert_file": _no_certificate(certificate)}
-        if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+        reason = str(getattr(error, "reason", ""))
+        if reason == "KEY_VALUES_MISMATCH":
             fix = "Name the key with which the certificate was made"
             return {"aio_tls_key_file": (f"'{key}' does not belong to the certificate '{certificate}'", fix)}
-        if getattr(error, "library", None) == "SSL":
-            why = str(getattr(error, "reason", "")).lower().replace("_", " ")
+        if reason.endswith(("_TOO_SMALL", "_TOO_WEAK")):
+            why = reason.lower().replace("_", " ")
             return {"aio_tls_cert_file": (f"'{certificate}' cannot be used: {why}", "Have a new certificate made")}
         fix = "Name the PEM file of the key, without a password"
         return {"aio_tls_key_file": (f"'{key}' holds no private key in PEM form that can be read", fix)}

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from gateway.cli import cli
 from gateway.local.broker import EmbeddedBroker
 from gateway.local.processes import free_ports
 from gateway.terminal.overview import GROUPS
-from tests.command_line import one_line, run, start
+from tests.command_line import ROOT, environment, leading_to, one_line, run, start
 
 COMMANDS = sorted(cli.commands)
 PICTURES = "model_repository/industrial-safety/golden"
@@ -145,6 +146,47 @@ def test_a_port_in_use_is_one_line_with_the_fix() -> None:
         )
         assert f"port {port} for the MQTT broker is taken" in one_line("stack", "--mqtt-port", port)
         assert f"port {port} for Triton's grpc is taken" in one_line("triton", "--grpc-port", port)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["--help", "--version", "config show --all", "config schema", "models list", "models layouts", "completion bash"],
+)
+def test_a_full_disk_is_one_line(arguments: str) -> None:
+    assert cannot_write(*arguments.split()) == "edge-gateway: cannot write: No space left on device\n"
+
+
+def test_a_full_disk_is_one_line_of_what_runs_for_long_too() -> None:
+    with EmbeddedBroker() as broker:
+        assert cannot_write("send", PICTURES, **leading_to(broker)).splitlines()[-1].endswith("No space left on device")
+    assert "Traceback" not in cannot_write("doctor", "--json")
+
+
+def cannot_write(*arguments: str, **settings: str) -> str:
+    """What a command says whose output goes to a full disk."""
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no /dev/full here")
+    with full.open("w") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway", *arguments],
+            env=environment(**settings),
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 2
+    return done.stderr
+
+
+def test_what_is_left_for_the_flush_at_exit_is_one_line_too(capfd: pytest.CaptureFixture[str]) -> None:
+    code = "import sys, gateway.cli as c; c._main = lambda: sys.stdout.write('late'); c.main()"
+    with Path("/dev/full").open("w") as out:
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=out, check=False)
+    assert (done.returncode, capfd.readouterr().err) == (2, "edge-gateway: cannot write: No space left on device\n")
 
 
 # --- a broker that is not there -------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import hypothesis
@@ -16,10 +18,10 @@ from gateway.config import (
     RELOADABLE,
     Settings,
     load_settings,
-    require_files,
     settings_warnings,
     suspicious_variables,
 )
+from gateway.config_files import missing_files, require_files
 from gateway.errors import ConfigError
 from gateway.models.repository import read_model
 from gateway.models.spec import ModelSpec, read_spec
@@ -143,6 +145,7 @@ def test_what_can_be_taken_over_without_a_restart_is_a_setting() -> None:
         ("INFER_TIMEOUT_MS", "0"),
         ("SNAPSHOT_DEADLINE_MS", "nan"),
         ("MAX_PAYLOAD_BYTES", "1e99"),
+        ("QUEUE_MAX_BYTES", "99999999999999999999"),
         ("LOG_LEVEL", "loud"),
         ("GATEWAY_ID", "a/b"),
         ("BUSINESS_UNIT", "+"),
@@ -418,6 +421,22 @@ def test_a_wrong_model_yaml_says_where_and_what(tmp_path: Path, changes: dict[st
     assert said in refused(model_yaml(tmp_path, **changes))
 
 
+@pytest.mark.parametrize("name", ["model.yaml", "./model.yaml", "1/../model.yaml", "1/../../detector/model.yaml"])
+def test_a_relative_path_names_the_models_of_triton_too(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model_yaml(tmp_path).parent
+    (folder / "1").mkdir()
+    monkeypatch.chdir(folder)
+    assert read_spec(Path(name)).variants == {"onnx": "detector-onnx", "torch": "detector-torch"}
+
+
+def test_a_link_names_the_models_of_triton_by_what_it_is_called(tmp_path: Path) -> None:
+    model_yaml(tmp_path)
+    (tmp_path / "other").symlink_to(tmp_path / "detector")
+    assert read_spec(tmp_path / "other" / "model.yaml").variants["onnx"] == "other-onnx"
+
+
 def test_empty_sections_are_as_if_left_out(tmp_path: Path) -> None:
     spec = read_spec(model_yaml(tmp_path, mqtt=None, preprocessing=None))
     assert spec.mqtt.input_topics == ()
@@ -430,9 +449,9 @@ def test_named_parts_in_the_topics_of_a_model_match_as_in_the_settings(tmp_path:
 
 
 def test_a_file_for_the_broker_that_is_not_there_is_named(tmp_path: Path) -> None:
-    there = tmp_path / "ca.pem"
+    there = tmp_path / "token"
     there.touch()
-    require_files(Settings(aio_mqtt_use_tls=True, aio_tls_ca_file=there))
+    require_files(Settings(api_token_file=there))
     with pytest.raises(ConfigError, match="AIO_TLS_CA_FILE: there is no file"):
         require_files(Settings(aio_mqtt_use_tls=True, aio_tls_ca_file=tmp_path / "nothing"))
     with pytest.raises(ConfigError, match="API_TOKEN_FILE: there is no file"):
@@ -446,10 +465,59 @@ def test_a_file_for_the_broker_that_is_not_there_is_named(tmp_path: Path) -> Non
     [
         ("TRITON_GRPC_URL", "http://localhost:8001"),
         ("TRITON_GRPC_URL", "localhost"),
+        ("TRITON_GRPC_URL", "localhost:99999"),
+        ("TRITON_GRPC_URL", "localhost:0"),
         ("TRITON_METRICS_URL", "localhost:8002"),
+        ("TRITON_METRICS_URL", "file:///etc/passwd"),
+        ("TRITON_METRICS_URL", "http://:8002/metrics"),
+        ("TRITON_METRICS_URL", "http://triton:0/metrics"),
+        ("TRITON_METRICS_URL", "http://triton/a b"),
     ],
 )
 def test_addresses_of_triton_are_checked(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=name):
         load_settings()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """a.pem and b.pem with their keys, locked.key, which is a.key with a password, and what is none of these."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl here")
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(arguments: str) -> None:
+        subprocess.run(["openssl", *arguments.split()], cwd=folder, check=True, capture_output=True)
+
+    for name in "ab":
+        new_key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+        openssl(f"req -x509 {new_key} -subj /CN={name} -keyout {name}.key -out {name}.pem")
+    openssl("pkcs8 -topk8 -in a.key -out locked.key -passout pass:hunter2")
+    (folder / "words").write_text("no certificate\n")
+    (folder / "empty").touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("ca", "certificate", "key", "said"),
+    [
+        ("a.pem", "b.pem", "b.key", []),
+        ("words", "b.pem", "b.key", ["AIO_TLS_CA_FILE: '/words' holds no certificate in PEM form"]),
+        ("empty", "b.pem", "b.key", ["AIO_TLS_CA_FILE: '/empty' holds no certificate in PEM form"]),
+        ("a.key", "b.pem", "b.key", ["AIO_TLS_CA_FILE: '/a.key' holds no certificate in PEM form"]),
+        ("a.pem", "words", "b.key", ["AIO_TLS_CERT_FILE: '/words' holds no certificate in PEM form"]),
+        ("a.pem", "b.pem", "words", ["AIO_TLS_KEY_FILE: '/words' holds no private key in PEM form that can be read"]),
+        ("a.pem", "a.pem", "locked.key", ["AIO_TLS_KEY_FILE: '/locked.key' holds no private key in PEM form"]),
+        ("a.pem", "b.pem", "a.key", ["AIO_TLS_KEY_FILE: '/a.key' does not belong to the certificate '/b.pem'"]),
+        ("words", "empty", "gone", ["AIO_TLS_CA_FILE: '/words' holds", "AIO_TLS_KEY_FILE: there is no file '/gone'"]),
+    ],
+)
+def test_files_for_tls_are_read_before_the_broker_is_asked(
+    certificates: Path, ca: str, certificate: str, key: str, said: list[str]
+) -> None:
+    files = {"aio_tls_ca_file": ca, "aio_tls_cert_file": certificate, "aio_tls_key_file": key}
+    settings = Settings(aio_mqtt_use_tls=True, **{name: certificates / file for name, file in files.items()})
+    found = [str(error).replace(str(certificates), "") for error in missing_files(settings)]
+    assert len(found) == len(said)
+    assert all(line.startswith(f"{text}") for line, text in zip(sorted(found), said, strict=True))

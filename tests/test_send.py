@@ -22,10 +22,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gateway.addresses import shown
 from gateway.errors import UserError
 from gateway.local.broker import EmbeddedBroker
 from gateway.local.processes import free_ports
-from gateway.terminal.video import open_video, shown
+from gateway.terminal.video import open_video
 from tests.command_line import leading_to, one_line, run, start
 from tests.e2e.site import Client, until
 from tests.flow.builders import jpeg

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,11 @@ def test_aliases_and_merged_mappings_are_read_with_their_lines(tmp_path: Path) -
     found = read_yaml(tmp_path / "x.yaml")
     assert found == {"a": {"b": 1, "c": 2}, "d": {"b": 1, "c": 3}, "e": {"b": 1, "c": 2}}
     assert [found.line(loc) for loc in (("a", "b"), ("d",), ("d", "x"), ("e",), ("f",))] == [1, 2, 2, 5, None]
+
+
+def test_a_pipe_is_refused_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.yaml")
+    assert refused(tmp_path / "x.yaml") == "cannot be read: it is no regular file. Check the path and its permissions"
 
 
 def test_a_file_of_another_encoding_or_size_is_refused(tmp_path: Path) -> None:

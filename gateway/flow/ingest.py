@@ -39,7 +39,17 @@ class InputMessage(msgspec.Struct):
     deadline_ms: float | None = None
 
 
+class _Whoever(msgspec.Struct):
+    """What of a message tells its sender, of whatever types the rest is."""
+
+    device_id: object = None
+    camera_id: object = None
+    sensor_id: object = None
+    timestamp: object = None
+
+
 _decoder = msgspec.json.Decoder(InputMessage)
+_whoever = msgspec.json.Decoder(_Whoever)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,21 @@ def open_message(message: Message, origin: Origin, max_payload_bytes: int) -> En
     raise PayloadInvalid(
         f"the message is neither JSON nor a picture nor a number; it begins with {payload[:8].hex(' ')}"
         + (f", and its content type is {said[:60]!r}" if said else "")
+    )
+
+
+def sender_of(message: Message, origin: Origin) -> Origin:
+    """As much as a JSON object of the wrong form still says of who sent it, for the answer to that."""
+    try:
+        given = _whoever.decode(message.payload.removeprefix(b"\xef\xbb\xbf"))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return origin
+    names = [name for name in (given.device_id, given.camera_id, given.sensor_id) if isinstance(name, str) and name]
+    timestamp = given.timestamp if isinstance(given.timestamp, int | float | str) else None
+    return replace(
+        origin,
+        device_id=(*names, origin.device_id)[0][:MAX_NAME],
+        timestamp=timestamp if is_time(timestamp) else origin.timestamp,
     )
 
 

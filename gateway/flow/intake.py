@@ -20,7 +20,7 @@ from gateway.errors import (
 )
 from gateway.flow.acks import AckLedger
 from gateway.flow.identify import identify
-from gateway.flow.ingest import open_message, take_contents
+from gateway.flow.ingest import open_message, sender_of, take_contents
 from gateway.flow.replies import Replies, Reply, refusal
 from gateway.flow.route import model_for, refuse_unknown_variant, reply_topics, route
 from gateway.flow.schedule import Schedule
@@ -93,7 +93,7 @@ class Intake:
     async def _accept(self, message: Message, origin: Origin) -> None:
         if not self._acks.open(origin.result_id, message):
             return
-        settings = self._live.current
+        settings, unopened = self._live.current, origin
         try:
             with self._metrics.timed("ingest"):
                 envelope = open_message(message, origin, settings.max_payload_bytes)
@@ -108,6 +108,8 @@ class Intake:
                 return
             job = route(asked, model, settings, message.properties.message_expiry_s)
         except SnapshotError as error:
+            if origin is unopened and isinstance(error, PayloadInvalid):
+                origin = sender_of(message, origin)
             await self._refuse(origin, reply_topics(origin, None, settings), error)
             return
         except Exception as error:  # noqa: BLE001 - one poisonous message must not take service from all others

@@ -379,3 +379,11 @@ async def test_an_error_names_the_model_that_the_topic_found(tmp_path: Path) -> 
         place.snapshot(snapshot_json(jpeg(), backend_preference="tensorflow"))
         await place.answered(1)
     assert (place.errors[0]["error"]["code"], place.errors[0]["model_name"]) == ("VARIANT_UNKNOWN", "detector")
+
+
+async def test_an_error_names_the_sender_though_a_field_has_the_wrong_type(tmp_path: Path) -> None:
+    async with site(tmp_path) as place:
+        place.snapshot(snapshot_json(jpeg(), device_id="cam-9", timestamp=5, priority="1"))
+        place.snapshot(b'{"device_id": ["x"], "image_data": 5}')
+        await place.answered(2)
+    assert [(error["device_id"], error["timestamp"] == 5) for error in place.errors] == [("cam-9", True), ("gw", False)]

@@ -55,9 +55,50 @@ def test_json_snapshot() -> None:
     assert snapshot.priority == 3
 
 
-@pytest.mark.parametrize("timestamp", [1697385600, 1697385600.25, 1697385600123, "2025-10-15T12:00:00Z"])
+TIMES = (
+    0,
+    1697385600,
+    1697385600.25,
+    1697385600123,
+    253402300799999,
+    "2025-10-15T12:00:00Z",
+    "2025-10-15t12:00:00.123456789z",
+    "2025-10-15 12:00:00+02:00",
+    "2025-10-15T12:00:00",
+)
+
+
+@pytest.mark.parametrize("timestamp", TIMES)
 def test_the_timestamp_stays_as_it_came(timestamp: Any) -> None:
     assert ingest(message(snapshot_json(IMAGE, timestamp=timestamp))).origin.timestamp == timestamp
+
+
+NO_TIMES = (
+    "20231015",
+    "2023-W42-7",
+    "2023-10-15",
+    "2023-10-15T12:00Z",
+    "2023-13-15T12:00:00Z",
+    "2023-10-15T12:00:00+24:00",
+    "2023-10-15T12:00:00Z\n",
+    "",
+    "1697385600",
+    1e300,
+    3e14,
+    -1,
+    10**30,
+)
+
+
+@pytest.mark.parametrize("timestamp", NO_TIMES)
+def test_what_is_no_time_is_refused(timestamp: Any) -> None:
+    with pytest.raises(SnapshotError, match="timestamp is neither epoch seconds, nor epoch milliseconds, nor RFC 3339"):
+        ingest(message(snapshot_json(IMAGE, timestamp=timestamp)))
+
+
+@pytest.mark.parametrize("text", ["20231015", "2023-W42-7", "2023-10-15"])
+def test_a_user_property_that_is_no_time_gives_way_to_the_clock(text: str) -> None:
+    assert origin_of(message(IMAGE, properties=user_properties(time=text))).timestamp != text
 
 
 def test_null_counts_as_left_out() -> None:
