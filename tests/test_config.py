@@ -516,8 +516,12 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_files_for_tls_are_read_before_the_broker_is_asked(
     certificates: Path, ca: str, certificate: str, key: str, said: list[str]
 ) -> None:
-    files = {"aio_tls_ca_file": ca, "aio_tls_cert_file": certificate, "aio_tls_key_file": key}
-    settings = Settings(aio_mqtt_use_tls=True, **{name: certificates / file for name, file in files.items()})
+    settings = Settings(
+        aio_mqtt_use_tls=True,
+        aio_tls_ca_file=certificates / ca,
+        aio_tls_cert_file=certificates / certificate,
+        aio_tls_key_file=certificates / key,
+    )
     found = [str(error).replace(str(certificates), "") for error in missing_files(settings)]
     assert len(found) == len(said)
-    assert all(line.startswith(f"{text}") for line, text in zip(sorted(found), said, strict=True))
+    assert all(line.startswith(text) for line, text in zip(sorted(found), said, strict=True))
