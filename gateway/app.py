@@ -182,7 +182,7 @@ class Gateway:
         by_name = {task.get_name(): task for task in tasks}
         by_name["intake"].cancel()
         deadline = time.monotonic() + self.live.current.drain_timeout_s
-        while not self._pipeline.idle and time.monotonic() < deadline and not by_name["broker"].done():
+        while not self._all_said and time.monotonic() < deadline and not by_name["broker"].done():
             await asyncio.sleep(POLL_S)
         for name, task in by_name.items():
             if name != "broker":
@@ -196,8 +196,15 @@ class Gateway:
         await asyncio.wait([by_name["broker"]], timeout=CLOSE_LIMIT_S)
         by_name["broker"].cancel()
 
+    @property
+    def _all_said(self) -> bool:
+        """Whether nothing is left to do but to say goodbye, and somebody hears it who waits for the end of an alert."""
+        return self._pipeline.idle and (self._broker.connected or not self._pipeline.alerts_pending)
+
     async def _say_offline(self) -> None:
         if not self._broker.connected:
+            if alerts := self._pipeline.alerts_pending:
+                log.warning("Not published before the end", what="the end of every alert", alerts=alerts)
             return
         offline = self._broker.publish(status_publication(self._settings, "offline", reason="stopped"))
         for what, work in (("the offline status", offline), ("the end of every alert", self._pipeline.end_alerts())):

@@ -356,8 +356,8 @@ def settings_warnings(settings: Settings, environment: Mapping[str, str]) -> lis
         warnings.append(f"RUST_LOG is not read; LOG_LEVEL={settings.log_level}")
     if settings.default_backend == "candle":
         warnings.append(
-            "DEFAULT_BACKEND=candle is mapped to torch, but for a model with a variant 'candle' in its `variants`; "
-            "write DEFAULT_BACKEND=torch"
+            "DEFAULT_BACKEND=candle: models without a variant of that name answer with 'torch'; "
+            "write DEFAULT_BACKEND=torch if that is what is meant"
         )
     if settings.infer_timeout_ms > settings.snapshot_deadline_ms:
         warnings.append("INFER_TIMEOUT_MS is longer than SNAPSHOT_DEADLINE_MS, which ends each wait before it")

@@ -24,8 +24,10 @@ def require_files(settings: Settings) -> None:
 
 
 def missing_files(settings: Settings) -> list[ConfigError]:
-    """An error for each file of a setting that is not there, cannot be read, or is no certificate or key."""
+    """An error for each file of a setting that is not there, cannot be read, or is no certificate, key or token."""
     found = {name: said for name in FILES if (said := _unreadable(getattr(settings, name)))}
+    if "api_token_file" not in found and settings.api_token_file and (said := _no_token(settings.api_token_file)):
+        found["api_token_file"] = said
     if "aio_tls_ca_file" not in found and settings.aio_tls_ca_file and not _has_certificate(settings.aio_tls_ca_file):
         found["aio_tls_ca_file"] = _no_certificate(settings.aio_tls_ca_file)
     pair = ("aio_tls_cert_file", "aio_tls_key_file")
@@ -45,6 +47,17 @@ def _unreadable(path: Path | None) -> tuple[str, str] | None:
     except OSError as error:
         return f"'{path}' cannot be read: {error.strerror}", "Let the user read it that runs the gateway"
     return None
+
+
+def _no_token(path: Path) -> tuple[str, str] | None:
+    """Why a readable file holds no token, and the fix: with such a one nobody would be let in."""
+    fix = "Write the token into it, as one line of text in UTF-8"
+    try:
+        return None if path.read_text(encoding="utf-8").strip() else (f"'{path}' is empty", fix)
+    except UnicodeDecodeError:
+        return f"'{path}' is no text", fix
+    except OSError as error:
+        return f"'{path}' cannot be read: {error.strerror}", fix
 
 
 def _has_certificate(path: Path) -> bool:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 POLL_S = 2.0
+SETTLE_TRIES = 25
 SETTLE_S = 0.2
 """A file that has just changed may still be written; it is read when it looks the same twice."""
 
@@ -112,12 +113,15 @@ class Reloader:
         return True
 
     async def _settled(self, seen: Seen) -> Seen:
-        while True:
+        """What the files look like when they are written; one that never rests must not keep out all others."""
+        for _ in range(SETTLE_TRIES):
             await asyncio.sleep(self._settle_s)
             again = await asyncio.to_thread(self._look)
-            if again == seen:
-                return seen
+            if again == seen or self._requested.is_set():
+                return again
             seen = again
+        log.warning("A file of the configuration changes all the time; it is read as it is")
+        return seen
 
     async def _reload(self) -> None:
         """Read and take over; a file must not end the gateway, not even with a defect of ours."""

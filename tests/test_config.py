@@ -450,7 +450,7 @@ def test_named_parts_in_the_topics_of_a_model_match_as_in_the_settings(tmp_path:
 
 def test_a_file_for_the_broker_that_is_not_there_is_named(tmp_path: Path) -> None:
     there = tmp_path / "token"
-    there.touch()
+    there.write_text("secret\n")
     require_files(Settings(api_token_file=there))
     with pytest.raises(ConfigError, match="AIO_TLS_CA_FILE: there is no file"):
         require_files(Settings(aio_mqtt_use_tls=True, aio_tls_ca_file=tmp_path / "nothing"))
@@ -458,6 +458,15 @@ def test_a_file_for_the_broker_that_is_not_there_is_named(tmp_path: Path) -> Non
         require_files(Settings(api_token_file=tmp_path))
     with pytest.raises(ConfigError, match="x' cannot be read: File name too long"):
         require_files(Settings(api_token_file=tmp_path / ("x" * 300)))
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"", "is empty"), (b" \n", "is empty"), (b"\xff\xfe", "is no text")])
+def test_a_token_file_that_holds_no_token_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    """It would let nobody in, and nothing would say why."""
+    (tmp_path / "token").write_bytes(content)
+    (error,) = missing_files(Settings(api_token_file=tmp_path / "token"))
+    assert str(error) == f"API_TOKEN_FILE: '{tmp_path}/token' {said}. {error.fix}"
+    assert error.fix.startswith("Write the token into it")
 
 
 @pytest.mark.parametrize(

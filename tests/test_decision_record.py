@@ -85,7 +85,8 @@ def test_candle_is_mapped_and_said_so(model: Path) -> None:
     assert spec.backend == "torch"
     assert spec.variants == {"onnx": "industrial-safety-onnx", "torch": "industrial-safety-torch"}
     assert len(logs) == 1
-    assert "candle" in logs[0]["event"]
+    assert logs[0]["event"].startswith("backend 'candle'")
+    assert logs[0]["event"].endswith("mapped to the variant 'torch'")
     assert "variants: {candle:" in logs[0]["fix"]
 
 
@@ -107,7 +108,7 @@ def test_the_environment_as_printed(model: Path, monkeypatch: pytest.MonkeyPatch
     assert settings.mqtt_input_topics == ("edge-ai/+/+/camera/snapshots",)
     rust, candle = settings_warnings(settings, environment)
     assert rust == "RUST_LOG is not read; LOG_LEVEL=info"
-    assert candle.startswith("DEFAULT_BACKEND=candle is mapped to torch, but for a model with a variant 'candle'")
+    assert candle.startswith("DEFAULT_BACKEND=candle: models without a variant of that name answer with 'torch'")
 
 
 async def test_the_messages_as_printed(tmp_path: Path, model: Path) -> None:

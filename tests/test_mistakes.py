@@ -242,7 +242,7 @@ IN_A_DROP: tuple[tuple[str, Callable[[Path], object], str], ...] = (
     ("the name of another folder", in_config("platform", 'name: "other"\nplatform'), f"{DROP}/config.pbtxt: names the model 'other', its folder is 'detector-torch'. Rename the folder, or leave `name` out"),
     ("a batch below 0", in_config("size: 8", "size: -1"), f"{DROP}/config.pbtxt: max_batch_size is -1. Set it to 0 (no batch axis) or more"),
     ("a version that is not there", in_config("size: 8", "size: 8\nversion_policy { specific { versions: [2] } }"), f"{DROP}/config.pbtxt: version_policy asks for 2, there is 1. Add the version, or correct version_policy"),
-    ("four channels", in_config("[3, 64", "[4, 64"), "model_repository/detector/model.yaml against Triton model 'detector-torch': the input 'INPUT__0' has 4 channels, a picture has 3 or 1. Correct preprocessing.layout, or export the model for RGB or grey pictures"),
+    ("four channels", in_config("[3, 64", "[4, 64"), "model_repository/detector/model.yaml against Triton model 'detector-torch': the input 'INPUT__0' has 4 channels, a picture has 3 or 1. Correct dims in config.pbtxt, or preprocessing.layout, or export the model for RGB or grey pictures"),
     ("another size", in_model_yaml("preprocessing: {resize: 32}\n"), "model_repository/detector/model.yaml against Triton model 'detector-torch': the input 'INPUT__0' is FP32 [-1, 3, 64, 64], that is 64 high and 64 wide; preprocessing.resize says [32, 32]. Set preprocessing.resize to [64, 64], or leave it out"),
     ("a typo in model.yaml", in_model_yaml("lables: [a]\n"), "model_repository/detector/model.yaml: line 4: unknown key 'lables' (did you mean 'labels'?). Correct the named key"),
 )  # fmt: skip

@@ -44,7 +44,7 @@ class Health:
         if not self._loader.triton_ready:
             reasons.append("Triton cannot be reached")
         models = self._models.current.models
-        if not models:
+        if not models and not self._refused:
             reasons.append("no model.yaml in the model repository")
         for name, model in models.items():
             if not model.ready:
@@ -56,6 +56,8 @@ class Health:
                 degraded.append(f"model '{name}': {missing}")
             degraded += self._not_on_gpu(model)
         reasons += self._refused
+        if not self._metrics.value("config_last_reload_successful"):
+            degraded.append("the configuration as it reads now cannot be used, the one before holds; see the log")
         ready = not reasons
         self.started = self.started or ready
         self._metrics.ready.set(ready)

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,10 +120,20 @@ def _entry(model: LogicalModel, settings: Settings, index: tuple[IndexEntry, ...
 def _states(index: tuple[IndexEntry, ...], triton_model: str) -> list[dict[str, str]]:
     """Of each version; none for a model that Triton does not see."""
     return [
-        {"version": entry.version, "state": entry.state or "not loaded", "reason": entry.reason}
+        {"version": entry.version, "state": entry.state or "not loaded", **_refusal(entry.reason)}
         for entry in index
         if entry.name == triton_model
     ]
+
+
+def _refusal(reason: str) -> dict[str, str]:
+    """Why it does not serve, and the fix; both empty where Triton gives no reason, or only says that we unloaded it."""
+    from gateway.adapters.triton_errors import load_refusal
+
+    if not reason or reason == "unloaded":
+        return {"reason": reason, "fix": ""}
+    text, fix = load_refusal(reason)
+    return {"reason": text, "fix": fix}
 
 
 def _who_answers(model: LogicalModel, settings: Settings) -> tuple[str, str]:
@@ -152,12 +162,15 @@ def _who_answers(model: LogicalModel, settings: Settings) -> tuple[str, str]:
 
 
 def _in_words(entry: dict[str, Any]) -> Iterator[str]:
+    from gateway.doctor.drops import classes_in_words
+
     size = entry["input_size"]
     pieces = [entry["model_type"], f"layout {entry['layout']}"]
     if size:
         pictures = not entry["model_type"].startswith("sensor-")
         pieces.append(f"input {size[0]} high, {size[1]} wide" if pictures else f"input {'x'.join(map(str, size))}")
-    pieces.append(f"{len(entry['labels'])} labels")
+    if classes := classes_in_words(len(entry["labels"]), [variant["classes"] for variant in entry["variants"]]):
+        pieces.append(classes)
     yield f"{entry['name']}    {', '.join(pieces)}; {entry['answers']} answers ({entry['answers_because']})"
     for variant in entry["variants"]:
         versions = ", ".join(map(str, variant["versions"])) or "none"
@@ -175,7 +188,7 @@ def _at_triton(states: list[dict[str, str]] | None) -> str:
         return "Triton does not see it"
     return "Triton: " + ", ".join(
         f"version {each['version']} {each['state']}".replace("version  ", "")
-        + (f" ({each['reason']})" if each["reason"] else "")
+        + (f" ({'. '.join(filter(None, (each['reason'], each['fix'])))})" if each["reason"] else "")
         for each in states
     )
 
@@ -191,6 +204,8 @@ class _Checked:
     where: str
     reports: tuple[DropReport, ...] = ()
     problem: ConfigError | None = None
+    remarks: tuple[str, ...] = ()
+    """What works, but may surprise."""
 
     @property
     def ok(self) -> bool:
@@ -253,18 +268,18 @@ def _is_triton_model(folder: Path) -> bool:
 
 
 def _logical(path: Path) -> _Checked:
-    from gateway.doctor.drops import examine_drop
+    from gateway.doctor.drops import disagreement, examine_drop, remarks_on
     from gateway.models.repository import read_model
 
     try:
         model = read_model(path)
     except ConfigError as error:
         return _Checked(path.parent.name, str(path), problem=error)
-    reports = (
+    reports = tuple(
         examine_drop(path.parent.parent / triton_model, model, name)
         for name, triton_model in model.spec.variants.items()
     )
-    return _Checked(model.spec.name, str(path), tuple(reports))
+    return _Checked(model.spec.name, str(path), reports, disagreement(model, reports), remarks_on(model))
 
 
 def _triton_folder(folder: Path) -> list[_Checked]:
@@ -274,7 +289,7 @@ def _triton_folder(folder: Path) -> list[_Checked]:
         each = _logical(path)
         own = tuple(report for report in each.reports if report.triton_model == folder.absolute().name)
         if own:
-            found.append(_Checked(each.name, each.where, own))
+            found.append(replace(each, reports=own))
     return found or [_alone(folder)]
 
 
@@ -291,6 +306,7 @@ def _lines(checked: _Checked) -> Iterator[str]:
     yield f"{checked.name or Path(checked.where).name}{note}"
     if checked.problem is not None:
         yield f"  problem   {checked.problem}"
+    yield from (f"  remark    {text}" for text in checked.remarks)
     for report in checked.reports:
         yield f"  {report.variant or '-'}: {report.folder}"
         yield from (f"    ok        {text}" for text in fits_in_words(report))
@@ -312,6 +328,7 @@ def _as_json(found: list[_Checked]) -> dict[str, Any]:
                 "problem": None
                 if each.problem is None
                 else {"message": each.problem.message, "where": each.problem.where, "fix": each.problem.fix},
+                "remarks": list(each.remarks),
                 "variants": [report_json(report) for report in each.reports],
             }
             for each in found

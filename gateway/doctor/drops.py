@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,10 @@ OPEN = {
     "tensorrt_plan": "only Triton reads a TensorRT engine: the shapes of config.pbtxt were taken for true",
 }
 """What the files of a platform do not tell."""
+WITHOUT_CLASSES = ("anomaly-detection", "sensor-anomaly", "sensor-regression")
+MAX_LISTED = 8
+"""Inputs or outputs that one line lists."""
+_INDEX = re.compile(r"__\d+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +61,60 @@ def examine_drop(folder: Path, model: LogicalModel | None = None, variant: str =
     try:
         served = fit(facts.config.signature, model, ServedVariant(variant, folder.name))
     except ConfigError as error:
-        return DropReport(variant, folder.name, folder, facts, open=unknown, problem=error)
+        return DropReport(variant, folder.name, folder, facts, open=unknown, problem=_with_dims(error, facts))
     return DropReport(variant, folder.name, folder, facts, served, unknown)
+
+
+def _with_dims(error: ConfigError, facts: DropFacts) -> ConfigError:
+    """The same, its fix beginning with config.pbtxt where that alone told the shapes: it may be the wrong one."""
+    if facts.config.platform not in OPEN or not error.fix.startswith("Correct "):
+        return error
+    fix = f"Correct dims in config.pbtxt, or {error.fix.removeprefix('Correct ')}"
+    return ConfigError(error.message, where=error.where, fix=fix)
+
+
+def disagreement(model: LogicalModel, reports: Sequence[DropReport]) -> ConfigError | None:
+    """Why the variants of one model would give different answers, though each fits; None when they would not."""
+    served = [report.served for report in reports if report.served is not None]
+    counted = [each for each in served if each.classes]
+    if len({each.classes for each in counted}) > 1:
+        said = ", ".join(f"{each.name} has {_classes(each.classes)}" for each in counted)
+        return _disagree(model, said, "Export them from the same model, or correct dims in config.pbtxt")
+    for first, other in itertools.pairwise(served):
+        here, there = _roles(first), _roles(other)
+        # Other names altogether are usual of another format; the same ones in other roles are not.
+        if here != there and set(here.values()) == set(there.values()):
+            said = "; ".join(f"{each.name} gives {outputs_in_words(each.outputs)}" for each in (first, other))
+            return _disagree(model, said, "Name the tensor of each role in inference.outputs")
+    return None
+
+
+def _disagree(model: LogicalModel, said: str, fix: str) -> ConfigError:
+    return ConfigError(f"the variants disagree: {said}", where=str(model.path), fix=fix)
+
+
+def _roles(served: ServedVariant) -> dict[str, str]:
+    """The tensor of each role without the `__INDEX` that libtorch wants."""
+    return {role: _INDEX.sub("", output.tensor) for role, output in served.outputs.items()}
+
+
+def remarks_on(model: LogicalModel) -> tuple[str, ...]:
+    """What works, but may surprise."""
+    if model.labels or model.spec.model_type in WITHOUT_CLASSES:
+        return ()
+    return (
+        "no labels: classes will be called class_0, class_1, ...; write labels.txt beside model.yaml, one class a line",
+    )
+
+
+def _classes(count: int) -> str:
+    return "1 class" if count == 1 else f"{count} classes"
+
+
+def classes_in_words(labels: int, served: Sequence[int | None]) -> str:
+    """Of a logical model, by its labels or else by the classes of its variants; empty when nothing tells."""
+    count = labels or next((each for each in served if each), 0)
+    return _classes(count) if count else ""
 
 
 def _has_signature(facts: DropFacts) -> bool:
@@ -86,13 +144,22 @@ def fits_in_words(report: DropReport) -> list[str]:
         lines.append(f"{kind}, serves version {versions} of {', '.join(map(str, facts.versions))}")
         if facts.onnx is not None:
             lines.append("config.pbtxt agrees with the ONNX file" if facts.has_config else "no config.pbtxt is needed")
+        if _has_signature(facts):
+            signature = facts.config.signature
+            lines += [f"takes {_tensors(signature.inputs)}", f"gives {_tensors(signature.outputs)}"]
     if (served := report.served) is not None and served.plan is not None:
         lines.append(f"input {input_in_words(served.plan)}")
         lines.append(f"outputs {outputs_in_words(served.outputs)}")
         if served.classes:
-            lines.append(f"{served.classes} classes")
+            lines.append(_classes(served.classes))
         lines.append(f"at most {max(1, served.max_batch)} in one request")
     return lines
+
+
+def _tensors(specs: tuple[TensorSpec, ...]) -> str:
+    """Name, type and shape of each, such as `output0 FP32 [1, 7, 1260]`; -1 is a size that is left open."""
+    shown = ", ".join(f"{each.name} {each.datatype} {list(each.shape)}" for each in specs[:MAX_LISTED])
+    return shown if len(specs) <= MAX_LISTED else f"{shown} and {len(specs) - MAX_LISTED} more"
 
 
 def input_in_words(plan: InputPlan | WindowPlan) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from gateway.adapters.triton_errors import load_refusal
 from gateway.adapters.triton_probe import IndexEntry, TritonFacts, TritonProbe
 from gateway.addresses import shown
 from gateway.config import Settings
@@ -109,8 +110,9 @@ async def _not_ready(
 ) -> Finding:
     failed = [entry for entry in entries if entry.reason and entry.reason != "unloaded"]
     if failed:
-        text = f"Triton could not load it: version {failed[0].version}: {failed[0].reason}"
-        return MODELS.problem(text, where=where, fix="Correct the model, then load it again; Triton's log says more")
+        reason, fix = load_refusal(failed[0].reason)
+        text = f"Triton could not load it: version {failed[0].version}: {reason}"
+        return MODELS.problem(text, where=where, fix=fix)
     if not explicit:
         return MODELS.problem("Triton has not loaded it", where=where, fix=FLAGS)
     return await apart(lambda: _from_file(repository, model, variant, "not loaded; the gateway will do that"))

@@ -165,6 +165,11 @@ class AlertBook:
     def __len__(self) -> int:
         return len(self._runs)
 
+    @property
+    def pending(self) -> int:
+        """Events whose end is still to be said."""
+        return len(self._unsaid) + sum(run.event is not None and not run.over for run in self._runs.values())
+
     def see(
         self,
         origin: Origin,

@@ -78,7 +78,7 @@ class Pipeline:
         self._alerts = AlertBook()
         self._threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="preprocess")
         self._custom_threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="custom-layout")
-        self._custom_under_way = 0
+        self._overdue = 0
         self.acks = AckLedger(broker.acknowledge, metrics)
         self.replies = Replies(broker, self.acks, metrics)
         self.intake = Intake(live, broker, models, metrics, self.acks, self.replies)
@@ -157,26 +157,28 @@ class Pipeline:
 
     async def _read_custom(self, answered: Answered) -> Predicted:
         """In threads of their own, which a layout that never ends may hold without holding anything else."""
-        reading = asyncio.get_running_loop().run_in_executor(self._custom_threads, postprocess, answered)
-        self._custom_under_way += 1
-        reading.add_done_callback(lambda _: self._custom_ended())
-        left = answered.job.deadline_at - time.monotonic()
-        done, _ = await asyncio.wait([reading], timeout=max(0.0, left))
-        if not done:
-            name = answered.job.model.spec.layout.name
-            raise BackendInvalidResponse(
-                f"layout '{name}' was not done within the deadline",
-                fix="Make it faster, or choose another one in inference.output",
-            )
-        return reading.result()
+        name = answered.job.model.spec.layout.name
+        fix = "Make it faster, or choose another one in inference.output"
+        if self._overdue >= DECODING_THREADS:
+            raise BackendInvalidResponse(f"layout '{name}' cannot run: others have not come back", fix=fix)
+        loop = asyncio.get_running_loop()
+        work = self._custom_threads.submit(postprocess, _without_pictures(answered))
+        reading = asyncio.wrap_future(work)
+        done, _ = await asyncio.wait([reading], timeout=max(0.0, answered.job.deadline_at - time.monotonic()))
+        if done:
+            return reading.result()
+        if not work.cancel():
+            self._overdue += 1
+            work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._come_back))
+        raise BackendInvalidResponse(f"layout '{name}' was not done within the deadline", fix=fix)
 
-    def _custom_ended(self) -> None:
-        self._custom_under_way -= 1
+    def _come_back(self) -> None:
+        self._overdue -= 1
 
     @property
     def stuck(self) -> bool:
         """Whether a layout of the user's has not come back."""
-        return self._custom_under_way > 0
+        return self._overdue > 0
 
     async def _prepare(self, job: Job, selection: Selection) -> Prepared:
         """Step 4, in a thread; variants that want the same input share it."""
@@ -251,6 +253,11 @@ class Pipeline:
             await asyncio.sleep(ALERT_INTERVAL_S)
             await self._publish_alerts(self._alerts.expire(time.monotonic()))
 
+    @property
+    def alerts_pending(self) -> int:
+        """Alerts whose end is still to be said."""
+        return self._alerts.pending
+
     async def end_alerts(self) -> None:
         """End every alert, for nobody will see how it goes on."""
         await self._publish_alerts(self._alerts.end_all("gateway_stopped"))
@@ -296,6 +303,14 @@ class Pipeline:
             yield
         finally:
             self._busy -= 1
+
+
+def _without_pictures(answered: Answered) -> Answered:
+    """Without the input tensors, which a layout that never comes back would keep in memory."""
+    if isinstance(answered.job.snapshot, Window):
+        return answered
+    inputs = {name: PreparedInput({}, given.geometries) for name, given in answered.inputs.items()}
+    return replace(answered, inputs=inputs)
 
 
 def _refuse_if_changed(job: Job, model: ServedModel) -> None:

@@ -98,7 +98,7 @@ def _load(path: Path) -> list[str]:
         code = compile(_source(path), str(path), "exec", dont_inherit=True)
         sys.modules[module.__name__] = module  # where dataclasses look up the module of a class
         exec(code, module.__dict__)  # noqa: S102 - running the user's file is the purpose
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         sys.modules.pop(module.__name__, None)
         raise _blamed(error, path) from error
     names = [name for name in _registry if name not in before]
@@ -216,9 +216,9 @@ def _answerable(name: str, path: Path) -> Iterator[None]:
         yield
     except SnapshotError:
         raise
-    except (Exception, SystemExit) as error:  # a layout that calls sys.exit() ends its answer, not the gateway
+    except BaseException as error:
         raise BackendInvalidResponse(
-            f"layout '{name}' failed: {_said(error)}",
+            f"layout '{name}' failed in {Path(_place(error, path)).name}: {_said(error)}",
             where=_place(error, path),
             fix="Correct the layout, or choose another one in inference.output",
         ) from error

@@ -126,9 +126,11 @@ class Catalog:
             return models[best[1]]
         if len(models) == 1:
             return next(iter(models.values()))
+        known = f" (there are: {', '.join(sorted(models)[:20])})" if models else ""
         raise ModelUnknown(
-            f"no model on {'pictures' if pictures else 'plain numbers'} takes topic '{topic[:200]}'",
-            fix="Name the model in the message (model_name), or the topic in mqtt.input_topics of its model.yaml",
+            f"no model on {'pictures' if pictures else 'plain numbers'} takes topic '{topic[:200]}'{known}",
+            fix="Name the model: model_name in the message, ?model= over HTTP; "
+            "or name the topic in mqtt.input_topics of its model.yaml",
         )
 
 

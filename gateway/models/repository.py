@@ -97,14 +97,11 @@ def _read_model(path: Path, repository: Path) -> LogicalModel:
     files = _metadata_of_files(spec, repository)
     labels = labels or next((found for each in files if (found := labels_of(each))), ())
     spec = _with_defaults_of_files(spec, files)
-    if unknown := unknown_label(spec.inference, labels):
+    # Without any, the model file may be damaged or missing, which Triton's refusal will say; `fit` asks again.
+    if labels and (unknown := unknown_label(spec.inference, labels)):
         key, name, hint = unknown
-        raise ConfigError(
-            f"inference.{key} names '{name}', which is no label ({hint})" if labels else
-            f"inference.{key} names '{name}', and the model has no labels",
-            where=str(path),
-            fix="Correct the name" if labels else "Write labels.txt beside model.yaml, one class a line",
-        )  # fmt: skip
+        where = f"inference.{key} names '{name}', which is no label ({hint})"
+        raise ConfigError(where, where=str(path), fix="Correct the name")
     return LogicalModel(spec=spec, labels=labels, path=path)
 
 

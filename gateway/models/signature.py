@@ -13,6 +13,7 @@ from gateway.layouts.binding import BoundOutput, bind, classes_of, explain
 from gateway.layouts.plausible import implausible
 from gateway.messages import ModelSignature, TensorSpec
 from gateway.models.catalog import ServedVariant, State
+from gateway.models.inference_spec import unknown_label
 from gateway.models.input_plan import Datatype, ExtraInput, InputPlan, Meaning, WindowPlan
 from gateway.models.preprocessing_spec import PreprocessingSpec
 from gateway.models.repository import LogicalModel
@@ -36,6 +37,12 @@ UNBOUNDED = 64
 def fit(signature: ModelSignature, model: LogicalModel, variant: ServedVariant) -> ServedVariant:
     """The variant, ready, its inputs and outputs settled; raises ConfigError saying what came and what was expected."""
     where = f"{model.path} against Triton model '{signature.name}'"
+    if not model.labels and (unknown := unknown_label(model.spec.inference, ())):
+        raise ConfigError(
+            f"inference.{unknown[0]} names '{unknown[1]}', and the model has no labels",
+            where=where,
+            fix="Write labels.txt beside model.yaml, one class a line",
+        )
     plan, tensor = (_plan_picture if model.spec.takes_pictures else _plan_window)(signature, model, where)
     layout = model.spec.layout
     given = {role: _known_output(name, signature, where) for role, name in model.spec.inference.outputs.items()}

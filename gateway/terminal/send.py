@@ -120,7 +120,8 @@ def json_snapshot(image: bytes, device_id: str, **more: object) -> bytes:
 
 def json_reading(values: Sequence[float], sensor_id: str, **more: object) -> bytes:
     """The JSON form of one reading, taken now: a value per channel."""
-    body = {"sensor_id": sensor_id, "timestamp": round(time.time(), 3), "values": list(values)}
+    # To the microsecond: the same time and values again would be the same reading, delivered twice.
+    body = {"sensor_id": sensor_id, "timestamp": round(time.time(), 6), "values": list(values)}
     return msgspec.json.encode({**body, **more})
 
 

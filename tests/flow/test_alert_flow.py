@@ -64,3 +64,18 @@ async def test_what_lies_in_an_ignored_zone_is_not_there(tmp_path: Path) -> None
         await place.answered(2)
     by_device = {result["device_id"]: len(result["predictions"]) for result in place.results}
     assert by_device == {"camera-01": 0, "yard": 1}
+
+
+async def test_an_end_that_falls_into_an_outage_at_the_stop_is_said_when_the_broker_is_back(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    async with site(tmp_path, triton=looking_at([NO_HELMET]), drain_timeout_s=15) as place:
+        place.snapshot(snapshot_json(jpeg()))
+        await until(lambda: bool(place.of("ai_alert")), "the start")
+        place.broker.stop()
+        await until(lambda: not place.gateway.health.report().ready, "the outage")
+        place.gateway.stop()
+        await until(lambda: place.gateway.health.stopping, "the stop")
+        place.broker.start()
+        assert await place.stop() == 0
+        await until(lambda: len(place.of("ai_alert")) == 2, "the end")
+    assert [alert["event"] for alert in place.of("ai_alert")] == ["start", "end"]

@@ -321,6 +321,12 @@ def sleeps(outputs, head):
     release.wait(60)
     raise ValueError("too late")
 
+@layout("breadth-cancels", task="object-detection", outputs={"found": ("N", 5)})
+def cancels(outputs, head):
+    """Raises what asyncio takes for a cancellation."""
+    import asyncio
+    raise asyncio.CancelledError
+
 @layout("breadth-floods", task="object-detection", outputs={"found": ("N", 5)})
 def floods(outputs, head):
     """Sees two million things."""
@@ -336,7 +342,7 @@ async def test_a_layout_that_leaves_hangs_or_floods_harms_only_its_own_answers(t
     (folder / "mine.py").write_text(HOSTILE)
     load_custom_layouts(folder)
     models, triton = tmp_path / "models", MemoryTriton()
-    for kind in ("leaves", "sleeps", "floods"):
+    for kind in ("leaves", "cancels", "sleeps", "floods"):
         write_model(models, kind, inference={"output": f"breadth-{kind}"})
         for variant in (f"{kind}-onnx", f"{kind}-torch"):
             rows = (TensorSpec("rows", "FP32", (-1, 1, 5)),)
@@ -347,10 +353,11 @@ async def test_a_layout_that_leaves_hangs_or_floods_harms_only_its_own_answers(t
     for variant in ("detector-onnx", "detector-torch"):
         triton.add_model(signature(variant), lambda _: {"output0": head(IN_THE_MIDDLE)})
     async with site(models, triton=triton, snapshot_deadline_ms=1500) as place:
-        for kind in ("leaves", "sleeps", "floods"):
+        for kind in ("leaves", "cancels", "sleeps", "floods"):
             place.snapshot(snapshot_json(jpeg(), model_name=kind))
         place.snapshot(snapshot_json(jpeg(), model_name="detector"))
-        await place.answered(4)
+        await place.answered(5)
+        await until(lambda: place.metrics.value("unacknowledged_messages") == 0, "every acknowledgement")
         assert place.gateway.stuck
         sys.modules[f"layout file {folder / 'mine.py'}"].release.set()
         await until(lambda: not place.gateway.stuck, "the end of the layout")
@@ -358,6 +365,7 @@ async def test_a_layout_that_leaves_hangs_or_floods_harms_only_its_own_answers(t
     said = {error["model_name"]: error["error"] for error in place.errors}
     assert {error["code"] for error in said.values()} == {"BACKEND_INVALID_RESPONSE"}
     assert "SystemExit" in said["leaves"]["message"]
+    assert "CancelledError" in said["cancels"]["message"]
     assert "not done within the deadline" in said["sleeps"]["message"]
     assert "2000000 objects" in said["floods"]["message"]
 
@@ -387,3 +395,23 @@ async def test_an_error_names_the_sender_though_a_field_has_the_wrong_type(tmp_p
         place.snapshot(b'{"device_id": ["x"], "image_data": 5}')
         await place.answered(2)
     assert [(error["device_id"], error["timestamp"] == 5) for error in place.errors] == [("cam-9", True), ("gw", False)]
+
+
+async def test_layouts_that_never_come_back_are_not_asked_for_ever(tmp_path: Path) -> None:
+    folder = tmp_path / "layouts"
+    folder.mkdir()
+    (folder / "mine.py").write_text(HOSTILE)
+    load_custom_layouts(folder)
+    write_model(tmp_path / "models", inference={"output": "breadth-sleeps"})
+    rows = (TensorSpec("rows", "FP32", (-1, 1, 5)),)
+    triton = model(lambda _: {"rows": np.zeros((1, 1, 5), np.float32)}, (IMAGES,), rows, 8)
+    async with site(tmp_path / "models", triton=triton, snapshot_deadline_ms=400) as place:
+        for number in range(12):
+            place.snapshot(snapshot_json(jpeg(seed=number)))
+        await place.answered(12)
+        assert place.gateway.stuck
+        place.snapshot(snapshot_json(jpeg(seed=99)))
+        await place.answered(13)
+        assert "cannot run: others have not come back" in place.errors[-1]["error"]["message"]
+        sys.modules[f"layout file {folder / 'mine.py'}"].release.set()
+        await until(lambda: not place.gateway.stuck, "the end of the layouts")

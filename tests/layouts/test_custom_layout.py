@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -206,7 +207,7 @@ def test_a_failure_is_that_of_one_answer(folder: Path, body: str, message: str) 
     with pytest.raises(BackendInvalidResponse) as caught:
         read(named("door"), {"angle": np.array([35.0])}, Head(classes=2))
 
-    assert caught.value.message == f"layout 'door' failed: {message}"
+    assert re.fullmatch(rf"layout 'door' failed in door\.py(:\d+)?: {re.escape(message)}", caught.value.message)
     assert caught.value.where.startswith(str(path))
 
 
@@ -251,7 +252,7 @@ def test_masks_are_made_and_checked_one_at_a_time(folder: Path) -> None:
     assert seen.boxes.dtype == np.float32
     assert seen.masks.of(0).cells.sum() == 4
     assert seen.masks.of(0).cell_width == 2
-    with pytest.raises(BackendInvalidResponse, match="layout 'cutter' failed: IndexError"):
+    with pytest.raises(BackendInvalidResponse, match=r"layout 'cutter' failed in cutter\.py:\d+: IndexError"):
         seen.masks.of(1)
 
 

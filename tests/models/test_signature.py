@@ -177,8 +177,14 @@ def test_an_output_that_is_not_there_is_named() -> None:
 
 
 def test_labels_that_nobody_wrote_down_are_counted() -> None:
-    model = LogicalModel(spec(), (), Path("models/detector/model.yaml"))
+    model = LogicalModel(spec(inference={"output": "yolov8"}), (), Path("models/detector/model.yaml"))
     assert fit(signature("m", outputs=(-1, 7, 84)), model, VARIANT).classes == 3
+
+
+def test_a_class_that_model_yaml_names_needs_labels() -> None:
+    model = LogicalModel(spec(), (), Path("models/detector/model.yaml"))
+    with pytest.raises(ConfigError, match="alert_classes names 'person_without_helmet', and the model has no labels"):
+        fit(signature("m", outputs=(-1, 7, 84)), model, VARIANT)
 
 
 @pytest.mark.parametrize(
