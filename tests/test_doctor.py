@@ -20,7 +20,9 @@ from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
+import tritonclient.grpc as grpc
 from paho.mqtt.enums import CallbackAPIVersion
+from tritonclient.utils import InferenceServerException
 
 from gateway.doctor.findings import Area, Check, Level, as_json, as_text, examine
 from gateway.local.broker import EmbeddedBroker
@@ -218,6 +220,30 @@ def test_a_model_that_does_not_fit_what_serves_is_a_problem(
     problems = of(examined(1, **at), "Models", "problem")
     assert any("broken/model.yaml" in text and "did you mean 'name'?" in text for text in problems)
     assert sum("preprocessing.resize says [64, 64]" in text for text in problems) == 2
+
+
+def test_a_model_that_triton_could_not_load_has_its_own_fix_and_no_frames_of_python(
+    tmp_path: Path, broker: EmbeddedBroker
+) -> None:
+    for name in ("industrial-safety", "industrial-safety-onnx", "industrial-safety-torch"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    (tmp_path / "industrial-safety-onnx" / "1" / "model.onnx").write_bytes(b"not a model")
+    with EmbeddedTriton(tmp_path) as triton:
+        client = grpc.InferenceServerClient(triton.grpc_url)
+        with pytest.raises(InferenceServerException):
+            client.load_model("industrial-safety-onnx", client_timeout=120)
+        client.close()
+        at = {"TRITON_GRPC_URL": triton.grpc_url, "MODEL_REPOSITORY": str(tmp_path)}
+        findings = examined(1, **leading_to(broker), **at)
+        listed = run("models", "list", **at).stdout
+    (found,) = (each for each in findings if "could not load" in each["what"])
+    (line,) = (each for each in listed.splitlines() if "industrial-safety-onnx  versions" in each)
+    for text in (found["what"], line):
+        assert "At:" not in text
+        assert "edge_backend" not in text
+        assert "Error:" not in text
+    assert found["fix"] != "See Triton's log for the details"
+    assert found["fix"] in line
 
 
 # --- brokers that say no --------------------------------------------------------------------------------

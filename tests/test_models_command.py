@@ -12,8 +12,12 @@ import pytest
 import yaml
 
 from gateway import layouts
+from gateway.doctor.drops import DropReport, disagreement
+from gateway.layouts.binding import BoundOutput
 from gateway.local.processes import free_ports
 from gateway.local.tritonserver import EmbeddedTriton
+from gateway.models.catalog import ServedVariant
+from gateway.models.repository import read_model
 from tests.command_line import ROOT, one_line, run
 
 REPOSITORY = ROOT / "model_repository"
@@ -82,7 +86,7 @@ def test_a_broken_model_yaml_stands_in_the_list_with_its_error(drop: Path, nowhe
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].startswith(
-        "industrial-safety    object-detection, layout yolov8, input 256 high, 448 wide, 3 labels"
+        "industrial-safety    object-detection, layout yolov8, input 256 high, 448 wide, 3 classes"
     )
     assert any("industrial-safety-torch  versions on disk: none; Triton not asked" in line for line in lines)
     assert any("problem: " in line and "has no version folder" in line for line in lines)
@@ -147,6 +151,10 @@ def test_the_samples_fit_and_what_cannot_be_told_is_said() -> None:
     lines = [line.strip() for line in done.stdout.splitlines()]
     assert [line for line in done.stdout.splitlines() if not line.startswith(" ")] == MODELS
     assert "ok        input images, 256 high and 448 wide, FP32" in lines
+    assert "ok        takes images FP32 [-1, 3, 256, 448]" in lines
+    assert "ok        gives output0 FP32 [-1, 7, 2352]" in lines
+    assert "ok        3 classes" in lines
+    assert not [line for line in lines if line.startswith("remark")]
     assert "ok        input window, 32x1 numbers, FP32" in lines
     assert "ok        config.pbtxt agrees with the ONNX file" in lines
     assert any(line.startswith("unknown   TorchScript holds no shapes") for line in lines)
@@ -184,6 +192,60 @@ def test_what_does_not_fit_is_one_line_with_the_fix(drop: Path, keys: dict[str, 
     change(drop / "industrial-safety" / "model.yaml", **keys)
     lines = problems(drop)
     assert [said in line for line in lines] == [True] * count, lines
+
+
+def without_labels(drop: Path, **keys: Any) -> Path:
+    """Nothing names the classes any more, so the shapes alone tell how many there are; the config.pbtxt of torch."""
+    (drop / "industrial-safety" / "labels.txt").unlink()
+    path = drop / "industrial-safety" / "model.yaml"
+    spec = yaml.safe_load(path.read_text())
+    del spec["labels"]
+    path.write_text(yaml.safe_dump({**spec, "inference": {}, **keys}))
+    return drop / "industrial-safety-torch" / "config.pbtxt"
+
+
+def test_without_labels_it_is_said_what_classes_will_be_called(drop: Path, nowhere: str) -> None:
+    without_labels(drop)
+    done = run("models", "check", str(drop))
+    assert (done.returncode, done.stderr) == (0, "")
+    (remark,) = (line.strip() for line in done.stdout.splitlines() if line.startswith("  remark "))
+    assert remark.startswith("remark    no labels: classes will be called class_0, class_1")
+    assert done.stdout.count("ok        3 classes\n") == 2
+    (model,) = checked(drop)["models"]
+    assert [remark.endswith(text) for text in model["remarks"]] == [True]
+    listed = run("models", "list", MODEL_REPOSITORY=str(drop), TRITON_GRPC_URL=nowhere).stdout.splitlines()[0]
+    assert "448 wide, 3 classes;" in listed
+
+
+def test_one_class_is_one_class(drop: Path, nowhere: str) -> None:
+    config = without_labels(drop, variants={"torch": "industrial-safety-torch"})
+    config.write_text(config.read_text().replace("[ 7, 2352 ]", "[ 5, 2352 ]"))
+    assert "ok        1 class\n" in run("models", "check", str(drop / "industrial-safety")).stdout
+    listed = run("models", "list", MODEL_REPOSITORY=str(drop), TRITON_GRPC_URL=nowhere).stdout
+    assert "448 wide, 1 class;" in listed
+
+
+def test_variants_that_disagree_in_their_classes_are_a_problem(drop: Path) -> None:
+    """A config.pbtxt copied from another model; each fits by itself."""
+    config = without_labels(drop)
+    config.write_text(config.read_text().replace("[ 7, 2352 ]", "[ 84, 2352 ]"))
+    (line,) = problems(drop)
+    assert "the variants disagree: onnx has 3 classes, torch has 80 classes. Export" in line
+    assert line.endswith("correct dims in config.pbtxt")
+
+
+def test_variants_with_the_same_tensors_in_other_roles_are_a_problem(drop: Path) -> None:
+    def served(name: str, **tensors: str) -> DropReport:
+        bound = {role: BoundOutput(tensor, batch_axis=True) for role, tensor in tensors.items()}
+        return DropReport(name, name, drop, served=ServedVariant(name, name, outputs=bound))
+
+    model = read_model(drop / "industrial-safety" / "model.yaml")
+    onnx = served("onnx", boxes="a", scores="b")
+    assert disagreement(model, [onnx, served("torch", boxes="a__0", scores="b__1")]) is None
+    assert disagreement(model, [onnx, served("torch", boxes="OUTPUT__0", scores="OUTPUT__1")]) is None
+    found = disagreement(model, [onnx, served("torch", boxes="b__0", scores="a__1")])
+    assert found is not None
+    assert "onnx gives boxes = a, scores = b; torch gives boxes = b__0, scores = a__1" in found.message
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x07" * 1000])
