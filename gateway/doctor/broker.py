@@ -29,7 +29,7 @@ async def check_broker(settings: Settings, mqtt: MqttSettings) -> list[Finding]:
         _session(settings, mqtt, facts),
         *_certificate(facts),
         *_subscriptions(settings, facts),
-        _publication(facts),
+        _publication(settings, facts),
         *_limits(settings, facts),
     ]
 
@@ -101,7 +101,7 @@ def _subscriptions(settings: Settings, facts: BrokerFacts) -> Iterator[Finding]:
         )
 
 
-def _publication(facts: BrokerFacts) -> Finding:
+def _publication(settings: Settings, facts: BrokerFacts) -> Finding:
     grant = facts.publication or Grant("", refused=True, reason="not tried")
     if grant.refused:
         return AREA.warning(
@@ -109,13 +109,15 @@ def _publication(facts: BrokerFacts) -> Finding:
             where=grant.topic,
             fix="Allow the client to publish there, unless the broker lists the topics of answers one by one",
         )
+    if settings.mqtt_protocol != "5":
+        return AREA.unknown("may take a message of ours or drop it: MQTT 3.1.1 has no word for no", where=grant.topic)
     return AREA.ok("takes a message of ours; the topics of answers were not tried", where=grant.topic)
 
 
 def _limits(settings: Settings, facts: BrokerFacts) -> Iterator[Finding]:
     largest = facts.maximum_packet_size
     if largest is None:
-        yield AREA.ok("says nothing of a largest packet, so it takes any that MQTT can carry from us")
+        yield AREA.unknown("says nothing of a largest packet; Mosquitto keeps its message_size_limit to itself")
     elif largest < settings.max_payload_bytes:
         yield AREA.warning(
             f"takes packets of {largest} bytes at most, MAX_PAYLOAD_BYTES is {settings.max_payload_bytes}",
