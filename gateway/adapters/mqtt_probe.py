@@ -48,7 +48,6 @@ class BrokerFacts:
     retain_available: bool = True
     wildcards_available: bool = True
     shared_available: bool = True
-    server_keep_alive_s: int | None = None
     subscriptions: tuple[Grant, ...] = ()
     publication: Grant | None = None
 
@@ -122,7 +121,6 @@ class _Probe:
             retain_available=bool(getattr(properties, "RetainAvailable", 1)),
             wildcards_available=bool(getattr(properties, "WildcardSubscriptionAvailable", 1)),
             shared_available=bool(getattr(properties, "SharedSubscriptionAvailable", 1)),
-            server_keep_alive_s=getattr(properties, "ServerKeepAlive", None),
             subscriptions=subscriptions,
             publication=self._publish(publication),
         )

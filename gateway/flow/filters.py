@@ -25,10 +25,12 @@ def keep(
     picture: tuple[int, int] | None,
 ) -> tuple[Prediction, ...]:
     """The predictions that count, most confident first, at most `spec.max_detections`, under their published names."""
-    return tuple(
-        replace(item, class_name=spec.rename[item.class_name]) if item.class_name in spec.rename else item
-        for item in (predictions[index] for index in which_count(predictions, spec, camera, picture))
-    )
+    return tuple(published(predictions[index], spec) for index in which_count(predictions, spec, camera, picture))
+
+
+def published(item: Prediction, spec: InferenceSpec) -> Prediction:
+    """The prediction under the name that messages have for its class."""
+    return replace(item, class_name=spec.rename[item.class_name]) if item.class_name in spec.rename else item
 
 
 def which_count(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import BackendInvalidResponse, SnapshotError
-from gateway.flow.filters import camera_of, keep, which_count
+from gateway.flow.filters import camera_of, keep, published, which_count
 from gateway.flow.outlines import outlines
 from gateway.flow.preprocess import boxes_to_picture
 from gateway.flow.regions import regions
@@ -31,7 +29,7 @@ from gateway.messages import (
     Window,
 )
 from gateway.models.catalog import ServedModel
-from gateway.models.heads import DECODED, head_of
+from gateway.models.heads import head_of
 from gateway.models.spec import MAX_LABELS
 
 ANOMALY = 1
@@ -74,22 +72,20 @@ def _decode(answer: Answer, given: PreparedInput | None, answered: Answered) -> 
     question = None
     if isinstance(answered.job.snapshot, Window):
         question = next(iter(given.tensors.values()))[0]
+    head = head_of(model, variant, question)
     try:
-        seen = [_read(outputs, model, head_of(model, variant, question)) for outputs in answer.outputs]
-        return _in_the_picture(result, seen, given, answered)
+        seen = [read(model.spec.layout, outputs, head) for outputs in answer.outputs]
+        return _in_the_picture(result, seen, given, answered, head)
     except SnapshotError as error:
         return replace(result, error=error)
 
 
-def _read(outputs: Mapping[str, NDArray[Any]], model: ServedModel, head: Head) -> Seen:
-    layout = model.spec.layout
-    return read(layout, outputs, head)
-
-
-def _in_the_picture(result: VariantResult, seen: list[Seen], given: PreparedInput, answered: Answered) -> VariantResult:
+def _in_the_picture(
+    result: VariantResult, seen: list[Seen], given: PreparedInput, answered: Answered, head: Head
+) -> VariantResult:
     model = answered.job.model
-    spec = model.spec
-    camera = camera_of(spec.cameras, answered.job.snapshot.origin.device_id)
+    spec = model.spec.inference
+    camera = camera_of(model.spec.cameras, answered.job.snapshot.origin.device_id)
     picture = (given.geometries[0].width, given.geometries[0].height) if given.geometries else None
     match seen[0]:
         case Values(values):
@@ -98,20 +94,20 @@ def _in_the_picture(result: VariantResult, seen: list[Seen], given: PreparedInpu
             pairs = zip(class_ids.tolist(), scores.tolist(), strict=True)
             predictions = tuple(_prediction(model, class_id, score) for class_id, score in pairs)
         case AnomalyMap() as anomaly:
-            head = head_of(model, model.variants[result.variant])
             predictions = _anomalies(anomaly, given, model, head)
             result = replace(result, score=anomaly.score)
         case _:
             tiles = [each for each in seen if isinstance(each, Detections)]
-            found = _merged([_tile(*pair) for pair in zip(tiles, given.geometries, strict=True)], model)
+            found = _merged([_tile(*pair) for pair in zip(tiles, given.geometries, strict=True)], head)
             predictions = _objects(found, model)
-            if found.masks and spec.inference.masks != "none":
+            if found.masks and spec.masks != "none":
                 # Room for shapes is limited: none is spent on what does not count.
-                count = which_count(predictions, spec.inference, camera, picture)
-                shapes = outlines([found.masks[index] for index in count], spec.inference.masks)
-                pairs = zip(count, shapes, strict=True)
-                predictions = tuple(replace(predictions[index], mask=shape) for index, shape in pairs)
-    return replace(result, predictions=keep(predictions, spec.inference, camera, picture))
+                count = which_count(predictions, spec, camera, picture)
+                shapes = outlines([found.masks[index] for index in count], spec.masks)
+                kept = [published(predictions[index], spec) for index in count]
+                drawn = tuple(replace(item, mask=shape) for item, shape in zip(kept, shapes, strict=True))
+                return replace(result, predictions=drawn)
+    return replace(result, predictions=keep(predictions, spec, camera, picture))
 
 
 def _objects(found: _Found, model: ServedModel) -> tuple[Prediction, ...]:
@@ -131,7 +127,7 @@ def _tile(seen: Detections, geometry: Geometry) -> _Found:
     return _Found(boxes[visible], seen.scores[visible], seen.class_ids[visible], masks)
 
 
-def _merged(tiles: list[_Found], model: ServedModel) -> _Found:
+def _merged(tiles: list[_Found], head: Head) -> _Found:
     """The objects of all tiles, best first, each once: what lies in an overlap is seen twice."""
     if len(tiles) == 1:
         return tiles[0]
@@ -140,9 +136,7 @@ def _merged(tiles: list[_Found], model: ServedModel) -> _Found:
     class_ids = np.concatenate([tile.class_ids for tile in tiles])
     masks = [mask for tile in tiles for mask in tile.masks]
     order = best_first(scores, len(scores))
-    spec = model.spec.inference
-    limit = max(DECODED, spec.max_detections)
-    kept = order[suppress(boxes[order], class_ids[order], spec.iou_threshold, limit)]
+    kept = order[suppress(boxes[order], class_ids[order], head.iou_threshold, head.max_detections)]
     return _Found(boxes[kept], scores[kept], class_ids[kept], tuple(masks[index] for index in kept) if masks else ())
 
 

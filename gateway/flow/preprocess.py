@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.flow.pictures import decode, open_picture
-from gateway.flow.placement import boxes_to_picture, place, points_to_picture
+from gateway.flow.placement import boxes_to_picture, place
 from gateway.flow.tensors import draw, extra_tensor, picture_tensor, window_tensor
 from gateway.messages import PreparedInput
 from gateway.models.input_plan import InputPlan, WindowPlan
 from gateway.models.preprocessing_spec import PreprocessingSpec, SensorSpec
 
-__all__ = ["boxes_to_picture", "points_to_picture", "prepare_picture", "prepare_window"]
+__all__ = ["boxes_to_picture", "prepare_picture", "prepare_window"]
 
 LARGE_PIXELS = 4_000_000
 _one_at_a_time = threading.Lock()
