@@ -24,6 +24,7 @@ METRICS = {PREFIX + item.name for item in CATALOGUE} | {item.name for item in CA
 # Names in capitals that are neither ours nor a mistake: of the Makefile, of other programs, of files.
 OTHERS = {"DEMO_SECONDS", "RUST_LOG", "NO_COLOR", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "MODEL_CARD", "IMAGENET1K_V2"}
 OTHERS |= {"TYPE_FP32", "KIND_CPU", "DISABLE_OPTIMIZED_EXECUTION"}  # of config.pbtxt
+OTHERS |= {"REQUEST_TIMEOUT"}  # a code of HTTP alone: no snapshot has come of it
 # Options of the programs beside ours that the pages show.
 FOREIGN_OPTIONS = {"--model-control-mode", "--strict-readiness", "--check", "--grid", "--decode", "--end", "--max-wh"}
 # Programs beside ours: what they take on their lines is not ours to check.

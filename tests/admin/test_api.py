@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import msgspec
 import pytest
 
 from gateway import __version__
+from gateway.admin.infer import BODY_LIMIT_S, STATUS
 from gateway.errors import BackendRejected
 from tests.flow.builders import jpeg, message
 from tests.harness import Site, site, until
@@ -263,3 +265,12 @@ async def test_the_description_says_what_is_answered(tmp_path: Path) -> None:
     for name, answer in answers.items():
         assert set(schemas[name]["properties"]) == set(answer), name
     assert msgspec.json.encode(schemas)
+
+
+def test_the_page_has_the_status_of_every_code() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
+    rows = dict(re.findall(r"^\| (\d{3}) \| (.+) \|$", page, re.MULTILINE))
+    for code, status in STATUS.items():
+        assert f"`{code}`" in rows[str(status)], code
+    assert f"`REQUEST_TIMEOUT`: the body did not come within {BODY_LIMIT_S:.0f} s" in rows["408"]
+    assert "`UNAUTHORIZED`" in rows["401"]
