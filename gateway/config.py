@@ -113,6 +113,12 @@ class Settings(BaseSettings):
     """Topic of the retained status, which is also the last will."""
     metrics_topic: str = _OUTPUT + "metrics"
     """Topic of the summary of the metrics every 30 seconds."""
+    models_topic: str = _OUTPUT + "models/{model_name}"
+    """Topic of the retained state of each model; also holds `{model_name}`."""
+    model_commands_topic: str = _OUTPUT + "commands/models"
+    """Topic of commands to models: promote, rollback, load, unload; see MQTT_COMMANDS."""
+    mqtt_commands: Literal["token", "open", "off"] = "token"
+    """Who may command over MQTT: who knows the token of API_TOKEN_FILE, everybody whom the broker lets, or nobody."""
 
     # Triton and the models.
     triton_grpc_url: str = "localhost:8001"
@@ -123,6 +129,27 @@ class Settings(BaseSettings):
     """Folder of the models, as Triton sees it too; each folder in it with a model.yaml is served."""
     model_config_path: Path | None = None
     """One model.yaml to serve in place of all those in MODEL_REPOSITORY."""
+    model_state_dir: Path | None = None
+    """Folder for what is remembered of models: which version serves, and rollouts; without it `.edge-gateway` in
+    MODEL_REPOSITORY. Gateways that share the models share it."""
+    drop_quiet_s: float = Field(3.0, ge=0.1, le=3600)
+    """Seconds for which the files of a drop must not have changed before it is read."""
+    drop_watch: Literal["events", "poll"] = "events"
+    """How new files are noticed: `poll` for NFS and other volumes that report no changes of other machines."""
+    max_model_bytes: int = Field(4 * 2**30, ge=2**20)
+    """Largest drop in bytes, all files of one version together; a larger one is refused."""
+    model_public_key_file: Path | None = None
+    """PEM public key; only drops whose model.sig was made with its private key are loaded then."""
+    model_certificate_file: Path | None = None
+    """PEM certificate of the authority whose certificates may sign drops; only such drops are loaded then."""
+    model_idle_unload_s: float | None = Field(None, gt=0)
+    """Seconds without a snapshot after which a model is unloaded, to be loaded at its next one; without it never."""
+    model_memory_budget_mb: float | None = Field(None, gt=0)
+    """Megabytes that all loaded models may take together; without it there is no such limit."""
+    model_memory_policy: Literal["refuse", "evict"] = "refuse"
+    """What happens to a load beyond the budget: it is refused, or the least recently used model is unloaded for it."""
+    rollout_lease: Literal["file", "kubernetes"] = "file"
+    """Which of several gateways on one model volume runs rollouts: a lock file on the volume, or a Kubernetes Lease."""
     layouts_dir: Path | None = None
     """Folder of Python files with layouts of your own for `inference.output`; their code runs in the gateway."""
     default_backend: str = "onnx"
@@ -201,7 +228,14 @@ class Settings(BaseSettings):
     def _valid_template(cls, value: str) -> str:
         return output_topic(value, ANSWER_PARTS)
 
-    @field_validator("status_topic", "metrics_topic")
+    @field_validator("models_topic")
+    @classmethod
+    def _a_topic_a_model(cls, value: str) -> str:
+        if "{model_name}" not in value:
+            raise ValueError("a topic keeps one retained message, so it needs the part {model_name}")
+        return output_topic(value, (*PLACE_PARTS, "model_name"))
+
+    @field_validator("status_topic", "metrics_topic", "model_commands_topic")
     @classmethod
     def _place_only(cls, value: str) -> str:
         return output_topic(value, PLACE_PARTS)
@@ -243,6 +277,9 @@ class Settings(BaseSettings):
             ),
             "AIO_SAT_FILE needs MQTT_PROTOCOL=5; MQTT 3.1.1 cannot send a token": token and self.mqtt_protocol != "5",
             "AIO_MQTT_PASSWORD_FILE needs AIO_MQTT_USERNAME": password and self.aio_mqtt_username is None,
+            "MODEL_PUBLIC_KEY_FILE and MODEL_CERTIFICATE_FILE exclude each other; give one": (
+                self.model_public_key_file and self.model_certificate_file
+            ),
         }
         if found := [text for text, holds in contradictions.items() if holds]:
             raise ValueError("; ".join(found))

@@ -60,6 +60,18 @@ class StackError(UserError):
     """The embedded broker or Triton cannot be started."""
 
 
+class CommandRefused(UserError):
+    """A command to a model cannot be carried out now.
+
+    `code` is stable: MODEL_UNKNOWN, VERSION_UNKNOWN, NOT_THE_ROLLER, NOTHING_TO_DO, COMMAND_INVALID, UNAUTHORIZED or
+    COMMAND_FAILED.
+    """
+
+    def __init__(self, code: str, message: str, *, fix: str = "", where: str = "") -> None:
+        super().__init__(message, fix=fix, where=where)
+        self.code = code
+
+
 class BrokerError(GatewayError):
     """The broker cannot do what was asked."""
 

@@ -397,3 +397,6 @@ class ModelStatistics:
     queue_ns: int
     compute_ns: int
     memory_bytes: int | None = None
+    last_inference_at: float | None = None
+    """Seconds since 1970 by the server's clock; None when it has not been asked since."""
+

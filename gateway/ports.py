@@ -7,6 +7,7 @@ tests (tests/contract/) hold both.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.messages import (
@@ -17,6 +18,14 @@ from gateway.messages import (
     ModelStatistics,
     Publication,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class GpuMemory:
+    """Memory of one GPU in bytes."""
+
+    used: int
+    total: int
 
 
 class Broker(Protocol):
@@ -68,23 +77,35 @@ class InferenceServer(Protocol):
         """True when the server answers within about 2 s that it is live; never raises."""
         ...
 
-    async def is_model_ready(self, model: str) -> bool:
-        """Whether some version of the model answers, as the server says.
+    async def serving(self, model: str) -> tuple[int, ...]:
+        """The versions of the model that answer now, the lowest first; () when none does.
 
-        Raises BackendUnavailable when it says nothing within about 2 s, which is not the same as False.
+        Raises BackendUnavailable when the server says nothing within about 2 s, which is not the same as ().
         """
         ...
 
-    async def load(self, model: str) -> None:
-        """Load or reload a model of the server's repository.
+    async def load(self, model: str, versions: tuple[int, ...] = (), config: str | None = None) -> None:
+        """Load, so that exactly these versions of the model serve; what serves already goes on without a break.
 
-        Raises BackendUnavailable when the server cannot be reached, ModelUnavailable with the server's
-        reason when it refuses the model.
+        `config` is the text of a config.pbtxt that holds in place of the one in the repository; None: there is
+        none, the server fills it in. Without versions the server's own rules hold, and its own config.pbtxt.
+        All or nothing: when one version cannot be loaded, the ones before keep serving. Raises BackendUnavailable
+        when the server cannot be reached, ModelUnavailable with the server's reason when it refuses the model,
+        ConfigError when `config` cannot be read.
         """
         ...
 
-    async def describe(self, model: str) -> ModelSignature:
-        """The signature of the version that serves; raises as `load` does."""
+    async def unload(self, model: str) -> None:
+        """Unload all versions; returns when none takes new requests. Raises as `load` does; a model that is not
+        loaded is no error."""
+        ...
+
+    async def describe(self, model: str, version: int = 0) -> ModelSignature:
+        """The signature of that version, 0: of the highest that serves; raises as `load` does."""
+        ...
+
+    async def gpu_memory(self) -> GpuMemory | None:
+        """Of the GPU with the most free memory; None where there is no GPU or the server does not say. Never raises."""
         ...
 
     async def infer(self, request: InferRequest) -> InferResponse:

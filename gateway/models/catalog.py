@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -11,6 +12,7 @@ from gateway.errors import ModelUnknown
 from gateway.layouts.binding import BoundOutput
 from gateway.models.input_plan import InputPlan, WindowPlan
 from gateway.models.spec import CANDLE, NATIVE_VARIANT, ModelSpec
+from gateway.models.trial import Jury
 from gateway.topics import specificity, topic_matches
 
 
@@ -21,6 +23,16 @@ class State(enum.StrEnum):
     READY = "ready"
     REFUSED = "refused"
     """Triton or the check against model.yaml said no; the reason says why."""
+    ABSENT = "absent"
+    """The version that serves does not bring this variant."""
+    ASLEEP = "asleep"
+    """Unloaded to save memory; loaded again when a snapshot asks for the model."""
+    UNLOADED = "unloaded"
+    """Taken out of service by command."""
+
+
+GONE = (State.REFUSED, State.ABSENT, State.UNLOADED)
+"""States that do not end by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,8 @@ class ServedVariant:
     state: State = State.LOADING
     reason: str = "not loaded yet"
     version: str = ""
+    pinned: bool = False
+    """Whether Triton is asked for this very version, rather than for the highest that it serves."""
     plan: InputPlan | WindowPlan | None = None
     """What it wants as input; None until it has been loaded."""
     outputs: Mapping[str, BoundOutput] = field(default_factory=dict)
@@ -61,6 +75,10 @@ class ServedModel:
     labels: tuple[str, ...]
     variants: Mapping[str, ServedVariant]
     figures: Mapping[str, VariantFigures] = field(default_factory=dict)
+    version: int = 0
+    """Of the logical model; 0 where Triton decides which version serves."""
+    trial: Trial | None = None
+    """The next version, while some snapshots go to it."""
 
     @property
     def ready(self) -> bool:
@@ -75,7 +93,12 @@ class ServedModel:
     @property
     def refused(self) -> bool:
         """True when no variant can be expected to answer soon."""
-        return all(variant.state is State.REFUSED for variant in self.variants.values())
+        return all(variant.state in GONE for variant in self.variants.values())
+
+    @property
+    def asleep(self) -> bool:
+        """True when it waits for a snapshot to be loaded again."""
+        return not self.ready and any(variant.state is State.ASLEEP for variant in self.variants.values())
 
     def meant_by(self, name: str | None) -> str | None:
         """A variant's name as it is meant: the decision record's `candle` is the native one where nothing else is."""
@@ -94,6 +117,26 @@ class ServedModel:
             for variant in self.variants.values()
             if variant.state is not State.READY
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """A version that is tried beside the one that serves: in shadow while `share` is 0, else as canary."""
+
+    candidate: ServedModel
+    jury: Jury
+    share: float = 0.0
+    percent: int = 0
+    """What `share` was chosen for, as people see it."""
+
+    def takes(self, device_id: str) -> bool:
+        """Whether the candidate answers this camera: always the same ones, and with a larger share these and more."""
+        return self.share > 0 and bucket(self.candidate.spec.name, device_id) < self.share
+
+
+def bucket(model: str, device_id: str) -> float:
+    """Where a camera stands in 0..1, evenly spread, and the same in every gateway and after every restart."""
+    return zlib.crc32(f"{model}/{device_id}".encode(errors="surrogateescape")) / 2**32
 
 
 @dataclass(frozen=True, slots=True, eq=False)

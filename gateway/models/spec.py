@@ -14,6 +14,7 @@ from gateway import layouts, topics
 from gateway.errors import ConfigError
 from gateway.models.inference_spec import MAX_NAME, AlertsSpec, CameraSpec, InferenceSpec, nearest_of
 from gateway.models.preprocessing_spec import PreprocessingSpec, SensorSpec
+from gateway.models.rollout_spec import RolloutSpec
 from gateway.regular_file import open_regular
 from gateway.schema import ANSWER_PARTS, StrictModel, output_topic, parse, read_yaml
 
@@ -103,6 +104,8 @@ class ModelSpec(StrictModel):
     """Regions by device_id; `*` and `?` stand for any characters, the first entry that fits holds."""
     mqtt: MqttSpec = MqttSpec()
     """Which topics the model takes and where its results go."""
+    rollout: RolloutSpec = RolloutSpec()
+    """What a new version has to pass before it serves; `immediate` leaves out shadow and canary."""
 
     @property
     def takes_pictures(self) -> bool:
