@@ -1,8 +1,7 @@
 """What travels: frozen records that change type from step to step.
 
 Message -> Snapshot -> Job -> Prepared -> Answered -> Predicted -> Publications
-
-A sensor's way differs in the first steps only: Message -> Reading -> (joins a window) -> Window -> Job.
+A sensor's first steps are others: Message -> Reading -> (joins a window) -> Window -> Job.
 
 Times named `*_at` are seconds of `time.monotonic()`; times named `*_ms` are durations in milliseconds.
 """
@@ -97,9 +96,7 @@ class Place:
 class Origin:
     """Which message this is about: enough to answer it, even when nothing in it can be read.
 
-    `result_id` is also the handle of its acknowledgement.
-
-    `trace` holds the W3C trace context of the message and `attributes` what it says as a CloudEvent beside the
+    `result_id` is also the handle of its acknowledgement. `trace` holds the W3C trace context of the message and `attributes` what it says as a CloudEvent beside the
     things that its answers say of themselves; both are carried on.
     """
 
@@ -391,12 +388,13 @@ class InferResponse:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatistics:
-    """Totals since the model was loaded, as Triton counts them; `memory_bytes` where it reports it."""
+    """Totals since the model was loaded, as Triton counts them; `memory_bytes` where it reports it.
+
+    `last_inference_at` is seconds since 1970 by Triton's clock; None when it has not been asked.
+    """
 
     success_count: int
     queue_ns: int
     compute_ns: int
     memory_bytes: int | None = None
     last_inference_at: float | None = None
-    """Seconds since 1970 by the server's clock; None when it has not been asked since."""
-

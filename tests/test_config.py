@@ -18,9 +18,8 @@ from gateway.config import (
     RELOADABLE,
     Settings,
     load_settings,
-    settings_warnings,
-    suspicious_variables,
 )
+from gateway.config_warnings import settings_warnings, suspicious_variables
 from gateway.config_files import missing_files, require_files
 from gateway.errors import ConfigError
 from gateway.models.repository import read_model

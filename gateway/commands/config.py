@@ -23,9 +23,9 @@ from gateway.config import (
     load_settings,
     named_file,
     read_settings,
-    settings_warnings,
 )
 from gateway.config_files import missing_files
+from gateway.config_warnings import settings_warnings
 from gateway.errors import ConfigError
 from gateway.terminal.overview import Commands
 from gateway.yaml_file import YamlMapping, read_yaml

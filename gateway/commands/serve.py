@@ -12,7 +12,8 @@ import click
 
 from gateway.commands.broker import mqtt_settings
 from gateway.commands.options import CONFIG, examples
-from gateway.config import Settings, load_settings, settings_warnings
+from gateway.config import Settings, load_settings
+from gateway.config_warnings import settings_warnings
 
 if TYPE_CHECKING:
     from gateway.app import Gateway

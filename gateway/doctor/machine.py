@@ -18,9 +18,9 @@ from gateway.config import (
     Settings,
     given_variables,
     named_file,
-    settings_warnings,
 )
 from gateway.config_files import missing_files
+from gateway.config_warnings import settings_warnings
 from gateway.doctor.findings import Area, Finding
 from gateway.errors import ConfigError
 from gateway.models.repository import LogicalModel
