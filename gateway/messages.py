@@ -96,8 +96,8 @@ class Place:
 class Origin:
     """Which message this is about: enough to answer it, even when nothing in it can be read.
 
-    `result_id` is also the handle of its acknowledgement. `trace` holds the W3C trace context of the message and `attributes` what it says as a CloudEvent beside the
-    things that its answers say of themselves; both are carried on.
+    `result_id` is also the handle of its acknowledgement. `trace` holds the W3C trace context of the message and
+    `attributes` what it says as a CloudEvent beside the things that its answers say of themselves; both are carried on.
     """
 
     result_id: str

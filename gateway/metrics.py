@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
 PREFIX = "edge_gateway_"
+LONG = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -22,6 +23,7 @@ class Meaning:
     help: str
     remedy: str
     labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = _SECONDS
 
 
 CATALOGUE = (
@@ -68,6 +70,24 @@ CATALOGUE = (
             "0: check that Triton runs and that TRITON_GRPC_URL names it."),
     Meaning("model_ready", "gauge", "1 while the variant of the model answers.",
             "0: /ready gives the reason.", ("model", "variant")),
+    Meaning("model_version", "gauge", "The version of the model that serves; 0 where Triton decides which one.",
+            "Not the one you dropped: `edge-gateway models list` says where it stands.", ("model",)),
+    Meaning("model_repairs_total", "counter", "What was put right at Triton: lost, a model that it served no more.",
+            "Growing: somebody else loads and unloads models there, or a model crashes.", ("model", "what")),
+    Meaning("rollouts_total", "counter", "Rollouts by ending: promoted, refused or rolled_back.",
+            "refused or rolled_back: `edge-gateway models list` gives the reason.", ("model", "ending")),
+    Meaning("rollout_step_duration_seconds", "histogram", "Time that each step of a rollout took.",
+            "loaded high: large models, or engines being built. canary high: few snapshots.", ("model", "step"), LONG),
+    Meaning("rollout_percent", "gauge", "Percentage of the cameras that a new version answers; 0 without a canary.",
+            "Above 0 for long: too few snapshots for a verdict; `edge-gateway models promote` ends it.", ("model",)),
+    Meaning("trial_answers_total", "counter", "Answers of versions that were tried, in shadow or as canary.",
+            "No remedy is needed; errors are counted in trial_errors_total.", ("model",)),
+    Meaning("trial_errors_total", "counter", "Answers of versions that were tried and failed, by code.",
+            "The new version is at fault; the stable one has answered in its place.", ("model", "code")),
+    Meaning("model_commands_total", "counter", "Commands to models over HTTP and MQTT; outcome is ok or a code.",
+            "UNAUTHORIZED growing: somebody tries without the token.", ("action", "outcome")),
+    Meaning("roller", "gauge", "1 while this gateway is the one that runs the rollouts of its model volume.",
+            "0 on all of them: the log says why the lease cannot be had."),
     Meaning("config_last_reload_successful", "gauge", "1 while the configuration that was read last holds.",
             "0: the log says what is wrong with it; the one before holds."),
     Meaning("config_last_reload_success_timestamp_seconds", "gauge", "When the configuration that holds was read.",
@@ -100,6 +120,15 @@ class Metrics:
     broker_events: Counter
     triton_ready: Gauge
     model_ready: Gauge
+    model_version: Gauge
+    model_repairs: Counter
+    rollouts: Counter
+    rollout_step_duration_seconds: Histogram
+    rollout_percent: Gauge
+    trial_answers: Counter
+    trial_errors: Counter
+    model_commands: Counter
+    roller: Gauge
     config_last_reload_successful: Gauge
     config_last_reload_success_timestamp_seconds: Gauge
     ready: Gauge
@@ -115,7 +144,7 @@ class Metrics:
             elif meaning.kind == "gauge":
                 setattr(self, attribute, Gauge(name, text, meaning.labels, registry=self.registry))
             else:
-                metric = Histogram(name, text, meaning.labels, buckets=_SECONDS, registry=self.registry)
+                metric = Histogram(name, text, meaning.labels, buckets=meaning.buckets, registry=self.registry)
                 setattr(self, attribute, metric)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)

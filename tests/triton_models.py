@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,44 @@ def write_double_torch(repository: Path, name: str) -> None:
         torch.jit.script(Double()).save(str(path))  # type: ignore[no-untyped-call]
 
 
+def times_signature(name: str, version: int) -> ModelSignature:
+    """As `double`, but version n multiplies by n."""
+    return replace(double_signature(name), version=str(version))
+
+
+def times(factor: int) -> Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]:
+    """What a version of the `times` models does."""
+    return lambda inputs: {"y__0": inputs["x"] * np.float32(factor)}
+
+
+def write_times_onnx(repository: Path, name: str, versions: Iterable[int], *, config: bool = True) -> None:
+    """`times` for ONNX Runtime in several versions; with `config` False without a config.pbtxt."""
+    for version in versions:
+        path = _model_file(repository, times_signature(name, version), "onnxruntime_onnx", "model.onnx")
+        factor = helper.make_tensor("factor", TensorProto.FLOAT, [], [version])
+        nodes = [helper.make_node("Constant", [], ["k"], value=factor), helper.make_node("Mul", ["x", "k"], ["y__0"])]
+        _write_onnx(path, nodes, name)
+    if not config:
+        (repository / name / "config.pbtxt").unlink()
+
+
+def write_broken_version(repository: Path, name: str, version: int) -> None:
+    """A version whose file is damaged."""
+    path = _model_file(repository, times_signature(name, version), "onnxruntime_onnx", "model.onnx")
+    path.write_bytes(b"no model")
+
+
+def config_text(signature: ModelSignature, platform: str = "onnxruntime_onnx") -> str:
+    """The config.pbtxt of a model."""
+    batch_axes = 1 if signature.max_batch_size else 0
+    lines = [f'name: "{signature.name}"', f'platform: "{platform}"', f"max_batch_size: {signature.max_batch_size}"]
+    for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        for spec in specs:
+            dims = ", ".join(str(side) for side in spec.shape[batch_axes:])
+            lines.append(f'{kind} [{{ name: "{spec.name}" data_type: TYPE_{spec.datatype} dims: [{dims}] }}]')
+    return "\n".join(lines) + "\n"
+
+
 def write_types_onnx(repository: Path, name: str) -> None:
     """`types` for ONNX Runtime."""
     path = _model_file(repository, types_signature(name), "onnxruntime_onnx", "model.onnx")
@@ -104,13 +143,7 @@ def _save(graph: Any, path: Path) -> None:
 
 def _model_file(repository: Path, signature: ModelSignature, platform: str, file_name: str) -> Path:
     """Write the config.pbtxt of a model; returns where its file belongs."""
-    folder = repository / signature.name / "1"
+    folder = repository / signature.name / signature.version
     folder.mkdir(parents=True)
-    batch_axes = 1 if signature.max_batch_size else 0
-    lines = [f'name: "{signature.name}"', f'platform: "{platform}"', f"max_batch_size: {signature.max_batch_size}"]
-    for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
-        for spec in specs:
-            dims = ", ".join(str(side) for side in spec.shape[batch_axes:])
-            lines.append(f'{kind} [{{ name: "{spec.name}" data_type: TYPE_{spec.datatype} dims: [{dims}] }}]')
-    (folder.parent / "config.pbtxt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder.parent / "config.pbtxt").write_text(config_text(signature, platform), encoding="utf-8")
     return folder / file_name

@@ -111,8 +111,8 @@ class Connection:
             raise self._end("unreachable", _reason(error), fix=_fix_for(error, self._settings)) from error
         self._attach()
         session = await self._answer(self._connack, "CONNACK")
-        if self._settings.subscriptions:
-            self._client.subscribe(_subscriptions(self._settings))
+        if wanted := _subscriptions(self._settings):
+            self._client.subscribe(wanted)
             self._judge(await self._answer(self._suback, "SUBACK"))
         return session
 
@@ -263,11 +263,14 @@ class Connection:
         self._suback.set_result(reasons)
 
     def _judge(self, reasons: list[ReasonCode]) -> None:
-        for topic_filter, reason in zip(self._settings.subscriptions, reasons, strict=False):
-            if reason.is_failure:
+        for topic_filter, reason in zip(_filters(self._settings), reasons, strict=False):
+            if reason.is_failure and topic_filter in self._settings.optional_subscriptions:
+                fix = f"Allow the client {self._settings.client_id!r} to subscribe it, or switch off what it is for"
+                log.warning("The broker refuses a subscription", filter=topic_filter, reason=str(reason), fix=fix)
+            elif reason.is_failure:
                 fix = f"Allow the client {self._settings.client_id!r} to subscribe it, or change MQTT_INPUT_TOPICS"
                 raise self._end("subscribe_refused", f"Subscription to {topic_filter!r} refused: {reason}", fix=fix)
-            if reason.value == 0:
+            elif reason.value == 0:
                 fix = "Allow QoS 1 at the broker"
                 log.warning("Messages can be lost: subscribed with QoS 0 only", filter=topic_filter, fix=fix)
 
@@ -314,12 +317,16 @@ class Connection:
             self._end("unreachable", f"The connection ended before CONNACK: {reason}", fix=fix)
 
 
+def _filters(settings: MqttSettings) -> tuple[str, ...]:
+    return (*settings.subscriptions, *settings.optional_subscriptions)
+
+
 def _subscriptions(settings: MqttSettings) -> list[Any]:
     if settings.protocol == "3.1.1":
-        return [(topic_filter, 1) for topic_filter in settings.subscriptions]
+        return [(topic_filter, 1) for topic_filter in _filters(settings)]
     # Retained messages come with a new subscription only, not again at each reconnect.
     options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
-    return [(topic_filter, options) for topic_filter in settings.subscriptions]
+    return [(topic_filter, options) for topic_filter in _filters(settings)]
 
 
 def _reason(error: Exception) -> str:

@@ -30,6 +30,7 @@ class MqttSettings:
     key_file: Path | None = None
 
     subscriptions: tuple[str, ...] = ()
+    optional_subscriptions: tuple[str, ...] = ()  # a broker that refuses them is none the worse
     will: Publication | None = None
 
     max_payload_bytes: int = 8 * 1024 * 1024

@@ -7,7 +7,9 @@ InferInput copies every tensor twice more (see triton_codec).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+import functools
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -15,12 +17,23 @@ from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from gateway.adapters.triton_codec import decode_response, encode_request
-from gateway.adapters.triton_errors import answer_error, model_error, readiness_error
-from gateway.adapters.triton_memory import ResidentMemory
+from gateway.adapters.triton_crashes import Crashes
+from gateway.adapters.triton_errors import (
+    answer_error,
+    model_error,
+    process_has_ended,
+    readiness_error,
+    versions_missing,
+)
+from gateway.adapters.triton_memory import MemoryMetrics
+from gateway.adapters.triton_override import override
 from gateway.errors import BackendUnavailable, ModelUnavailable, SnapshotError
 from gateway.messages import InferRequest, InferResponse, ModelSignature, ModelStatistics, TensorSpec
+from gateway.ports import GpuMemory
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+UNLOAD_POLL_S = 0.02
 
 ErrorOf = Callable[..., SnapshotError]
 
@@ -47,7 +60,8 @@ class TritonServer:
         self._health_timeout_s = health_timeout_s
         self._call_timeout_s = call_timeout_s
         self._load_timeout_s = load_timeout_s
-        self._memory = ResidentMemory(metrics_url) if metrics_url else None
+        self._memory = MemoryMetrics(metrics_url) if metrics_url else None
+        self._crashes = Crashes()
         self._channel: Any = None
         self._stub: Any = None
         self._closed = False
@@ -55,38 +69,78 @@ class TritonServer:
     async def is_ready(self) -> bool:
         """True when Triton can be reached and is live, whatever its models do; never raises."""
         try:
-            answer = await self._ask_health("ServerLive", messages.ServerLiveRequest(), model="")
+            answer = await self._ask_health(
+                "ServerLive", messages.ServerLiveRequest(), model="", timeout_s=self._health_timeout_s
+            )
         except SnapshotError:
             return False
         return bool(answer.live)
 
-    async def is_model_ready(self, model: str) -> bool:
-        """Whether some version of the model answers; raises BackendUnavailable when Triton does not say."""
+    async def serving(self, model: str) -> tuple[int, ...]:
+        """The versions that answer, the lowest first; raises BackendUnavailable when Triton does not say.
+
+        Triton lists what has come up and not been unloaded, while other versions load too. A version whose process
+        has crashed it goes on listing; that one is left out from the first request that it fails.
+        """
+        listed = await self._listed(model, self._health_timeout_s)
+        crashed = self._crashes.among(model, listed)
+        return tuple(version for version in listed if version not in crashed)
+
+    async def load(self, model: str, versions: tuple[int, ...] = (), config: str | None = None) -> None:
+        """Load, so that exactly these versions serve; what serves already stays, unless its file has changed.
+
+        Triton loads a version again, without a break, when a file in its folder or beside the folders is newer than
+        its last load, or when `config` differs in more than the versions. Without versions `config` is not used, and
+        versions that were asked for before go on to hold until a file of the model changes or it is unloaded. Raises
+        what the port says.
+        """
+        wanted = tuple(sorted(set(versions)))
+        before = await self._drop_crashed(model, wanted, config)
+        if not wanted:
+            await self._load(model)
+        else:
+            fresh, leaving = set(wanted) - set(before), set(before) - set(wanted)
+            if len(wanted) > 1 and fresh and leaving:
+                # Triton passes over a version without a folder: only when all have come may the others leave.
+                await self._load_all(model, wanted, config, before=before, beside=before)
+            await self._load_all(model, wanted, config, before=before)
+        self._crashes.loaded(model)
+
+    async def unload(self, model: str) -> None:
+        """Unload all versions; requests that run come to their end. Raises as `load` does."""
+        request = messages.RepositoryModelUnloadRequest(model_name=model)
+        # It waits for a load that is under way.
+        await self._call("RepositoryModelUnload", request, model=model, timeout_s=self._load_timeout_s)
+        self._crashes.loaded(model)
         try:
-            answer = await self._ask_health("ModelReady", messages.ModelReadyRequest(name=model), model=model)
-        except ModelUnavailable:
-            return False
-        return bool(answer.ready)
+            async with asyncio.timeout(self._call_timeout_s):
+                while await self._listed(model, self._call_timeout_s):
+                    await asyncio.sleep(UNLOAD_POLL_S)
+        except TimeoutError:
+            raise ModelUnavailable("Triton did not unload it in time", where=f"Triton model '{model}'") from None
 
-    async def load(self, model: str) -> None:
-        """Load or reload a model, returning when it serves; raises BackendUnavailable or ModelUnavailable."""
-        request = messages.RepositoryModelLoadRequest(model_name=model)
-        await self._call("RepositoryModelLoad", request, model=model, timeout_s=self._load_timeout_s)
-
-    async def describe(self, model: str) -> ModelSignature:
-        """The signature of the highest version that is ready; raises as `load` does."""
-        metadata = await self._call("ModelMetadata", messages.ModelMetadataRequest(name=model), model=model)
-        config = await self._call("ModelConfig", messages.ModelConfigRequest(name=model), model=model)
-        if not metadata.versions:
+    async def describe(self, model: str, version: int = 0) -> ModelSignature:
+        """The signature of a version, 0: of the highest that is ready; raises as `load` does."""
+        number = str(version) if version else ""
+        metadata = await self._call(
+            "ModelMetadata", messages.ModelMetadataRequest(name=model, version=number), model=model
+        )
+        config = await self._call("ModelConfig", messages.ModelConfigRequest(name=model, version=number), model=model)
+        listed = self._numbers(metadata.versions)
+        if not listed:
             raise ModelUnavailable("no version of it is ready", where=f"Triton model '{model}'")
         return ModelSignature(
             name=model,
-            version=max(metadata.versions, key=int),
+            version=number or str(listed[-1]),
             inputs=_tensor_specs(metadata.inputs),
             outputs=_tensor_specs(metadata.outputs),
             max_batch_size=config.config.max_batch_size,
             on_gpu=_on_gpu(config.config.instance_group),
         )
+
+    async def gpu_memory(self) -> GpuMemory | None:
+        """Of the GPU with the most free memory, from Triton's metrics; None when they do not tell. Never raises."""
+        return await self._memory.gpu() if self._memory is not None and not self._closed else None
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Ask one model; the arrays of the answer are read-only. Raises what the port says."""
@@ -94,9 +148,13 @@ class TritonServer:
         self._connect()
         ask = self._channel.unary_unary(MODEL_INFER)  # no serialisers: triton_codec does it
         answer = await self._guarded(
-            lambda: ask(payload, timeout=request.timeout_s), model=request.model, error_of=answer_error
+            lambda: ask(payload, timeout=request.timeout_s),
+            model=request.model,
+            error_of=functools.partial(self._answer_error, request, self._crashes.loads(request.model)),
         )
-        return decode_response(answer, request)
+        response = decode_response(answer, request)
+        self._crashes.answered(request.model, request.version, response.model_version)
+        return response
 
     async def statistics(self, model: str) -> ModelStatistics:
         """Totals of all loaded versions; memory as Triton reports it, else from its metrics, else None."""
@@ -111,6 +169,7 @@ class TritonServer:
             queue_ns=sum(each.queue.ns for each in totals),
             compute_ns=sum(each.compute_input.ns + each.compute_infer.ns + each.compute_output.ns for each in totals),
             memory_bytes=memory,
+            last_inference_at=max((each.last_inference for each in answer.model_stats), default=0) / 1000 or None,
         )
 
     async def close(self) -> None:
@@ -122,6 +181,74 @@ class TritonServer:
         if self._memory is not None:
             await self._memory.close()
 
+    async def _load(self, model: str, versions: tuple[int, ...] = (), config: str | None = None) -> None:
+        request = messages.RepositoryModelLoadRequest(model_name=model)
+        if versions:
+            request.parameters["config"].string_param = override(model, versions, config)
+        error_of = functools.partial(model_error, versions=versions)
+        await self._call("RepositoryModelLoad", request, model=model, timeout_s=self._load_timeout_s, error_of=error_of)
+
+    async def _load_all(
+        self,
+        model: str,
+        wanted: tuple[int, ...],
+        config: str | None,
+        *,
+        before: tuple[int, ...],
+        beside: tuple[int, ...] = (),
+    ) -> None:
+        """Load what is wanted and what shall stay beside it; put back what was before when a version is missing."""
+        await self._load(model, (*wanted, *beside), config)
+        missing = set(wanted) - set(await self._listed(model, self._call_timeout_s))
+        if not missing:
+            return
+        if before:
+            with contextlib.suppress(ModelUnavailable):  # its folder may be the one that is missing
+                await self._load(model, before, config)
+        else:
+            await self.unload(model)
+        raise versions_missing(model, missing)
+
+    async def _drop_crashed(self, model: str, wanted: tuple[int, ...], config: str | None) -> tuple[int, ...]:
+        """Unload wanted versions whose process has crashed, for Triton would take them for loaded.
+
+        Returns what Triton lists then; not asked for, and (), where neither versions nor crashes are concerned.
+        """
+        if not wanted and not self._crashes.known(model):
+            return ()
+        listed = await self._listed(model, self._call_timeout_s)
+        crashed = self._crashes.among(model, listed) & set(wanted or listed)
+        if not crashed:
+            return listed
+        alive = tuple(version for version in listed if version not in crashed)
+        if wanted and alive:
+            await self._load(model, alive, config)
+            return alive
+        await self.unload(model)
+        return ()
+
+    async def _listed(self, model: str, timeout_s: float) -> tuple[int, ...]:
+        """The versions that Triton lists as ready; raises BackendUnavailable when it does not say."""
+        request = messages.ModelMetadataRequest(name=model)
+        try:
+            answer = await self._ask_health("ModelMetadata", request, model=model, timeout_s=timeout_s)
+        except ModelUnavailable:
+            return ()
+        return self._numbers(answer.versions)
+
+    def _numbers(self, versions: Iterable[str]) -> tuple[int, ...]:
+        try:
+            return tuple(sorted(int(version) for version in versions))
+        except ValueError:
+            raise self._not_triton() from None
+
+    def _answer_error(
+        self, request: InferRequest, loads: int, code: Any, details: str | None, *, model: str, connected: bool
+    ) -> SnapshotError:
+        if process_has_ended(details):
+            self._crashes.crashed(model, request.version, loads)
+        return answer_error(code, details, model=model, connected=connected)
+
     def _connect(self) -> None:
         """Make the channel at the first use, because it belongs to the event loop that runs then."""
         if self._closed:
@@ -130,10 +257,8 @@ class TritonServer:
             self._channel = grpc.aio.insecure_channel(self.url, options=_channel_options(self._connect_timeout_s))
             self._stub = GRPCInferenceServiceStub(self._channel)
 
-    async def _ask_health(self, method: str, request: Any, *, model: str) -> Any:
-        return await self._call(
-            method, request, model=model, timeout_s=self._health_timeout_s, error_of=readiness_error
-        )
+    async def _ask_health(self, method: str, request: Any, *, model: str, timeout_s: float) -> Any:
+        return await self._call(method, request, model=model, timeout_s=timeout_s, error_of=readiness_error)
 
     async def _call(
         self, method: str, request: Any, *, model: str, timeout_s: float | None = None, error_of: ErrorOf = model_error
@@ -143,8 +268,11 @@ class TritonServer:
         ask, timeout = getattr(self._stub, method), timeout_s or self._call_timeout_s
         answer = await self._guarded(lambda: ask(request, timeout=timeout), model=model, error_of=error_of)
         if answer is None:  # gRPC logs bytes that are no such message, and gives None
-            raise BackendUnavailable(f"what answers at {self.url} is not Triton", where=f"Triton at {self.url}")
+            raise self._not_triton()
         return answer
+
+    def _not_triton(self) -> BackendUnavailable:
+        return BackendUnavailable(f"what answers at {self.url} is not Triton", where=f"Triton at {self.url}")
 
     async def _guarded(self, start: Callable[[], Awaitable[Any]], *, model: str, error_of: ErrorOf) -> Any:
         """Await a call; every foreign exception becomes one of ours, a cancellation of the caller passes."""

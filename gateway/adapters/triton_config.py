@@ -66,7 +66,7 @@ def read_config(path: Path) -> TritonConfig:
 
     A configuration without a name has that of its folder, as Triton takes it.
     """
-    message = _parse(_read(path), str(path))
+    message = parse_config(_read(path), str(path))
     if message.max_batch_size < 0:
         raise ConfigError(
             f"max_batch_size is {message.max_batch_size}", where=str(path), fix="Set it to 0 (no batch axis) or more"
@@ -108,7 +108,8 @@ def _read(path: Path) -> str:
         raise ConfigError(f"is not UTF-8 in line {line}", where=str(path), fix="Save the file as UTF-8") from error
 
 
-def _parse(text: str, where: str) -> Any:
+def parse_config(text: str, where: str) -> Any:
+    """The text of a config.pbtxt as Triton's ModelConfig message; raises ConfigError with the line of what is wrong."""
     message = model_config_pb2.ModelConfig()
     try:
         text_format.Parse(text, message)

@@ -56,8 +56,11 @@ class DropFacts:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_drop(folder: Path) -> DropFacts:
-    """Read a model folder; raises ConfigError for what Triton would refuse to load, as far as the files tell."""
+def read_drop(folder: Path, version: int | None = None) -> DropFacts:
+    """Read a model folder; raises ConfigError for what Triton would refuse to load, as far as the files tell.
+
+    With a version as if only that one were served, whatever version_policy says.
+    """
     if not folder.is_dir():
         raise ConfigError("no such folder", where=str(folder), fix="Name a folder of the model repository")
     name = folder.absolute().name
@@ -70,16 +73,28 @@ def read_drop(folder: Path) -> DropFacts:
             fix="Rename the folder, or leave `name` out",
         )
     versions = _versions(folder)
-    served = config.version_policy.choose(versions)
+    served = _served(config, versions, version, folder)
+    facts = DropFacts(folder, config, has_config, versions, served)
+    kind = None if config.ensemble else _format(config, folder, served)
+    return facts if kind is None else _with_files(facts, kind)
+
+
+def _served(config: TritonConfig, versions: tuple[int, ...], version: int | None, folder: Path) -> tuple[int, ...]:
+    """The versions that are served; raises ConfigError when there are none."""
+    if version is not None and version not in versions:
+        raise ConfigError(
+            f"has no version {version}, there is {_listed(versions)}",
+            where=str(folder),
+            fix=f"Put the model into {folder.name}/{version}/",
+        )
+    served = config.version_policy.choose(versions) if version is None else (version,)
     if not served:
         raise ConfigError(
             f"version_policy asks for {_listed(config.version_policy.specific)}, there is {_listed(versions)}",
             where=str(folder / CONFIG_FILE),
             fix="Add the version, or correct version_policy",
         )
-    facts = DropFacts(folder, config, has_config, versions, served)
-    kind = None if config.ensemble else _format(config, folder, served)
-    return facts if kind is None else _with_files(facts, kind)
+    return served
 
 
 def _versions(folder: Path) -> tuple[int, ...]:

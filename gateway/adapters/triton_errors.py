@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from grpc import StatusCode  # type: ignore[import-untyped]
 
@@ -16,20 +17,32 @@ MODEL_NOT_READY = re.compile(r"unknown model|not at ready state|no available ver
 QUEUE_REFUSED = re.compile(r"maximum queue size|queue.*(full|reject)|reject.*queue", re.IGNORECASE)
 QUEUE_EXPIRED = re.compile(r"timeout expired", re.IGNORECASE)
 
+# The process of a Python backend has crashed (python_backend: stub_launcher.cc, python_be.cc).
+PROCESS_ENDED = re.compile(r"stub process\b.*\b(not healthy|unhealthy)", re.IGNORECASE | re.DOTALL)
+
 VERSION_REFUSED = re.compile(
     r"version (\d+) is at UNAVAILABLE state: (.*?)(?:;\s*version \d+ is at|;\s*$|$)", re.DOTALL
 )
 
+NONE_IN_FOLDER = "at least one version must be available under the version policy"
+MISSING_FOLDER = "Put a folder with the version's number and its model file into the model's folder"
 UNREADABLE_FOLDER = (
     "Check that the folder is in Triton's model repository and that its config.pbtxt is valid; "
     "Triton's log says what it dislikes"
 )
+CRASHED = "See Triton's log for why it crashed; the gateway loads the model again"
 FIXES = {
     StatusCode.UNAUTHENTICATED: "Check the credentials and certificates that the gateway uses for Triton",
     StatusCode.PERMISSION_DENIED: "Allow this protocol in Triton (--grpc-restricted-protocol) or fix the credentials",
     StatusCode.RESOURCE_EXHAUSTED: "See Triton's log: it lacks memory, or a proxy limits the size of messages",
     StatusCode.UNIMPLEMENTED: "Check that TRITON_GRPC_URL names Triton's gRPC port, not that of another service",
 }
+
+
+def process_has_ended(details: str | None) -> bool:
+    """Whether Triton says that the process of a model has crashed. It starts none again, and still lists the
+    version as ready, whatever it is asked, until that version is unloaded."""
+    return bool(PROCESS_ENDED.search(details or ""))
 
 
 def answer_error(code: StatusCode, details: str | None, *, model: str, connected: bool) -> SnapshotError:
@@ -50,12 +63,19 @@ def answer_error(code: StatusCode, details: str | None, *, model: str, connected
             return BackendTimeout(f"the request expired in Triton's queue ({text})", where=where)
         case StatusCode.UNAVAILABLE | StatusCode.CANCELLED | StatusCode.DEADLINE_EXCEEDED:
             return BackendUnavailable(f"Triton cannot be reached ({text})", where=where)
+        case _ if process_has_ended(details):
+            return ModelUnavailable(f"the process of the model has ended ({text})", where=where, fix=CRASHED)
         case _:
             return BackendRejected(f"{text} ({_name(code)})", where=where, fix=FIXES.get(code, ""))
 
 
-def model_error(code: StatusCode, details: str | None, *, model: str, connected: bool) -> SnapshotError:
-    """Why a model cannot be loaded, described or counted: Triton is away, or it refuses the model."""
+def model_error(
+    code: StatusCode, details: str | None, *, model: str, connected: bool, versions: tuple[int, ...] = ()
+) -> SnapshotError:
+    """Why a model cannot be loaded, described or counted: Triton is away, or it refuses the model.
+
+    `versions` are those that a load asked for.
+    """
     where = f"Triton model '{model}'"
     away = code in (StatusCode.CANCELLED, StatusCode.UNAVAILABLE) and not MODEL_NOT_READY.search(details or "")
     if away or (code is StatusCode.DEADLINE_EXCEEDED and not connected):
@@ -64,7 +84,7 @@ def model_error(code: StatusCode, details: str | None, *, model: str, connected:
         return ModelUnavailable(
             "Triton did not finish in time", where=where, fix="See Triton's log; a first load may build an engine"
         )
-    reason, fix = load_refusal(details)
+    reason, fix = load_refusal(details, versions)
     return ModelUnavailable(reason, where=where, fix=FIXES.get(code, fix))
 
 
@@ -78,7 +98,12 @@ def readiness_error(code: StatusCode, details: str | None, *, model: str, connec
     )
 
 
-def load_refusal(details: str | None) -> tuple[str, str]:
+def versions_missing(model: str, versions: Iterable[int]) -> ModelUnavailable:
+    """The error for versions that Triton did not find; it loads the others and says nothing."""
+    return ModelUnavailable(_not_in_folder(versions), where=f"Triton model '{model}'", fix=MISSING_FOLDER)
+
+
+def load_refusal(details: str | None, versions: tuple[int, ...] = ()) -> tuple[str, str]:
     """Reason and fix from the text with which Triton refuses a load, without tracebacks and temporary words.
 
     Our own backends write `... Fix: ...`; NVIDIA's give a reason alone.
@@ -86,6 +111,8 @@ def load_refusal(details: str | None) -> tuple[str, str]:
     text = details or ""
     if "failed to poll" in text:
         return "Triton cannot read the model's folder", UNREADABLE_FOLDER
+    if NONE_IN_FOLDER in text:
+        return _not_in_folder(versions), MISSING_FOLDER
     refused = VERSION_REFUSED.search(text)
     if refused:
         text = f"version {refused[1]}: {_without_traceback(refused[2])}"
@@ -98,6 +125,11 @@ def shorten(details: str | None) -> str:
     text = re.sub(r"^\[request id: [^\]]*\] ", "", details or "")
     text = " ".join(_without_traceback(text).split()).rstrip(" .;")
     return (text if len(text) <= REASON_LENGTH else f"{text[: REASON_LENGTH - 3]}...") or "no reason given"
+
+
+def _not_in_folder(versions: Iterable[int]) -> str:
+    numbers = ", ".join(str(version) for version in sorted(versions))
+    return f"version {numbers}: not in the model's folder" if numbers else "no version of it is in the model's folder"
 
 
 def _without_traceback(text: str) -> str:

@@ -1,4 +1,4 @@
-"""`/api`: how things stand, for programs; nothing here changes anything."""
+"""`/api`: how things stand, for programs, and commands to models."""
 
 from __future__ import annotations
 
@@ -8,23 +8,39 @@ from aiohttp import web
 
 from gateway import __version__
 from gateway.admin.answers import error_response, json_response
+from gateway.admin.command_desk import CommandDesk
 from gateway.admin.health import Health
+from gateway.admin.model_actions import ModelActions
+from gateway.admin.model_report import known_models, live_report
 from gateway.admin.openapi import description
-from gateway.errors import ModelUnknown, Outcome
+from gateway.errors import Outcome
 from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models, ServedModel, ServedVariant
 from gateway.models.input_plan import InputPlan
+from gateway.rollout.commands import Commands
+
+UNSERVED: dict[str, Any] = {
+    "model_type": None,
+    "ready": False,
+    "layout": None,
+    "labels": [],
+    "input_topics": [],
+    "alert_classes": [],
+}
+"""In place of what model.yaml says, of a model that is only remembered."""
 
 
 class Api:
     """State of the gateway and of its models."""
 
-    def __init__(self, live: Live, health: Health, models: Models, metrics: Metrics) -> None:
+    def __init__(self, live: Live, health: Health, models: Models, metrics: Metrics, commands: Commands) -> None:
         self._live = live
         self._health = health
         self._models = models
         self._metrics = metrics
+        self._commands = commands
+        self._actions = ModelActions(live.current, CommandDesk(commands, models, metrics))
 
     def routes(self) -> list[web.RouteDef]:
         """What is served here."""
@@ -33,6 +49,7 @@ class Api:
             web.get("/api/status", self._status),
             web.get("/api/models", self._all_models),
             web.get("/api/models/{model}", self._one_model),
+            *self._actions.routes(),
         ]
 
     async def _openapi(self, _request: web.Request) -> web.Response:
@@ -58,21 +75,26 @@ class Api:
         )
 
     async def _all_models(self, _request: web.Request) -> web.Response:
-        return json_response({"models": [model_state(model) for model in self._models.current.models.values()]})
+        names = sorted(known_models(self._models, self._commands))
+        return json_response({"models": [self._state(name) for name in names]})
 
     async def _one_model(self, request: web.Request) -> web.Response:
-        try:
-            model = self._models.current.named(request.match_info["model"])
-        except ModelUnknown as error:
-            return error_response(404, error.code, error.message, "GET /api/models lists them")
-        return json_response(model_state(model))
+        name = request.match_info["model"]
+        if name not in known_models(self._models, self._commands):
+            return error_response(404, "MODEL_UNKNOWN", f"no model '{name[:100]}'", "GET /api/models lists them")
+        return json_response(self._state(name))
+
+    def _state(self, name: str) -> dict[str, Any]:
+        """What serves, and how a rollout stands; a model whose first version is on its way does not serve yet."""
+        served = self._models.current.models.get(name)
+        report = live_report(name, self._models, self._commands)
+        return {"name": report["model_name"], **report, **(model_state(served) if served else UNSERVED)}
 
 
 def model_state(model: ServedModel) -> dict[str, Any]:
     """A logical model with the state of each variant."""
     spec = model.spec
     return {
-        "name": spec.name,
         "model_type": spec.model_type,
         "ready": model.ready,
         "layout": spec.layout.name,

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
+from gateway.admin.model_report import failure_in_words, is_unloaded
 from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models, ServedModel
-from gateway.models.loader import Loader
 from gateway.ports import Broker
+from gateway.rollout.commands import Commands
+from gateway.rollout.state import ModelState
+
+
+class TritonWatch(Protocol):
+    """Who looks after Triton."""
+
+    @property
+    def triton_ready(self) -> bool:
+        """Whether Triton could be reached at the last look."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,37 +37,39 @@ class Health:
     """Puts together what the parts of a running gateway say of themselves."""
 
     def __init__(
-        self, live: Live, broker: Broker, loader: Loader, models: Models, metrics: Metrics, refused: tuple[str, ...]
+        self,
+        live: Live,
+        broker: Broker,
+        triton: TritonWatch,
+        models: Models,
+        metrics: Metrics,
+        refused: tuple[str, ...],
+        commands: Commands,
     ) -> None:
         self._live = live
         self._broker = broker
-        self._loader = loader
+        self._triton = triton
         self._models = models
         self._metrics = metrics
         self._refused = refused
+        self._commands = commands
         self.started = False
         self.stopping = False
 
     def report(self) -> Report:
         """How things stand now; also brings the gauges up to date."""
         reasons = ["the gateway is shutting down"] if self.stopping else []
-        degraded = []
+        degraded: list[str] = []
         if not self._broker.connected:
             reasons.append("the broker session is not up")
-        if not self._loader.triton_ready:
+        if not self._triton.triton_ready:
             reasons.append("Triton cannot be reached")
         models = self._models.current.models
         if not models and not self._refused:
             reasons.append("no model.yaml in the model repository")
         for name, model in models.items():
-            if not model.ready:
-                reasons.append(f"model '{name}' does not serve: {model.why_not_ready()}")
-            elif model.loading:
-                # It answers already, but a comparison, or the variant of somebody's choice, would be missing.
-                reasons.append(f"model '{name}' serves in part: {model.why_not_ready()}")
-            elif missing := model.why_not_ready():
-                degraded.append(f"model '{name}': {missing}")
-            degraded += self._not_on_gpu(model)
+            reasons += self._not_ready(name, model)
+            degraded += self._degraded(name, model)
         reasons += self._refused
         if not self._metrics.value("config_last_reload_successful"):
             degraded.append("the configuration as it reads now cannot be used, the one before holds; see the log")
@@ -63,6 +78,35 @@ class Health:
         self._metrics.ready.set(ready)
         self._metrics.broker_connected.set(self._broker.connected)
         return Report(ready, tuple(reasons), tuple(degraded))
+
+    def _not_ready(self, name: str, model: ServedModel) -> Iterator[str]:
+        """Why a model makes the gateway unready.
+
+        One that is asleep or unloaded is as it should be. A first version that comes, or is refused, while the others
+        serve must not take the gateway from them.
+        """
+        state = self._commands.states.get(name)
+        if model.asleep or is_unloaded(state, model) or (self.started and _is_new(state)):
+            return
+        if not model.ready:
+            yield f"model '{name}' does not serve: {model.why_not_ready()}"
+        elif model.loading:
+            # It answers already, but a comparison, or the variant of somebody's choice, would be missing.
+            yield f"model '{name}' serves in part: {model.why_not_ready()}"
+
+    def _degraded(self, name: str, model: ServedModel) -> Iterator[str]:
+        """What of a model does not work, or not as somebody wanted it, without making the gateway unready."""
+        state = self._commands.states.get(name)
+        if is_unloaded(state, model):
+            yield f"model '{name}' is unloaded by command"
+        elif not model.asleep and (missing := model.why_not_ready()):
+            if self.started and _is_new(state):
+                yield f"model '{name}' does not serve yet: {missing}"
+            elif model.ready and not model.loading:
+                yield f"model '{name}': {missing}"
+        if failure := failure_in_words(state):
+            yield f"model '{name}': {failure}"
+        yield from self._not_on_gpu(model)
 
     def _not_on_gpu(self, model: ServedModel) -> list[str]:
         """The variants that run on the CPU although a GPU is wanted, by model.yaml or GPU_ENABLED."""
@@ -74,3 +118,8 @@ class Health:
             for variant in model.variants.values()
             if variant.on_gpu is False
         ]
+
+
+def _is_new(state: ModelState | None) -> bool:
+    """Whether no version of the model has been promoted so far, and one is tried or has been."""
+    return state is not None and state.stable is None and state.rollout is not None

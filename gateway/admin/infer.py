@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -13,6 +12,7 @@ from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.admin.answers import error_response
+from gateway.admin.token import bearer, token_matches
 from gateway.errors import PayloadInvalid, PayloadTooLarge, SnapshotError
 from gateway.flow.replies import Reply
 from gateway.live import Live
@@ -97,16 +97,8 @@ class InferApi:
 
 
 def allowed(request: web.Request, token_file: Path | None) -> bool:
-    """Whether the request carries the token; the file is read each time, so a new token holds at once."""
-    if token_file is None:
-        return True
-    try:
-        wanted = token_file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        return False
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    matches = hmac.compare_digest(given.strip().encode(errors="surrogateescape"), wanted.encode())
-    return scheme.lower() == "bearer" and bool(wanted) and matches
+    """Whether the request carries the token, where one is wanted."""
+    return token_file is None or token_matches(bearer(request.headers.get("Authorization", "")), token_file)
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:

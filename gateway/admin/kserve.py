@@ -54,7 +54,8 @@ class KServe:
         model = self._find(request)
         if model is None:
             return _no_such_model(request)
-        return json_response({"name": model.spec.name, "ready": model.ready}, 200 if model.ready else 503)
+        ready = model.ready or model.asleep  # which the first request wakes
+        return json_response({"name": model.spec.name, "ready": ready}, 200 if ready else 503)
 
     def _find(self, request: web.Request) -> ServedModel | None:
         try:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from gateway.admin.model_report import Status
+from gateway.models.catalog import State
+from gateway.rollout.commands import Action
+from gateway.rollout.steps import Ending, Step
+
 _TEXT = {"type": "string"}
+_MAYBE_TEXT = {"type": ["string", "null"]}
+_VERSION = {"type": "integer", "minimum": 1}
+_MAYBE_VERSION = {"type": ["integer", "null"], "minimum": 1}
 _NUMBER = {"type": "number"}
 _MAYBE_NUMBER = {"type": ["number", "null"]}
 _TEXTS = {"type": "array", "items": _TEXT}
@@ -17,10 +25,10 @@ def description(version: str) -> dict[str, Any]:
         "info": {
             "title": "Triton Edge Gateway",
             "version": version,
-            "description": "Probes, metrics, state, and one picture at a time. Snapshots in number come over MQTT.",
+            "description": "Probes, metrics, state, commands to models, and one picture at a time.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": {**_probes(), **_state(), **_infer(), **_kserve()},
+        "paths": {**_probes(), **_state(), **_commands(), **_infer(), **_kserve()},
         "components": {"schemas": _schemas(), "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
     }
 
@@ -53,6 +61,36 @@ def _state() -> dict[str, Any]:
             "models", "All models", {"200": _json("Models", _object(models={"type": "array", "items": model}))}, "state"
         ),
         "/api/models/{model}": _get("model", "One model", one, "state", [_path("model", "Name of a logical model")]),
+    }
+
+
+def _commands() -> dict[str, Any]:
+    refused = {
+        "400": "The body or the version cannot be read",
+        "401": "The token was not given",
+        "403": "The gateway has no token, so commands are off",
+        "404": "There is no such model or version",
+        "409": "Another gateway runs the rollouts, or there is nothing to do",
+        "500": "It was tried and failed",
+    }
+    answers = {status: _json(text, _ref("Error")) for status, text in refused.items()}
+    body = {"required": False, "content": {"application/json": {"schema": _object(version=_VERSION)}}}
+    action = _path("action", "What to do with it")
+    action["schema"] = {"enum": [*Action]}
+    parameters = [_path("model", "Name of a logical model"), action, _query("version", "Version, here or in the body")]
+    return {
+        "/api/models/{model}/{action}": {
+            "post": {
+                "operationId": "command",
+                "summary": "Command a model",
+                "description": "A rollout that it begins goes on after the answer; the model's state tells how.",
+                "tags": ["commands"],
+                "parameters": parameters,
+                "requestBody": body,
+                "responses": {"202": _json("What happens now", _object(message=_TEXT)), **answers},
+                "security": [{"token": []}],
+            }
+        }
     }
 
 
@@ -119,7 +157,7 @@ def _kserve() -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     variant = _object(
-        triton_model=_TEXT, state={"enum": ["loading", "ready", "refused"]}, reason=_TEXT, version=_TEXT,
+        triton_model=_TEXT, state={"enum": [*State, None]}, reason=_TEXT, version=_TEXT,
         input={"type": ["object", "null"]}, on_gpu={"type": ["boolean", "null"]},
         queue_ms=_MAYBE_NUMBER, compute_ms=_MAYBE_NUMBER, memory_mb=_MAYBE_NUMBER,
     )  # fmt: skip
@@ -134,9 +172,18 @@ def _schemas() -> dict[str, Any]:
             queue=_object(messages={"type": "integer"}, bytes={"type": "integer"}), models=_TEXTS,
         ),
         "Model": _object(
-            name=_TEXT, model_type=_TEXT, ready={"type": "boolean"}, layout=_TEXT, labels=_TEXTS, input_topics=_TEXTS,
-            alert_classes=_TEXTS, variants={"type": "object", "additionalProperties": variant},
+            name=_TEXT, model_type=_MAYBE_TEXT, ready={"type": "boolean"}, layout=_MAYBE_TEXT, labels=_TEXTS,
+            input_topics=_TEXTS, alert_classes=_TEXTS, variants={"type": "object", "additionalProperties": variant},
+            model_name=_TEXT, status={"enum": [*Status]}, version=_MAYBE_VERSION, previous_version=_MAYBE_VERSION,
+            rollout={"oneOf": [_ref("Rollout"), {"type": "null"}]},
+            refused={"type": "array", "items": _ref("Refusal")}, roller=_TEXT,
         ),
+        "Rollout": _object(
+            version=_VERSION, step={"enum": [*Step]}, ending={"enum": [*Ending]}, percent={"type": "integer"},
+            progress=_TEXT, reason=_TEXT, fix=_TEXT, started_at=_NUMBER, ended_at=_MAYBE_NUMBER,
+            steps={"type": "array", "items": _object(step={"enum": [*Step]}, seconds=_NUMBER, note=_TEXT)},
+        ),
+        "Refusal": _object(version=_VERSION, step={"enum": [*Step]}, reason=_TEXT, fix=_TEXT, at=_NUMBER),
         "Snapshot": _object(
             device_id=_TEXT, timestamp={"type": ["number", "string"]}, image_data=_TEXT,
             values={"type": "array", "items": _NUMBER}, metadata={"type": "object"}, model_name=_TEXT,

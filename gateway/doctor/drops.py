@@ -44,11 +44,16 @@ class DropReport:
     problem: ConfigError | None = None
 
 
-def examine_drop(folder: Path, model: LogicalModel | None = None, variant: str = "") -> DropReport:
-    """Read a folder of the repository and hold it against a model.yaml; never raises."""
+def examine_drop(
+    folder: Path, model: LogicalModel | None = None, variant: str = "", version: int | None = None
+) -> DropReport:
+    """Read a folder of the repository and hold it against a model.yaml; never raises.
+
+    With a version that one, else those that Triton would serve by itself.
+    """
     report = DropReport(variant, folder.name, folder)
     try:
-        facts = read_drop(folder)
+        facts = read_drop(folder, version)
     except ConfigError as error:
         return DropReport(variant, folder.name, folder, problem=error)
     except OSError as error:

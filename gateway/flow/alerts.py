@@ -28,7 +28,7 @@ SNAPSHOTS_KNOWN = 8
 
 Key = tuple[str, str, str]
 """Device, model and class as published."""
-Reason = Literal["gone", "gateway_stopped", "too_many"]
+Reason = Literal["gone", "gateway_stopped", "too_many", "model_removed"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,6 +221,12 @@ class AlertBook:
         runs = list(self._runs.values())
         self._runs.clear()
         return unsaid + [self._end(run, run.event, reason) for run in runs if run.event is not None]
+
+    def end_model(self, model_name: str) -> list[Alert]:
+        """End every event of a model that is no longer there, and forget what might have become one."""
+        keys = [key for key in self._runs if key[1] == model_name]
+        runs = [self._runs.pop(key) for key in keys]
+        return [self._end(run, run.event, "model_removed") for run in runs if run.event is not None]
 
     def said(self, alert: Alert) -> None:
         """It is published, or never will be; a start changes nothing."""

@@ -22,9 +22,9 @@ TILES_AT_ONCE = 4
 
 
 class Inference:
-    """Asks Triton on behalf of the flow."""
+    """Asks Triton on behalf of the flow; without `metrics` it counts nothing, for what is not production."""
 
-    def __init__(self, server: InferenceServer, metrics: Metrics, live: Live) -> None:
+    def __init__(self, server: InferenceServer, metrics: Metrics | None, live: Live) -> None:
         self._server = server
         self._metrics = metrics
         self._live = live
@@ -58,7 +58,8 @@ class Inference:
             if name not in answers:
                 answers[name] = await self._ask(prepared, name)
             if answers[name].error is None:
-                self._metrics.fallbacks.labels(prepared.job.model.spec.name, name).inc()
+                if self._metrics is not None:
+                    self._metrics.fallbacks.labels(prepared.job.model.spec.name, name).inc()
                 return replace(
                     selection,
                     policy="dual" if selection.compared else "fallback",
@@ -74,9 +75,11 @@ class Inference:
         try:
             answer = await self._request(prepared, model, name, started)
         except SnapshotError as error:
-            self._metrics.inference_errors.labels(model.spec.name, name, error.code).inc()
+            if self._metrics is not None:
+                self._metrics.inference_errors.labels(model.spec.name, name, error.code).inc()
             return Answer(variant=name, infer_ms=(time.monotonic() - started) * 1000, error=error)
-        self._metrics.inference_duration_seconds.labels(model.spec.name, name).observe(answer.infer_ms / 1000)
+        if self._metrics is not None:
+            self._metrics.inference_duration_seconds.labels(model.spec.name, name).observe(answer.infer_ms / 1000)
         return answer
 
     async def _request(self, prepared: Prepared, model: ServedModel, name: str, started: float) -> Answer:
@@ -112,6 +115,7 @@ class Inference:
             inputs=_part(given, part, variant),
             outputs=tuple(dict.fromkeys(output.tensor for output in variant.outputs.values())),
             timeout_s=left_s,
+            version=variant.version if variant.pinned else "",
             request_id=prepared.job.snapshot.origin.result_id,
         )
 

@@ -13,6 +13,7 @@ from gateway.errors import (
     DeadlineExceeded,
     InternalError,
     ModelUnavailable,
+    ModelUnknown,
     Outcome,
     PayloadInvalid,
     QueueFull,
@@ -24,6 +25,7 @@ from gateway.flow.ingest import open_message, sender_of, take_contents
 from gateway.flow.replies import Replies, Reply, refusal
 from gateway.flow.route import model_for, refuse_unknown_variant, reply_topics, route
 from gateway.flow.schedule import Schedule
+from gateway.flow.variants import not_serving
 from gateway.flow.windows import Windows
 from gateway.live import Live
 from gateway.messages import Job, Message, Origin, Reading, ReplyTopics, Window
@@ -135,8 +137,9 @@ class Intake:
         return window
 
     async def enqueue(self, job: Job, *, again: bool = False) -> None:
-        """Step 3; `again` puts one back that could not be answered."""
+        """Step 3; `again` puts one back that could not be answered. A model that is asleep is woken for it."""
         settings = self._live.current
+        self._wake(job.model.spec.name)
         self.schedule.limit(settings.queue_max_messages, settings.queue_max_bytes)
         for evicted in self.schedule.put(job, again=again):
             await self._refuse_job(evicted, QueueFull(f"the queue is full ({len(self.schedule)} snapshots wait)"))
@@ -145,7 +148,14 @@ class Intake:
         """Let the queue look again whenever a model has come into service, for ever."""
         while True:
             await self._models.changed()
+            for name in self.schedule.model_names:  # one may have been put to sleep while snapshots wait for it
+                self._wake(name)
             self.schedule.look_again()
+
+    def _wake(self, name: str) -> None:
+        model = self._models.current.models.get(name)
+        if model is not None and model.asleep:
+            self._models.wake(name)
 
     async def watch_deadlines(self) -> None:
         """Answer the snapshots whose time runs out in the queue, for ever."""
@@ -157,9 +167,12 @@ class Intake:
 
     def too_late(self, job: Job, now: float) -> SnapshotError:
         """Why a snapshot has no result whose time has run out."""
-        model = self._models.current.named(job.model.spec.name)
+        try:
+            model = self._models.current.named(job.model.spec.name)
+        except ModelUnknown as removed:
+            return removed
         if not model.ready:
-            return ModelUnavailable(f"no variant of '{model.spec.name}' serves ({model.why_not_ready()})")
+            return not_serving(model)
         waited_s = now - job.snapshot.origin.received_at
         return DeadlineExceeded(f"the snapshot waited {waited_s:.1f} s, longer than its deadline")
 

@@ -13,46 +13,36 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import structlog
 
 from gateway.errors import (
-    BackendInvalidResponse,
     BackendUnavailable,
     BrokerUnavailable,
     InternalError,
     ModelUnavailable,
+    ModelUnknown,
     Outcome,
-    PayloadInvalid,
     PublishRefused,
     SnapshotError,
 )
 from gateway.flow.acks import AckLedger
-from gateway.flow.alerts import Alert, AlertBook, alert_publication
+from gateway.flow.alerting import Alerting
+from gateway.flow.alerts import alert_publication
+from gateway.flow.answering import Answering
+from gateway.flow.canary import Canary, release_for
 from gateway.flow.compare import compare
 from gateway.flow.infer import Inference
 from gateway.flow.intake import Intake, defect
-from gateway.flow.postprocess import postprocess
-from gateway.flow.preprocess import prepare_picture, prepare_window
 from gateway.flow.publish import comparison_publication, result_publication
+from gateway.flow.reading import Reader
 from gateway.flow.replies import Replies
-from gateway.flow.variants import choose
+from gateway.flow.shadow import Shadow
+from gateway.flow.turns import Turn, Turns
 from gateway.live import Live
-from gateway.messages import (
-    Answered,
-    Comparison,
-    Job,
-    Origin,
-    Predicted,
-    Prepared,
-    PreparedInput,
-    Selection,
-    Window,
-)
+from gateway.messages import Comparison, Job, Origin, Predicted
 from gateway.metrics import Metrics
-from gateway.models.catalog import Models, ServedModel, ServedVariant, State
-from gateway.models.input_plan import InputPlan, WindowPlan
+from gateway.models.catalog import Models
 from gateway.ports import Broker, InferenceServer
 
 log = structlog.get_logger(__name__)
@@ -60,10 +50,6 @@ log = structlog.get_logger(__name__)
 DECODING_THREADS = min(4, os.cpu_count() or 1)
 RETRY_S = 0.25
 """Until a snapshot whose Triton could not be reached may be asked again."""
-ALERT_INTERVAL_S = 0.5
-ALERTS_AT_ONCE = 64
-HEAVY_TASKS = frozenset(("instance-segmentation", "anomaly-detection"))
-"""Tasks whose answers are outlines, which take milliseconds to draw."""
 
 
 class Pipeline:
@@ -71,18 +57,23 @@ class Pipeline:
 
     def __init__(self, live: Live, broker: Broker, server: InferenceServer, models: Models, metrics: Metrics) -> None:
         self._live = live
-        self._broker = broker
         self._models = models
         self._metrics = metrics
-        self._inference = Inference(server, metrics, live)
-        self._alerts = AlertBook()
         self._threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="preprocess")
-        self._custom_threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="custom-layout")
-        self._overdue = 0
+        self._alerting = Alerting(broker, metrics)
         self.acks = AckLedger(broker.acknowledge, metrics)
         self.replies = Replies(broker, self.acks, metrics)
         self.intake = Intake(live, broker, models, metrics, self.acks, self.replies)
         self._schedule = self.intake.schedule
+        self._turns = Turns()
+        # A layout that comes with a new version and never ends takes no thread from the stable version's.
+        self._readers = Reader(self._threads), Reader(self._threads)
+        inference, unseen = Inference(server, metrics, live), Inference(server, None, live)
+        stable = Answering(inference, self._readers[0], self._threads, live, metrics)
+        candidate = Answering(inference, self._readers[1], self._threads, live, metrics)
+        aside = Answering(unseen, self._readers[1], self._threads, live, None)
+        self._canary = Canary(stable, candidate, models, live, metrics)
+        self._shadow = Shadow(aside, models, live, self._turns, self._schedule.__len__)
         self._busy = 0
 
     # --- as places in flight become free ----------------------------------------------------------
@@ -97,8 +88,9 @@ class Pipeline:
     async def _serve(self, job: Job) -> None:
         origin = replace(job.snapshot.origin, model_name=job.model.spec.name)
         try:
-            predicted = await self._predict(job)
-            await self._publish(predicted)
+            turn = await self._turn(job)
+            with self._taken(turn):
+                await self._answer(turn)
         except BrokerUnavailable:
             return  # closing: the ticket stays open, the broker will send the snapshot again
         except (BackendUnavailable, ModelUnavailable) as error:
@@ -113,87 +105,60 @@ class Pipeline:
 
     async def _wait_for_triton(self, job: Job, origin: Origin, error: SnapshotError) -> None:
         """Back into the queue while the deadline allows: Triton may be away for a moment only."""
-        refused = self._models.current.named(job.model.spec.name).refused
+        try:
+            refused = self._models.current.named(job.model.spec.name).refused
+        except ModelUnknown as removed:
+            refused, error = True, removed
         if refused or time.monotonic() + RETRY_S >= job.deadline_at:
             await self.replies.answer_error(origin, job.topics, error)
         else:
             await asyncio.sleep(RETRY_S)
             await self.intake.enqueue(job, again=True)
 
-    async def _predict(self, job: Job) -> Predicted:
-        """Steps 4 to 7, with the entry of the catalogue that serves now."""
-        model = self._models.current.named(job.model.spec.name)
-        _refuse_if_changed(job, model)
-        selection = choose(job.snapshot, model, self._live.current)
-        prepared = await self._prepare(replace(job, model=model), selection)
-        return await self._ask(prepared, selection)
+    async def _turn(self, job: Job) -> Turn:
+        """Step 5: the version that serves now, as soon as no other one is answering this camera.
 
-    async def _ask(self, prepared: Prepared, selection: Selection) -> Predicted:
-        """Steps 6 and 7, once more with the next variant when the first one's answer cannot be read."""
-        model_name = prepared.job.model.spec.name
+        Raises ModelUnknown for a model that is gone, and what `too_late` says at the deadline.
+        """
+        name, device_id = job.model.spec.name, job.snapshot.origin.device_id
         while True:
-            with self._metrics.timed("infer"):
-                answered = await self._inference.infer(prepared, selection)
-            with self._metrics.timed("postprocess"):
-                predicted = await self._read(answered)
-            for name, result in predicted.results.items():
-                if result.error is not None and answered.answers[name].error is None:
-                    self._metrics.inference_errors.labels(model_name, name, result.error.code).inc()
-            if predicted.primary.error is None:
-                return predicted
-            selection = _without(answered.selection, predicted.primary.error, predicted)
-            self._metrics.fallbacks.labels(model_name, selection.primary).inc()
-            if selection.primary in predicted.results:
-                return replace(predicted, selection=selection)
+            now = time.monotonic()
+            if now >= job.deadline_at:
+                raise self.intake.too_late(job, now)
+            model = self._models.current.named(name)
+            release = release_for(job, model)
+            if self._turns.take(name, device_id, release.version):
+                return Turn(job, model, release)
+            await self._turns.changed(name, device_id, job.deadline_at)
 
-    async def _read(self, answered: Answered) -> Predicted:
-        """Step 7; in a thread where outlines or many tiles would keep the loop from everything else."""
-        model = answered.job.model.spec
-        if model.layout.custom:
-            return await self._read_custom(answered)
-        if model.layout.task in HEAVY_TASKS or any(given.count > 1 for given in answered.inputs.values()):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, postprocess, answered)
-        return postprocess(answered)
+    @contextmanager
+    def _taken(self, turn: Turn) -> Iterator[None]:
+        """A snapshot that goes to a candidate may need the stable version as well."""
+        name = turn.model.spec.name
+        both = turn.release is not turn.model
+        if both:
+            self._turns.hold(name, turn.model.version)
+        try:
+            yield
+        finally:
+            if both:
+                self._turns.drop(name, turn.model.version)
+            self._turns.leave(name, turn.device_id, turn.release.version)
 
-    async def _read_custom(self, answered: Answered) -> Predicted:
-        """In threads of their own, which a layout that never ends may hold without holding anything else."""
-        name = answered.job.model.spec.layout.name
-        fix = "Make it faster, or choose another one in inference.output"
-        if self._overdue >= DECODING_THREADS:
-            raise BackendInvalidResponse(f"layout '{name}' cannot run: others have not come back", fix=fix)
-        loop = asyncio.get_running_loop()
-        work = self._custom_threads.submit(postprocess, _without_pictures(answered))
-        reading = asyncio.wrap_future(work)
-        done, _ = await asyncio.wait([reading], timeout=max(0.0, answered.job.deadline_at - time.monotonic()))
-        if done:
-            return reading.result()
-        if not work.cancel():
-            self._overdue += 1
-            work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._come_back))
-        raise BackendInvalidResponse(f"layout '{name}' was not done within the deadline", fix=fix)
+    def in_flight(self, model: str, version: int) -> int:
+        """How many snapshots, shadow ones included, are being asked of a version or may have to be.
 
-    def _come_back(self) -> None:
-        self._overdue -= 1
+        At 0, and with the version gone from the catalogue, nobody asks it any more.
+        """
+        return self._turns.in_flight(model, version)
 
-    @property
-    def stuck(self) -> bool:
-        """Whether a layout of the user's has not come back."""
-        return self._overdue > 0
-
-    async def _prepare(self, job: Job, selection: Selection) -> Prepared:
-        """Step 4, in a thread; variants that want the same input share it."""
-        now = time.monotonic()
-        if now >= job.deadline_at:
-            raise self.intake.too_late(job, now)
-        queued_s = now - job.snapshot.origin.received_at
+    async def _answer(self, turn: Turn) -> None:
+        """Steps 4 to 9."""
+        queued_s = time.monotonic() - turn.job.snapshot.origin.received_at
         self._metrics.step_duration_seconds.labels("queued").observe(queued_s)
-        names = (selection.primary, *selection.fallback, *selection.compared)
-        variants = [variant for name in names if (variant := job.model.variants[name]).state is State.READY]
-        with self._metrics.timed("preprocess"):
-            inputs = await asyncio.get_running_loop().run_in_executor(
-                self._threads, _prepared, job, variants, self._live.current.max_image_pixels
-            )
-        return Prepared(job, inputs, queued_s * 1000, (time.monotonic() - now) * 1000)
+        tried = await self._canary.answer(turn, queued_s * 1000)
+        await self._publish(tried.predicted)
+        self._shadow.offer(tried)
 
     async def _publish(self, predicted: Predicted) -> None:
         """Steps 8 and 9, then the acknowledgement; the result alone decides the outcome."""
@@ -203,12 +168,12 @@ class Pipeline:
             comparison = compare(predicted)
         if comparison is not None:
             others.append(comparison_publication(predicted, comparison))
-        alerts = [] if self.replies.awaited(origin.result_id) else self._raise_alerts(predicted)
+        alerts = [] if self.replies.awaited(origin.result_id) else self._alerting.see(predicted)
         others += [alert_publication(alert) for alert in alerts]
         with self._metrics.timed("publish"):
             await self.replies.deliver(origin, job.topics, result_publication(predicted), others)
         for alert in alerts:
-            self._said(alert)
+            self._alerting.said(alert)
         self._count_published(predicted, comparison)
         self.acks.settle(origin.result_id, Outcome.PUBLISHED)
 
@@ -233,67 +198,47 @@ class Pipeline:
 
     # --- alerts ---------------------------------------------------------------------------------------
 
-    def _raise_alerts(self, predicted: Predicted) -> list[Alert]:
-        """The alerts that start with this result; some that its camera has not shown for long end."""
-        job, model = predicted.job, predicted.job.model.spec
-        origin, now = job.snapshot.origin, time.monotonic()
-        classes = model.inference.alert_classes
-        if not classes:
-            return []
-        before = self._alerts.forgotten
-        alerts = self._alerts.see(
-            origin, model.name, job.topics.alert, model.alerts, classes, predicted.primary.predictions, now
-        )
-        self._metrics.forgotten.labels("alert").inc(self._alerts.forgotten - before)
-        return alerts
-
     async def watch_alerts(self) -> None:
         """End the alerts whose class has not been seen for long, for ever."""
-        while True:
-            await asyncio.sleep(ALERT_INTERVAL_S)
-            await self._publish_alerts(self._alerts.expire(time.monotonic()))
+        await self._alerting.watch()
 
     @property
     def alerts_pending(self) -> int:
         """Alerts whose end is still to be said."""
-        return self._alerts.pending
+        return self._alerting.pending
 
     async def end_alerts(self) -> None:
         """End every alert, for nobody will see how it goes on."""
-        await self._publish_alerts(self._alerts.end_all("gateway_stopped"))
+        await self._alerting.end_all()
 
-    async def _publish_alerts(self, alerts: list[Alert]) -> None:
-        for start in range(0, len(alerts), ALERTS_AT_ONCE):
-            await asyncio.gather(*(self._publish_alert(alert) for alert in alerts[start : start + ALERTS_AT_ONCE]))
-
-    async def _publish_alert(self, alert: Alert) -> None:
-        try:
-            await self._broker.publish(alert_publication(alert))
-        except PublishRefused as refusal:
-            log.error("The broker refused an alert", topic=alert.topic, reason=refusal.message, fix=refusal.fix)
-            self._alerts.said(alert)  # it would be refused again
-        except BrokerUnavailable:
-            return  # closing; `end_alerts` says it again
-        else:
-            self._said(alert)
-
-    def _said(self, alert: Alert) -> None:
-        self._alerts.said(alert)
-        self._metrics.alerts.labels(alert.model_name, alert.event).inc()
+    async def end_model(self, model: str) -> None:
+        """End every alert of a model that has been taken out of the catalogue."""
+        await self._alerting.end_model(model)
 
     # --- at the end -------------------------------------------------------------------------------
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a layout of the user's has not come back."""
+        return any(reader.stuck for reader in self._readers)
 
     @property
     def idle(self) -> bool:
         """True when nothing that was accepted can get its outcome now; what waits for a model is left to the broker."""
         return not self._busy and self.intake.idle
 
+    def wind_down(self) -> None:
+        """Begin nothing that no snapshot waits for, for the gateway stops."""
+        self._shadow.stop()
+
     def close(self) -> int:
         """Leave the rest to the broker; returns how many snapshots that are."""
+        self._shadow.close()
         self._schedule.drain()
         self.replies.close()
-        for threads in (self._threads, self._custom_threads):
-            threads.shutdown(wait=False, cancel_futures=True)
+        for reader in self._readers:
+            reader.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
         return self.acks.abandon_rest()
 
     @contextmanager
@@ -303,49 +248,3 @@ class Pipeline:
             yield
         finally:
             self._busy -= 1
-
-
-def _without_pictures(answered: Answered) -> Answered:
-    """Without the input tensors, which a layout that never comes back would keep in memory."""
-    if isinstance(answered.job.snapshot, Window):
-        return answered
-    inputs = {name: PreparedInput({}, given.geometries) for name, given in answered.inputs.items()}
-    return replace(answered, inputs=inputs)
-
-
-def _refuse_if_changed(job: Job, model: ServedModel) -> None:
-    """Raise PayloadInvalid when the model's model.yaml was replaced while the snapshot waited, and asks for others."""
-    snapshot, sensor = job.snapshot, model.spec.sensor
-    fits = model.spec.takes_pictures
-    if isinstance(snapshot, Window):
-        fits = not fits and snapshot.readings.shape == (sensor.window, sensor.channels)
-    if not fits:
-        text = f"model '{model.spec.name}' takes something else since its model.yaml has changed"
-        raise PayloadInvalid(text, fix="Send it again, in the form that the model takes now")
-
-
-def _prepared(job: Job, variants: list[ServedVariant], max_image_pixels: int) -> dict[str, PreparedInput]:
-    """Step 4 for each of these variants; equal inputs are made once."""
-    snapshot, spec = job.snapshot, job.model.spec
-    made: dict[Any, PreparedInput] = {}
-    if isinstance(snapshot, Window):
-        windows = {variant.plan for variant in variants if isinstance(variant.plan, WindowPlan)}
-        made.update(prepare_window(snapshot.readings, spec.sensor, windows))
-    else:
-        pictures = {variant.plan for variant in variants if isinstance(variant.plan, InputPlan)}
-        made.update(prepare_picture(snapshot.image, spec.preprocessing, pictures, max_image_pixels))
-    return {variant.name: made[variant.plan] for variant in variants if variant.plan in made}
-
-
-def _without(selection: Selection, error: SnapshotError, predicted: Predicted) -> Selection:
-    """The selection with the next variant in place of a primary that failed; raises its error when none is left."""
-    usable = [name for name, result in predicted.results.items() if result.error is None]
-    left = usable or [name for name in selection.fallback if name not in predicted.results]
-    if not left:
-        raise error
-    return replace(
-        selection,
-        policy="dual" if selection.compared else "fallback",
-        reason=f"{selection.primary} failed: {error.code}",
-        primary=left[0],
-    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +17,34 @@ from numpy.typing import NDArray
 from gateway.flow.pictures import decode, open_picture
 from gateway.flow.placement import boxes_to_picture, place
 from gateway.flow.tensors import draw, extra_tensor, picture_tensor, window_tensor
-from gateway.messages import PreparedInput
+from gateway.messages import PreparedInput, Snapshot, Window
+from gateway.models.catalog import ServedVariant
 from gateway.models.input_plan import InputPlan, WindowPlan
 from gateway.models.preprocessing_spec import PreprocessingSpec, SensorSpec
+from gateway.models.spec import ModelSpec
 
-__all__ = ["boxes_to_picture", "prepare_picture", "prepare_window"]
+__all__ = ["boxes_to_picture", "prepare", "prepare_picture", "prepare_window"]
 
 LARGE_PIXELS = 4_000_000
 _one_at_a_time = threading.Lock()
 # Without scaled decoding a picture takes 7 bytes a pixel and more for a moment: large ones are decoded one by one.
+
+
+def prepare(
+    snapshot: Snapshot | Window, spec: ModelSpec, variants: Collection[ServedVariant], max_image_pixels: int
+) -> dict[str, PreparedInput]:
+    """The input of each of these variants by name; equal inputs are made once. Safe to run in threads.
+
+    A variant whose plan does not fit the snapshot's kind is left out. Raises as `prepare_picture` does.
+    """
+    made: dict[Any, PreparedInput] = {}
+    if isinstance(snapshot, Window):
+        windows = {variant.plan for variant in variants if isinstance(variant.plan, WindowPlan)}
+        made.update(prepare_window(snapshot.readings, spec.sensor, windows))
+    else:
+        pictures = {variant.plan for variant in variants if isinstance(variant.plan, InputPlan)}
+        made.update(prepare_picture(snapshot.image, spec.preprocessing, pictures, max_image_pixels))
+    return {variant.name: made[variant.plan] for variant in variants if variant.plan in made}
 
 
 def prepare_picture(

@@ -39,6 +39,11 @@ class Schedule:
         """True when no job could be served now: the queue is empty, or all wait for models that do not serve."""
         return not any(self._serves(lane[1]) for level in self._levels.values() for lane in level)
 
+    @property
+    def model_names(self) -> set[str]:
+        """The models that jobs wait for."""
+        return {lane[1] for level in self._levels.values() for lane in level}
+
     def limit(self, max_messages: int, max_bytes: int) -> None:
         """Let other limits hold from the next `put` on."""
         self._max_messages, self._max_bytes = max_messages, max_bytes

@@ -15,12 +15,12 @@ def choose(snapshot: Asked, model: ServedModel, settings: Settings) -> Selection
     none serves.
     """
     wanted, reason = _wanted(snapshot, model, settings)
-    dual = wanted == "dual"
+    dual = wanted == "dual" and len(model.variants) > 1
     primary = _primary(wanted, model, settings)
     order = [primary, *(name for name in model.variants if name != primary)]
     serving = [name for name in order if model.variants[name].state is State.READY]
     if not serving:
-        raise ModelUnavailable(f"no variant of '{model.spec.name}' serves ({model.why_not_ready()})")
+        raise not_serving(model)
     policy = "dual" if dual else "single"
     if serving[0] != primary:
         reason = f"{primary} does not serve: {model.variants[primary].reason}"
@@ -34,6 +34,17 @@ def choose(snapshot: Asked, model: ServedModel, settings: Settings) -> Selection
         fallback=() if dual else tuple(serving[1:]),
         compared=tuple(asked[:1]) if dual else (),
     )
+
+
+def not_serving(model: ServedModel) -> ModelUnavailable:
+    """Why no variant of the model answers, and what helps."""
+    name = model.spec.name
+    brought = [variant.state for variant in model.variants.values() if variant.state is not State.ABSENT]
+    if brought and all(state is State.UNLOADED for state in brought):
+        return ModelUnavailable(
+            f"model '{name}' was unloaded by command", fix=f"Load it again: edge-gateway models load {name}"
+        )
+    return ModelUnavailable(f"no variant of '{name}' serves ({model.why_not_ready()})")
 
 
 def _wanted(snapshot: Asked, model: ServedModel, settings: Settings) -> tuple[str, str]:

@@ -43,6 +43,7 @@ class ServedVariant:
     triton_model: str
     state: State = State.LOADING
     reason: str = "not loaded yet"
+    fix: str = ""
     version: str = ""
     pinned: bool = False
     """Whether Triton is asked for this very version, rather than for the highest that it serves."""
@@ -183,12 +184,27 @@ class Models:
     def __init__(self) -> None:
         self.current = Catalog()
         self._changed = asyncio.Event()
+        self.woken = asyncio.Event()
+        """Set when there is something for the loader to do at once."""
+        self.wanted: set[str] = set()
+        """Models that somebody asks for while they are asleep; the loader takes them out."""
 
     def put(self, model: ServedModel) -> None:
         """Publish a new entry for one model; whoever waits looks again."""
         self.current = Catalog({**self.current.models, model.spec.name: model})
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def remove(self, name: str) -> None:
+        """Take a model out; whoever waits looks again."""
+        self.current = Catalog({key: model for key, model in self.current.models.items() if key != name})
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def wake(self, name: str) -> None:
+        """Ask for a model that is asleep to be loaded again."""
+        self.wanted.add(name)
+        self.woken.set()
 
     def can_answer(self, name: str) -> bool:
         """Whether a snapshot for this model need not wait: it serves, or it was refused and nothing is to come."""

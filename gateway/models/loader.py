@@ -1,163 +1,123 @@
-"""Brings the models of the repository into service on Triton and keeps them there."""
+"""Keeps Triton in the state that is wanted: which versions of which models are loaded, and no others."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 
 import structlog
 
 from gateway.errors import BackendUnavailable, ConfigError, GatewayError, SnapshotError
-from gateway.messages import ModelSignature, ModelStatistics
 from gateway.metrics import Metrics
-from gateway.models.catalog import Models, ServedModel, ServedVariant, State, VariantFigures
-from gateway.models.repository import LogicalModel
+from gateway.models.catalog import Models, ServedVariant, State
+from gateway.models.fleet import Fleet, Key
+from gateway.models.release import Placement
 from gateway.models.signature import fit
 from gateway.ports import InferenceServer
 
 log = structlog.get_logger(__name__)
 
 CHECK_INTERVAL_S = 1.0
-"""Between two looks at Triton; each is a cheap health call a variant."""
+"""Between two looks at Triton; each is a cheap call a model."""
 DESCRIBE_LIMIT_S = 2.0
 """For the signature of a model that has come into service; the looks wait for it."""
 RETRY_REFUSED_S = 30.0
 """Until a refused variant is tried again: a file may have been mended, but Triton should not be kept busy."""
+LOOKS_UNTIL_EXTRA = 2
+"""A version that nobody wants is unloaded when it is seen so often: another gateway may just have wanted it."""
 
 AWAY = "Triton cannot be reached"
 
-Key = tuple[str, str]
-"""The names of a logical model and of one of its variants."""
-
-
-@dataclass(slots=True)
-class _Watched:
-    """What the loader remembers of one variant between two looks."""
-
-    missing: bool = False
-    """Triton said that it does not serve the variant; False also when it has not been asked yet."""
-    retry_at: float = 0.0
-    load_s: float = 0.0
-    refusal_said: str = ""
-    statistics: ModelStatistics | None = None
-
 
 class Loader:
-    """Sees what Triton serves, asks it to load what is missing, and reports what each variant costs.
+    """Sees what Triton serves, asks it to load what is missing, and to unload what nobody wants.
 
-    The three are tasks of their own, because a load may take minutes: meanwhile the others are watched. Only the
-    watch says that a variant serves; the load only asks Triton for it.
+    Looking and loading are tasks of their own, because a load may take minutes: meanwhile the others are watched. Only
+    the watch says that a variant serves; the load only asks Triton for it.
     """
 
-    def __init__(
-        self,
-        server: InferenceServer,
-        models: Models,
-        logical: list[LogicalModel],
-        metrics: Metrics,
-        default_backend: str = "onnx",
-    ) -> None:
+    def __init__(self, server: InferenceServer, models: Models, fleet: Fleet, metrics: Metrics) -> None:
         self._server = server
         self._models = models
-        self._logical = {model.spec.name: model for model in logical}
+        self._fleet = fleet
         self._metrics = metrics
-        self._default_backend = default_backend
-        self._watched: dict[Key, _Watched] = {}
-        self._signatures: dict[Key, ModelSignature] = {}
-        self._load_under_way: asyncio.Task[None] | None = None
+        self._serving: dict[str, tuple[int, ...]] = {}
+        """What Triton served of each of its models at the last look."""
+        self._extras: dict[str, int] = {}
+        """In how many looks a Triton model has had versions that nobody wants."""
+        self._under_way: asyncio.Task[None] | None = None
         self._looked = asyncio.Event()
-        self._look_now = asyncio.Event()
         self._waiting = False
         self.triton_ready = False
-        for model in logical:
-            variants = {name: ServedVariant(name, triton) for name, triton in model.spec.variants.items()}
-            self._models.put(ServedModel(model.spec, model.labels, variants))
-            for name in variants:
-                self._watched[model.spec.name, name] = _Watched()
-                metrics.model_ready.labels(model.spec.name, name).set(0)
-
-    @property
-    def paths(self) -> list[Path]:
-        """Every model.yaml that is served."""
-        return [model.path for model in self._logical.values()]
-
-    def replace_specs(self, logical: list[LogicalModel]) -> list[str]:
-        """Let each model be served by its model.yaml as it reads now; returns what takes a restart instead.
-
-        Raises ConfigError, and changes nothing, when one does not fit the model that Triton has loaded.
-        """
-        given = {model.spec.name: model for model in logical}
-        restart = [f"model '{name}' is new" for name in given if name not in self._logical]
-        restart += [f"model '{name}' is gone" for name in self._logical if name not in given]
-        changed = []
-        for name, model in given.items():
-            if name not in self._logical or model == self._logical[name]:
-                continue
-            if model.spec.variants != self._logical[name].spec.variants:
-                restart.append(f"the variants of model '{name}' are others")
-            else:
-                changed.append(self._refitted(model))
-        for served in changed:
-            self._logical[served.spec.name] = given[served.spec.name]
-            self._models.put(served)
-        return restart
-
-    def _refitted(self, model: LogicalModel) -> ServedModel:
-        name = model.spec.name
-        served = self._models.current.models[name]
-        variants = {
-            variant.name: fit(self._signatures[name, variant.name], model, variant)
-            if variant.state is State.READY
-            else variant
-            for variant in served.variants.values()
-        }
-        return replace(served, spec=model.spec, labels=model.labels, variants=variants)
 
     async def run(self) -> None:
         """Reconcile for ever."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch(), name="models: watch")
-            group.create_task(self._measure_all(), name="models: measure")
-            group.create_task(self._load_missing(group), name="models: load")
+            group.create_task(self._load_and_unload(group), name="models: load")
+
+    def serves(self, triton_model: str, version: int) -> bool:
+        """Whether Triton served that version at the last look, whatever we make of it."""
+        return version in self._serving.get(triton_model, ())
+
+    async def gone(self, triton_model: str, version: int) -> None:
+        """Return when Triton does not serve that version."""
+        while self.serves(triton_model, version):
+            await self._fleet.moved()
 
     # --- watch --------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
+        woken = self._models.woken
         while True:
+            woken.clear()
+            self._wake()
             await self._look()
+            self._fleet.say_moved()
             self._looked.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CHECK_INTERVAL_S):
-                    await self._look_now.wait()
-            self._look_now.clear()
+                    await woken.wait()
+
+    def _wake(self) -> None:
+        for name in self._models.wanted & self._fleet.shelves.keys():
+            if self._fleet.shelves[name].out is State.ASLEEP:
+                log.info("A model is asked for and loaded again", model=name)
+                self._fleet.bring_back(name)
+        self._models.wanted.clear()
 
     async def _look(self) -> None:
         """Ask Triton how it is and what it serves, everything at once, so that one time limit bounds it all."""
-        asked = [(key, variant) for key, variant in self._variants() if variant.state is not State.REFUSED]
+        names = sorted({placement.triton_model for _, placement in self._fleet.places()} | self._fleet.leaving)
         live, answers = await asyncio.gather(
-            self._server.is_ready(), asyncio.gather(*(self._serves(variant.triton_model) for _, variant in asked))
+            self._server.is_ready(), asyncio.gather(*(self._versions(name) for name in names))
         )
         # Frozen between its answer to the one call and to the others, Triton is as good as away.
         self._say_answering(live and (not answers or any(answer is not None for answer in answers)))
         if not self.triton_ready:
             self._all_unavailable()
             return
+        known = {name: answer for name, answer in zip(names, answers, strict=True) if answer is not None}
+        self._serving = {name: versions for name, versions in (self._serving | known).items() if name in names}
         come = []
-        for (key, _), serves in zip(asked, answers, strict=True):
-            if serves is False:
+        for key, placement in self._fleet.places():
+            versions = known.get(placement.triton_model)
+            if versions is None:
+                continue
+            if not (placement.version in versions if placement.version else versions):
                 self._note_missing(key)
-            elif serves and self._variant(key).state is State.LOADING:
-                come.append(key)
-        await asyncio.gather(*(self._take_up(key) for key in come))
+            elif self._fleet.variant(key).state is State.LOADING:
+                come.append((key, placement))
+        self._count_extras(known)
+        await asyncio.gather(*(self._take_up(key, placement) for key, placement in come))
 
-    async def _serves(self, triton_model: str) -> bool | None:
+    async def _versions(self, triton_model: str) -> tuple[int, ...] | None:
         """What Triton says of one model; None when it says nothing, which must not pass for "gone"."""
         try:
-            return await self._server.is_model_ready(triton_model)
+            return await self._server.serving(triton_model)
         except BackendUnavailable:
             return None
 
@@ -170,30 +130,37 @@ class Loader:
 
     def _all_unavailable(self) -> None:
         """Nothing is known of any variant now; a load that nobody answers would only hold up the next one."""
-        if self._load_under_way is not None:
-            self._load_under_way.cancel()
-        for key, variant in self._variants():
-            self._watched[key] = _Watched(refusal_said=self._watched[key].refusal_said)
+        if self._under_way is not None:
+            self._under_way.cancel()
+        self._serving.clear()
+        self._extras.clear()
+        for key, _ in self._fleet.places():
+            variant, watched = self._fleet.variant(key), self._fleet.watched(key)
+            watched.missing, watched.retry_at, watched.load_s = False, 0.0, 0.0
             if (variant.state, variant.reason) != (State.LOADING, AWAY):
-                self._put(key, replace(variant, state=State.LOADING, reason=AWAY))
+                self._fleet.put(key, replace(variant, state=State.LOADING, reason=AWAY))
 
     def _note_missing(self, key: Key) -> None:
-        watched, variant = self._watched[key], self._variant(key)
+        watched, variant = self._fleet.watched(key), self._fleet.variant(key)
         watched.missing = True
         if variant.state is State.READY:
-            log.warning("A model is gone from Triton; loading it again", model=key[0], variant=key[1])
-            self._put(key, replace(variant, state=State.LOADING, reason="gone from Triton, being loaded again"))
+            watched.losses += 1
+            self._metrics.model_repairs.labels(key[0], "lost").inc()
+            log.warning("A model is gone from Triton; loading it again", **_named(key))
+            self._fleet.put(key, replace(variant, state=State.LOADING, reason="gone from Triton, being loaded again"))
         elif variant.reason == AWAY:
-            self._put(key, replace(variant, reason="not loaded yet"))
+            self._fleet.put(key, replace(variant, reason="not loaded yet"))
 
-    async def _take_up(self, key: Key) -> None:
+    async def _take_up(self, key: Key, placement: Placement) -> None:
         """Let a variant serve that Triton has, if it fits its model.yaml."""
-        watched, variant = self._watched[key], self._variant(key)
         try:
             async with asyncio.timeout(DESCRIBE_LIMIT_S):
-                signature = await self._server.describe(variant.triton_model)
-            ready = fit(signature, self._logical[key[0]], variant)
-            self._signatures[key] = signature
+                signature = await self._server.describe(placement.triton_model, placement.version)
+            release = self._fleet.release(key)
+            if release is None:
+                return  # not wanted any more
+            variant, watched = self._fleet.variant(key), self._fleet.watched(key)
+            ready = fit(signature, release.model, variant)
         except (BackendUnavailable, TimeoutError):
             return  # the next look tells why, or tries again
         except (ConfigError, SnapshotError) as error:
@@ -201,131 +168,128 @@ class Loader:
             return
         log.info(
             "A model serves",
-            model=key[0],
-            variant=key[1],
+            **_named(key),
             triton_model=variant.triton_model,
             version=ready.version,
             seconds=round(watched.load_s, 2),
         )
-        self._watched[key] = _Watched()
-        self._put(key, ready)
+        watched.missing, watched.retry_at, watched.load_s, watched.refusal_said = False, 0.0, 0.0, ""
+        watched.signature = signature
+        self._fleet.put(key, ready)
 
-    # --- load ---------------------------------------------------------------------------------------
+    def _count_extras(self, known: Mapping[str, tuple[int, ...]]) -> None:
+        wanted = self._fleet.wanted()
+        for name, versions in known.items():
+            here = wanted.get(name, {})
+            if not versions:
+                self._fleet.leaving.discard(name)
+            if 0 not in here and set(versions) - here.keys():
+                self._extras[name] = self._extras.get(name, 0) + 1
+            else:
+                self._extras.pop(name, None)
 
-    async def _load_missing(self, group: asyncio.TaskGroup) -> None:
-        """One load at a time, for each takes memory and slows the others down; what is next a fresh look tells."""
+    # --- load and unload ----------------------------------------------------------------------------
+
+    async def _load_and_unload(self, group: asyncio.TaskGroup) -> None:
+        """One at a time, for each takes memory and slows the others down; what is next a fresh look tells."""
         while True:
             await self._looked.wait()
             self._looked.clear()
-            key = self._most_needed()
-            if key is None:
+            if (key := self._most_needed()) is not None:
+                work = group.create_task(self._load(key), name=f"models: load {key[0]}/{key[2]}")
+            elif (name := self._most_in_the_way()) is not None:
+                work = group.create_task(self._unload_extras(name), name=f"models: unload {name}")
+            else:
                 continue
             # A task of its own, so that the watch can end it; the group ignores that it was cancelled.
-            self._load_under_way = group.create_task(self._load(key), name=f"models: load {'/'.join(key)}")
-            await asyncio.wait([self._load_under_way])
-            self._load_under_way = None
+            self._under_way = work
+            await asyncio.wait([work])
+            self._under_way = None
             self._looked.clear()
-            self._look_now.set()
+            self._models.woken.set()
 
     def _most_needed(self) -> Key | None:
-        """What to load next, so that every model answers as soon as possible.
-
-        What was refused comes last; before it the models of which nothing serves, and of each the variant that
-        would answer.
-        """
+        """What to load next, so that every model answers as soon as possible; what was refused comes last."""
         now = time.monotonic()
-        due = [
-            (
-                variant.state is State.REFUSED,
-                self._models.current.models[key[0]].ready,
-                not self._first(key),
-                place,
-                key,
-            )
-            for place, (key, variant) in enumerate(self._variants())
-            if variant.state is State.REFUSED or (variant.state is State.LOADING and self._watched[key].missing)
-            if now >= self._watched[key].retry_at
-        ]
+        due = []
+        for place, (key, _) in enumerate(self._fleet.places()):
+            variant, watched = self._fleet.variant(key), self._fleet.watched(key)
+            # Who tries a candidate decides himself whether it is tried again.
+            again = variant.state is State.REFUSED and self._fleet.answers(key)
+            if now >= watched.retry_at and (again or (variant.state is State.LOADING and watched.missing)):
+                due.append((again, *self._fleet.rank(key), place, key))
         return min(due)[-1] if due else None
 
-    def _first(self, key: Key) -> bool:
-        """True for the variant that answers when a message names none."""
-        spec = self._logical[key[0]].spec
-        wanted = [name for name in (spec.backend, self._default_backend, *spec.variants) if name in spec.variants]
-        return key[1] == wanted[0]
-
     async def _load(self, key: Key) -> None:
-        watched, variant = self._watched[key], self._variant(key)
+        release = self._fleet.release(key)
+        if release is None:
+            return
+        watched, variant, placement = self._fleet.watched(key), self._fleet.variant(key), release.placements[key[2]]
         if variant.state is State.LOADING:
-            self._put(key, replace(variant, reason="being loaded"))
+            self._fleet.put(key, replace(variant, reason="being loaded"))
         started = time.monotonic()
         watched.missing = False  # until the next look
         try:
-            await self._server.load(variant.triton_model)
+            await self._server.load(
+                placement.triton_model, self._beside(placement), release.configs.get(placement.triton_model)
+            )
         except BackendUnavailable:
             watched.retry_at = time.monotonic() + CHECK_INTERVAL_S  # a look tells whether Triton is away
             return
-        except SnapshotError as error:
-            self._refuse(key, error)
+        except (SnapshotError, ConfigError) as error:
+            if self._fleet.release(key) is release:
+                self._refuse(key, error)
             return
         watched.load_s = time.monotonic() - started
         # Should Triton not serve what it said to have loaded, it is not asked without end.
         watched.retry_at = time.monotonic() + RETRY_REFUSED_S
-        if self._variant(key).state is State.REFUSED:
-            self._put(key, replace(variant, state=State.LOADING, reason="loaded, not checked yet"))
+        if self._fleet.release(key) is release and self._fleet.variant(key).state is State.REFUSED:
+            self._fleet.put(key, replace(variant, state=State.LOADING, reason="loaded, not checked yet"))
+
+    def _beside(self, placement: Placement) -> tuple[int, ...]:
+        """The versions to load: this one, and those that serve and shall go on."""
+        if not placement.version:
+            return ()
+        name = placement.triton_model
+        serving = self._fleet.wanted().get(name, {}).keys() & set(self._serving.get(name, ()))
+        return tuple(sorted({placement.version, *serving}))
+
+    def _most_in_the_way(self) -> str | None:
+        """A Triton model of which versions are loaded that nobody wants."""
+        return next((name for name, looks in self._extras.items() if looks >= LOOKS_UNTIL_EXTRA), None)
+
+    async def _unload_extras(self, triton_model: str) -> None:
+        wanted, serving = self._fleet.wanted().get(triton_model, {}), set(self._serving.get(triton_model, ()))
+        left, extra = tuple(sorted(wanted.keys() & serving)), sorted(serving - wanted.keys())
+        self._extras.pop(triton_model, None)
+        try:
+            if left:
+                await self._server.load(triton_model, left, wanted[left[-1]].configs.get(triton_model))
+            elif not wanted:
+                await self._server.unload(triton_model)
+        except GatewayError as error:
+            log.warning("A version cannot be unloaded", triton_model=triton_model, reason=error.message)
+            return
+        log.info("Versions that nobody wants are unloaded", triton_model=triton_model, versions=extra, left=list(left))
 
     def _refuse(self, key: Key, error: GatewayError) -> None:
-        watched, variant = self._watched[key], self._variant(key)
+        watched, variant = self._fleet.watched(key), self._fleet.variant(key)
         watched.retry_at = time.monotonic() + RETRY_REFUSED_S
         if variant.state is State.READY:
             return  # it has come into service meanwhile, or an older version of it still serves
         reason = _first_line(error.message)
         if reason != watched.refusal_said:  # said once, not at every try
-            log.error("A model is refused", model=key[0], variant=key[1], reason=reason, fix=error.fix)
+            log.error("A model is refused", **_named(key), reason=reason, fix=error.fix)
             watched.refusal_said = reason
-        self._put(key, replace(variant, state=State.REFUSED, reason=reason))
+        self._fleet.put(key, _refused(variant, reason, error.fix))
 
-    # --- measure ------------------------------------------------------------------------------------
 
-    async def _measure_all(self) -> None:
-        while True:
-            await asyncio.gather(
-                *(self._measure(key, variant) for key, variant in self._variants() if variant.state is State.READY)
-            )
-            await asyncio.sleep(CHECK_INTERVAL_S)
+def _refused(variant: ServedVariant, reason: str, fix: str) -> ServedVariant:
+    return replace(variant, state=State.REFUSED, reason=reason, fix=fix)
 
-    async def _measure(self, key: Key, variant: ServedVariant) -> None:
-        """Mean queue and compute time of the requests since the last time, and memory, as Triton counts them."""
-        try:
-            now = await self._server.statistics(variant.triton_model)
-        except SnapshotError:
-            return  # figures are a courtesy; the watch tells what is wrong
-        watched, model = self._watched[key], self._models.current.models[key[0]]
-        before, watched.statistics = watched.statistics, now
-        figures = model.figures.get(variant.name, VariantFigures())
-        memory_mb = None if now.memory_bytes is None else now.memory_bytes / 1e6
-        figures = replace(figures, memory_mb=memory_mb)
-        count = now.success_count - before.success_count if before else now.success_count
-        if count > 0:
-            queue_ns = now.queue_ns - (before.queue_ns if before else 0)
-            compute_ns = now.compute_ns - (before.compute_ns if before else 0)
-            figures = replace(figures, queue_ms=queue_ns / count / 1e6, compute_ms=compute_ns / count / 1e6)
-        if figures != model.figures.get(variant.name):
-            self._models.put(replace(model, figures={**model.figures, variant.name: figures}))
 
-    # --- the catalogue ------------------------------------------------------------------------------
-
-    def _variants(self) -> Iterator[tuple[Key, ServedVariant]]:
-        for name, model in self._models.current.models.items():
-            for variant in model.variants.values():
-                yield (name, variant.name), variant
-
-    def _variant(self, key: Key) -> ServedVariant:
-        return self._models.current.models[key[0]].variants[key[1]]
-
-    def _put(self, key: Key, variant: ServedVariant) -> None:
-        self._models.put(self._models.current.models[key[0]].with_variant(variant))
-        self._metrics.model_ready.labels(*key).set(variant.state is State.READY)
+def _named(key: Key) -> dict[str, str]:
+    return {"model": key[0], "variant": key[2]}
 
 
 def _first_line(reason: str) -> str:

@@ -75,10 +75,13 @@ def _reason(error: OSError | ValueError) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def read_model(path: Path, repository: Path | None = None) -> LogicalModel:
-    """One model.yaml and its labels, if need be out of the ONNX file in `repository`; raises ConfigError."""
+def read_model(path: Path, repository: Path | None = None, version: int | None = None) -> LogicalModel:
+    """One model.yaml and its labels, if need be out of the ONNX file in `repository`; raises ConfigError.
+
+    The files of `version` are asked for what they say of themselves; without one those of the newest.
+    """
     try:
-        return _read_model(path, repository or path.parent.parent)
+        return _read_model(path, repository or path.parent.parent, version)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"cannot be read: {_reason(error)}",
@@ -87,14 +90,14 @@ def read_model(path: Path, repository: Path | None = None) -> LogicalModel:
         ) from error
 
 
-def _read_model(path: Path, repository: Path) -> LogicalModel:
+def _read_model(path: Path, repository: Path, version: int | None) -> LogicalModel:
     if path.is_fifo():  # whoever opened it would wait for ever
         raise OSError(errno.EINVAL, "it is no regular file")
     spec = read_spec(path)
     labels = read_labels(spec, path)
     if not labels and spec.model_type in ("anomaly-detection", "sensor-anomaly"):
         labels = ANOMALY_LABELS
-    files = _metadata_of_files(spec, repository)
+    files = _metadata_of_files(spec, repository, version)
     labels = labels or next((found for each in files if (found := labels_of(each))), ())
     spec = _with_defaults_of_files(spec, files)
     # Without any, the model file may be damaged or missing, which Triton's refusal will say; `fit` asks again.
@@ -105,11 +108,12 @@ def _read_model(path: Path, repository: Path) -> LogicalModel:
     return LogicalModel(spec=spec, labels=labels, path=path)
 
 
-def _metadata_of_files(spec: ModelSpec, repository: Path) -> list[Mapping[str, str]]:
-    """What the newest model file of each variant says of itself, as Ultralytics' tools write it."""
+def _metadata_of_files(spec: ModelSpec, repository: Path, version: int | None) -> list[Mapping[str, str]]:
+    """What a model file of each variant says of itself, as Ultralytics' tools write it."""
     found = []
     for triton_model in spec.variants.values():
-        for path in sorted((repository / triton_model).glob("*/model.*"), key=_newest_first)[:1]:
+        found_here = (repository / triton_model).glob(f"{version or '*'}/model.*")
+        for path in sorted(found_here, key=_newest_first)[:1]:
             with contextlib.suppress(ConfigError):  # Triton says what is wrong with the file when it loads it
                 found.append(read_onnx(path).metadata if path.suffix == ".onnx" else read_torchscript_metadata(path))
     return found

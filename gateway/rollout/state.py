@@ -41,6 +41,10 @@ class RolloutRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     ended_at: float | None = None
     attempts: int = 1
     """How often it was begun; a gateway that was killed in the middle begins again."""
+    weights: str = ""
+    """One digest of the files that Triton loads, once they are verified."""
+    plain: bool = False
+    """Without shadow and canary: there is nothing to compare with, or a command said so."""
 
 
 class ReleaseRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -65,9 +69,9 @@ class RefusalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     fix: str
     at: float
     digest: str = ""
-    """Of all its files together; another one at the same version is another drop. Empty: it was not complete."""
-    was_loaded: bool = False
-    """Whether Triton has had it, so that other weights need another number."""
+    """Of all its files together; another one at the same version is another drop. Empty: worth another look anyway."""
+    weights: str = ""
+    """Of the files that Triton had loaded; other ones need another number. Empty: it never had."""
 
 
 class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 
+from gateway.errors import GatewayError
+
 
 class Step(enum.StrEnum):
     """Where a rollout stands; the names are those of `ai/models`, the API, the metrics and the log."""
@@ -39,3 +41,10 @@ class Ending(enum.StrEnum):
     """Before it answered any camera."""
     ROLLED_BACK = "rolled_back"
     """After the canary had begun, or by command."""
+
+
+class StepFailed(GatewayError):
+    """A step says no; the reason is for people."""
+
+    def __init__(self, message: str, *, fix: str = "", where: str = "") -> None:
+        super().__init__(message, fix=fix, where=where)

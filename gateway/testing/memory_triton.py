@@ -5,51 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gateway.errors import (
-    BackendInvalidResponse,
-    BackendRejected,
-    BackendTimeout,
-    BackendUnavailable,
-    ModelUnavailable,
-    SnapshotError,
+from gateway.errors import BackendTimeout, BackendUnavailable, ModelUnavailable, SnapshotError
+from gateway.messages import InferRequest, InferResponse, ModelSignature, ModelStatistics
+from gateway.ports import GpuMemory
+from gateway.testing.memory_models import (
+    Answer,
+    Faults,
+    MemoryModel,
+    MemoryVersion,
+    check_request,
+    unknown_model,
+    where,
 )
-from gateway.messages import InferRequest, InferResponse, ModelSignature, ModelStatistics, TensorSpec
-
-Arrays = Mapping[str, NDArray[Any]]
-Answer = Callable[[Arrays], Arrays]
-
-_TRITON_TYPES = {
-    "bool": "BOOL",
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-    **{f"{kind}{bits}": f"{kind.upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
-}
-
-
-@dataclass(slots=True, eq=False)
-class _Model:
-    signature: ModelSignature
-    answer: Answer
-    latency_s: float
-    memory_bytes: int | None
-    success_count: int = 0
-    compute_ns: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class _Controls:
     """What a test wants of one model, whether it is loaded or not."""
 
-    error: SnapshotError | None = None
-    refusal: str | None = None
+    faults: Faults = field(default_factory=Faults)
     held: bool = False
     waiting: set[asyncio.Future[None]] = field(default_factory=set)
     load_held: bool = False
@@ -59,8 +36,9 @@ class _Controls:
 class MemoryTriton:
     """Models from Python functions; they answer once they are loaded, and are gone after an outage.
 
-    `add_model` under a known name is a new drop: it serves from the next `load` on, as with Triton. The time limits
-    are those of the real adapter, only shorter: a frozen server makes a test wait for them.
+    `add_model` under a known name with another version adds that version; with a known version it is a new drop of
+    it. Both serve from the next `load` on, as with Triton. The time limits are those of the real adapter, only
+    shorter: a frozen server makes a test wait for them.
     """
 
     def __init__(
@@ -73,10 +51,15 @@ class MemoryTriton:
         self.frozen = False
         self.loads: list[str] = []
         """The name of each `load` that was asked for, refused ones included."""
+        self.load_calls: list[tuple[str, tuple[int, ...], str | None]] = []
+        """The same with the versions and the configuration that it came with."""
+        self.unloads: list[str] = []
+        """The name of each `unload` that was asked for."""
         self.requests: list[InferRequest] = []
         """Every request of `infer` that reached the server, in order."""
-        self._repository: dict[str, _Model] = {}
-        self._loaded: dict[str, _Model] = {}
+        self.gpu: GpuMemory | None = None
+        """What `gpu_memory` says."""
+        self._models: dict[str, MemoryModel] = {}
         self._controls: dict[str, _Controls] = {}
         self._in_flight: set[asyncio.Future[None]] = set()
         self._waiting_for_thaw: set[asyncio.Future[None]] = set()
@@ -87,25 +70,30 @@ class MemoryTriton:
     def add_model(
         self, signature: ModelSignature, answer: Answer, *, latency_s: float = 0.0, memory_bytes: int | None = None
     ) -> None:
-        """Put a model into the repository; `answer` gets the inputs and returns the outputs, by name."""
-        self._repository[signature.name] = _Model(signature, answer, latency_s, memory_bytes)
+        """Put a version of a model into the repository; `answer` gets the inputs and returns the outputs, by name."""
+        model = self._models.setdefault(signature.name, MemoryModel(signature.name))
+        model.add(MemoryVersion(signature, answer, latency_s, memory_bytes))
 
     @property
     def known(self) -> set[str]:
         """The names of the models in the repository."""
-        return set(self._repository)
+        return set(self._models)
 
-    def unload(self, name: str) -> None:
-        """Take a model out of service; it stays in the repository."""
-        self._loaded.pop(name, None)
+    def lose(self, name: str) -> None:
+        """Take a model out of service, as somebody else would; it stays in the repository."""
+        if name in self._models:
+            self._models[name].loaded = {}
 
-    def fail(self, name: str, error: SnapshotError | None) -> None:
-        """Answer every request to a model with this error; None ends that."""
-        self._control(name).error = error
+    def fail(self, name: str, error: SnapshotError | None, version: int | None = None) -> None:
+        """Answer every request to a model, or to one version of it, with this error; None ends that."""
+        self._control(name).faults.fail(error, version)
 
-    def refuse_load(self, name: str, reason: str | None) -> None:
-        """Refuse to load a model for this reason; what is loaded keeps serving. None ends that."""
-        self._control(name).refusal = reason
+    def refuse_load(self, name: str, reason: str | None, version: int | None = None) -> None:
+        """Refuse loads of a model, or those with one version, for this reason; None ends that.
+
+        What is loaded keeps serving. For one version the reason begins with its number, as Triton's does.
+        """
+        self._control(name).faults.refuse(reason, version)
 
     def hold(self, name: str) -> None:
         """Keep the answers of a model back until `release`."""
@@ -152,7 +140,8 @@ class MemoryTriton:
     def stop(self) -> None:
         """Be unreachable; as with a real restart, nothing is loaded or frozen afterwards."""
         self.running = self.frozen = False
-        self._loaded.clear()
+        for model in self._models.values():
+            model.loaded = {}
         for end in self._in_flight:
             if not end.done():
                 end.set_exception(_unreachable())
@@ -171,71 +160,81 @@ class MemoryTriton:
             return False
         return True
 
-    async def is_model_ready(self, model: str) -> bool:
-        """True when the model is loaded; raises BackendUnavailable when stopped or frozen."""
+    async def serving(self, model: str) -> tuple[int, ...]:
+        """The loaded versions; raises BackendUnavailable when stopped or frozen."""
         try:
             await self._answer_within(self._health_timeout_s)
         except TimeoutError:
-            raise BackendUnavailable("Triton does not say how it is", where=_where(model)) from None
-        return model in self._loaded
+            raise BackendUnavailable("Triton does not say how it is", where=where(model)) from None
+        return tuple(sorted(self._models[model].loaded)) if model in self._models else ()
 
-    async def load(self, model: str) -> None:
-        """Serve what the repository has under this name now."""
+    async def load(self, model: str, versions: tuple[int, ...] = (), config: str | None = None) -> None:
+        """Serve these versions as the repository has them now; without any, what the last load asked for, if nothing
+        has changed in the repository since, else the highest. The configuration is only noted."""
         self._require_running()
         self.loads.append(model)
+        self.load_calls.append((model, versions, config))
         with _time_limit_of(model):
             async with asyncio.timeout(self._load_timeout_s):
                 if self._control(model).load_held:
                     await self._wait_in(self._control(model).loads_waiting)
                 await self._thawed()
-        reason = self._control(model).refusal
-        if model not in self._repository:
-            reason = "Triton cannot read the model's folder"
+        found = self._models.get(model)
+        if found is None:
+            raise ModelUnavailable("Triton cannot read the model's folder", where=where(model))
+        chosen = found.choose(versions)
+        reason = self._control(model).faults.refusal_of(found.fresh(chosen))
         if reason:
-            raise ModelUnavailable(reason, where=_where(model))
-        if self._loaded.get(model) is not self._repository[model]:
-            self._repository[model].success_count = self._repository[model].compute_ns = 0
-        self._loaded[model] = self._repository[model]
+            raise ModelUnavailable(reason, where=where(model))
+        found.serve(chosen)
 
-    async def describe(self, model: str) -> ModelSignature:
-        """The signature that the model was added with."""
+    async def unload(self, model: str) -> None:
+        """Serve no version of the model any more; requests that run come to their end."""
+        self._require_running()
+        self.unloads.append(model)
+        with _time_limit_of(model):
+            await self._answer_within(self._load_timeout_s)
+        self.lose(model)
+
+    async def describe(self, model: str, version: int = 0) -> ModelSignature:
+        """The signature that the version was added with."""
         with _time_limit_of(model):
             await self._answer_within(self._call_timeout_s)
-        return self._serving(model).signature
+        return self._model(model).find(str(version or "")).signature
+
+    async def gpu_memory(self) -> GpuMemory | None:
+        """What the test has set; None when stopped or frozen."""
+        return self.gpu if self.running and not self.frozen else None
 
     async def infer(self, request: InferRequest) -> InferResponse:
-        """Ask the model's function, after the same checks that Triton makes."""
+        """Ask the function of the version, after the same checks that Triton makes."""
         self.requests.append(request)
         started_at = asyncio.get_running_loop().time()
         try:
             await self._answer_within(request.timeout_s)
         except TimeoutError:
             raise _too_late(request) from None
-        model = self._serving(request.model)
-        if request.version not in ("", model.signature.version):
-            raise ModelUnavailable(f"version {request.version} is not loaded", where=_where(request.model))
-        _check_request(request, model.signature)
+        asked = self._model(request.model).find(request.version)
+        check_request(request, asked.signature)
         started = time.perf_counter_ns()
         try:
             async with asyncio.timeout_at(started_at + request.timeout_s):
-                await self._take_time(request.model, model.latency_s)
+                await self._take_time(request.model, asked.latency_s)
                 await self._thawed()
         except TimeoutError:
             raise _too_late(request) from None
-        error = self._control(request.model).error
+        error = self._control(request.model).faults.error_of(int(asked.signature.version))
         if error is not None:
             raise error
-        outputs = _chosen(model.answer(request.inputs), request)
-        model.success_count += 1
-        model.compute_ns += time.perf_counter_ns() - started
-        return InferResponse(outputs=outputs, model_version=model.signature.version)
+        return asked.respond(request, started)
 
     async def statistics(self, model: str) -> ModelStatistics:
-        """Totals since the model was loaded; nothing ever queues here."""
+        """Totals since the versions were loaded."""
         with _time_limit_of(model):
             await self._answer_within(self._call_timeout_s)
-        served = self._serving(model)
-        return ModelStatistics(served.success_count, 0, served.compute_ns, served.memory_bytes)
+        served = self._model(model)
+        served.find("")
+        return served.statistics()
 
     async def close(self) -> None:
         """Behave as unreachable from now on."""
@@ -288,12 +287,11 @@ class MemoryTriton:
     def _control(self, name: str) -> _Controls:
         return self._controls.setdefault(name, _Controls())
 
-    def _serving(self, name: str) -> _Model:
+    def _model(self, name: str) -> MemoryModel:
         self._require_running()
-        try:
-            return self._loaded[name]
-        except KeyError:
-            raise ModelUnavailable(f"Request for unknown model: '{name}' is not found", where=_where(name)) from None
+        if name not in self._models:
+            raise unknown_model(name)
+        return self._models[name]
 
     def _require_running(self) -> None:
         if not self.running:
@@ -312,53 +310,12 @@ def _time_limit_of(model: str) -> Iterator[None]:
     try:
         yield
     except TimeoutError:
-        raise ModelUnavailable("Triton did not finish in time", where=_where(model)) from None
-
-
-def _check_request(request: InferRequest, signature: ModelSignature) -> None:
-    """Raise BackendRejected where the inputs or the wished outputs are not those of the model."""
-    known = {spec.name: spec for spec in signature.inputs}
-    if request.inputs.keys() != known.keys():
-        raise _rejected(request, f"expected the inputs {sorted(known)}, got {sorted(request.inputs)}")
-    for name, array in request.inputs.items():
-        datatype = _TRITON_TYPES.get(array.dtype.name)
-        if datatype != known[name].datatype:
-            raise _rejected(request, f"input '{name}' is {datatype or array.dtype}, expected {known[name].datatype}")
-        if not _fits(array.shape, known[name], signature.max_batch_size):
-            raise _rejected(request, f"unexpected shape for input '{name}': {known[name].shape}, got {array.shape}")
-    unknown = set(request.outputs) - {spec.name for spec in signature.outputs}
-    if unknown:
-        raise _rejected(request, f"unexpected inference output '{min(unknown)}'")
-
-
-def _fits(shape: tuple[int, ...], spec: TensorSpec, max_batch_size: int) -> bool:
-    if len(shape) != len(spec.shape) or (max_batch_size and not 1 <= shape[0] <= max_batch_size):
-        return False
-    return all(wanted in (-1, side) for side, wanted in zip(shape, spec.shape, strict=True))
-
-
-def _chosen(outputs: Arrays, request: InferRequest) -> dict[str, NDArray[Any]]:
-    """Read-only copies of the outputs that were asked for, as the real adapter gives them."""
-    chosen = {}
-    for name in request.outputs or outputs:
-        if name not in outputs:
-            raise BackendInvalidResponse(f"the answer lacks the output '{name}'", where=_where(request.model))
-        chosen[name] = np.array(outputs[name])
-        chosen[name].setflags(write=False)
-    return chosen
-
-
-def _rejected(request: InferRequest, reason: str) -> BackendRejected:
-    return BackendRejected(reason, where=_where(request.model))
+        raise ModelUnavailable("Triton did not finish in time", where=where(model)) from None
 
 
 def _too_late(request: InferRequest) -> BackendTimeout:
-    return BackendTimeout("Triton did not answer in time", where=_where(request.model))
+    return BackendTimeout("Triton did not answer in time", where=where(request.model))
 
 
 def _unreachable() -> BackendUnavailable:
     return BackendUnavailable("Triton cannot be reached (stopped)")
-
-
-def _where(model: str) -> str:
-    return f"Triton model '{model}'"

@@ -83,17 +83,17 @@ async def test_every_status_about_a_model_is_one_of_our_errors(
     wire, server = triton
     wire.fails(code, "some reason")
 
-    for call in (server.load, server.describe, server.statistics):
+    for call in (server.load, server.unload, server.describe, server.statistics):
         with pytest.raises(SnapshotError) as raised:
             await call("m")
         assert type(raised.value) is MODEL_ERRORS.get(code, ModelUnavailable)
         assert raised.value.fix
     assert not await server.is_ready()
     if code is grpc.StatusCode.NOT_FOUND:
-        assert not await server.is_model_ready("m")
+        assert await server.serving("m") == ()
     else:  # says nothing of the model, so it must not pass for "not loaded"
         with pytest.raises(BackendUnavailable) as unavailable:
-            await server.is_model_ready("m")
+            await server.serving("m")
         assert unavailable.value.fix
 
 
@@ -101,7 +101,7 @@ async def test_a_model_that_is_not_ready_is_no_outage(triton: tuple[Wire, Triton
     wire, server = triton
     wire.fails(grpc.StatusCode.UNAVAILABLE, "Request for unknown model: 'm' has no available versions")
 
-    assert not await server.is_model_ready("m")
+    assert await server.serving("m") == ()
 
 
 async def test_no_answer_about_health_ends_soon(triton: tuple[Wire, TritonServer]) -> None:
@@ -116,7 +116,7 @@ async def test_no_answer_about_health_ends_soon(triton: tuple[Wire, TritonServer
     async with asyncio.timeout(DEADLINE_S):
         assert not await server.is_ready()
         with pytest.raises(BackendUnavailable, match="in time"):
-            await server.is_model_ready("m")
+            await server.serving("m")
     await server.close()
 
 
@@ -308,14 +308,14 @@ async def test_an_unreadable_answer_is_told(triton: tuple[Wire, TritonServer], a
 async def test_garbage_about_a_model_is_told(triton: tuple[Wire, TritonServer]) -> None:
     wire, server = triton
     garbage = b"\xff\xff not a message"
-    wire.says(ServerLive=garbage, ModelReady=garbage, ModelMetadata=garbage, ModelStatistics=garbage)
+    wire.says(ServerLive=garbage, ModelMetadata=garbage, ModelStatistics=garbage)
 
     for call in (server.describe, server.statistics):
         with pytest.raises(BackendUnavailable, match="is not Triton"):
             await call("m")
     assert not await server.is_ready()
     with pytest.raises(BackendUnavailable, match="is not Triton"):
-        await server.is_model_ready("m")
+        await server.serving("m")
 
 
 def test_outputs_that_nobody_asked_for_are_left_out() -> None:
@@ -327,6 +327,17 @@ def test_outputs_that_nobody_asked_for_are_left_out() -> None:
 
 
 # --- models ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["", "one", "1.5"])
+async def test_a_version_that_is_no_number_is_not_triton(triton: tuple[Wire, TritonServer], version: str) -> None:
+    wire, server = triton
+    metadata = messages.ModelMetadataResponse(name="m", versions=["1", version])
+    wire.says(ModelMetadata=metadata, ModelConfig=messages.ModelConfigResponse())
+
+    for call in (server.serving, server.describe):
+        with pytest.raises(BackendUnavailable, match="is not Triton"):
+            await call("m")
 
 
 async def test_the_highest_version_is_described(triton: tuple[Wire, TritonServer]) -> None:
@@ -357,5 +368,9 @@ async def test_statistics_are_summed_over_versions(triton: tuple[Wire, TritonSer
     found = await server.statistics("m")
 
     assert (found.success_count, found.queue_ns, found.compute_ns, found.memory_bytes) == (10, 200, 600, 1500)
-    wire.says(ModelStatistics=statistics_response())
-    assert (await server.statistics("m")).memory_bytes is None
+    assert found.last_inference_at is None
+    response = statistics_response()
+    response.model_stats[0].last_inference, response.model_stats[1].last_inference = 1_795_318_770_015, 17
+    wire.says(ModelStatistics=response)
+    found = await server.statistics("m")
+    assert (found.memory_bytes, found.last_inference_at) == (None, 1_795_318_770.015)

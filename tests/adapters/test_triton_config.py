@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from gateway.adapters.triton_config import TritonConfig, VersionPolicy, read_config
 from gateway.adapters.triton_drop import DropFacts, read_drop
+from gateway.doctor.drops import examine_drop
 from gateway.errors import ConfigError
 from gateway.messages import ModelSignature, TensorSpec
 
@@ -314,6 +315,21 @@ def test_what_triton_would_refuse_is_refused_with_the_reason(drop: Path, name: s
     for text in [*expected, str(drop)]:
         assert text in str(refusal.value)
     assert refusal.value.fix
+
+
+def test_one_version_is_read_as_if_it_alone_were_served(drop: Path) -> None:
+    fill(drop, "version_policy { specific { versions: [ 2 ] } }", {"1/model.onnx": FIXED, "2/model.onnx": DETR})
+    for version in (1, 2):
+        facts = read_drop(drop, version)
+        assert (facts.served, list(facts.files)) == ((version,), [version])
+    (drop / "1" / "model.onnx").write_bytes(b"not a model")
+    assert read_drop(drop, 2).files == {2: drop / "2" / "model.onnx"}
+    assert examine_drop(drop, version=2).problem is None
+    for version, said in ((1, str(drop / "1")), (3, "has no version 3, there is 1, 2")):
+        with pytest.raises(ConfigError) as refusal:
+            read_drop(drop, version)
+        assert said in str(refusal.value)
+        assert said in str(examine_drop(drop, version=version).problem)
 
 
 def test_a_folder_that_is_not_there(drop: Path) -> None:

@@ -52,6 +52,22 @@ def test_a_folder_that_cannot_be_read_names_the_fix() -> None:
     assert "config.pbtxt" in fix
 
 
+@pytest.mark.parametrize(
+    ("versions", "reason"),
+    [
+        ((9,), "version 9: not in the model's folder"),
+        ((10, 9), "version 9, 10: not in the model's folder"),
+        ((), "no version of it is in the model's folder"),
+    ],
+)
+def test_a_version_without_a_folder_is_named(versions: tuple[int, ...], reason: str) -> None:
+    said = "load failed for model 'm': at least one version must be available under the version policy of model 'm'\n"
+    found, fix = load_refusal(said, versions)
+
+    assert found == reason
+    assert "folder" in fix
+
+
 def test_reasons_are_one_short_line() -> None:
     assert shorten("[request id: abc] unexpected shape.\n  Expected [1] ") == "unexpected shape. Expected [1]"
     assert len(shorten("x" * 100_000)) == REASON_LENGTH

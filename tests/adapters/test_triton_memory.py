@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.adapters.triton import TritonServer
-from gateway.adapters.triton_memory import MAX_BYTES, ResidentMemory, parse_gauge
+from gateway.adapters.triton_memory import GAUGES, MAX_BYTES, MemoryFigures, MemoryMetrics, parse_gauges
+from gateway.ports import GpuMemory
 from tests.adapters.triton_wire import listening, statistics_response
 
 METRICS = """# HELP nv_inference_count Number of inferences
@@ -21,6 +25,16 @@ nv_inference_count{model="m",version="1"} 7
 edge_backend_resident_memory_bytes{model="m",version="1"} 133300224
 edge_backend_resident_memory_bytes{model="m",version="2"} 1e6
 edge_backend_resident_memory_bytes{model="other \\"one\\"",version="2"} 5
+# HELP nv_gpu_memory_total_bytes GPU total memory, in bytes
+# TYPE nv_gpu_memory_total_bytes gauge
+nv_gpu_memory_total_bytes{gpu_uuid="GPU-a"} 16000
+nv_gpu_memory_total_bytes{gpu_uuid="GPU-b"} 8000
+nv_gpu_memory_total_bytes{gpu_uuid="GPU-c"} 99000
+# HELP nv_gpu_memory_used_bytes GPU used memory, in bytes
+# TYPE nv_gpu_memory_used_bytes gauge
+nv_gpu_memory_used_bytes{gpu_uuid="GPU-a"} 15000
+nv_gpu_memory_used_bytes{gpu_uuid="GPU-b"} 2000
+nv_gpu_memory_used_bytes{gpu_uuid="GPU-d"} 1
 """
 
 
@@ -71,17 +85,50 @@ async def test_memory_comes_from_the_metrics_and_is_read_once() -> None:
 )
 async def test_metrics_that_do_not_tell_are_none(answer: Callable[[], web.Response]) -> None:
     async with metrics_server(answer) as (metrics_url, _):
-        memory = ResidentMemory(metrics_url)
+        memory = MemoryMetrics(metrics_url)
         assert await memory.of("m") is None
+        assert await memory.gpu() is None
         await memory.close()
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/metrics", "nonsense", "ftp://x/metrics", "http://[::1"])
 async def test_metrics_that_cannot_be_read_are_none(url: str) -> None:
-    memory = ResidentMemory(url)
+    memory = MemoryMetrics(url)
     assert await memory.of("m") is None
+    assert await memory.gpu() is None
     await memory.close()
 
 
-def test_only_the_gauge_is_parsed() -> None:
-    assert parse_gauge(METRICS) == {"m": 134300224, 'other "one"': 5}
+async def test_the_gpu_with_the_most_free_memory_is_told() -> None:
+    async with metrics_server(lambda: web.Response(text=METRICS)) as (metrics_url, asked):
+        server = TritonServer("127.0.0.1:1", metrics_url=metrics_url)
+        found = await asyncio.gather(*(server.gpu_memory() for _ in range(5)))
+        await server.close()
+        assert await server.gpu_memory() is None
+
+    assert found == [GpuMemory(used=2000, total=8000)] * 5
+    assert asked == ["/metrics"]
+
+
+async def test_without_metrics_no_gpu_is_known() -> None:
+    server = TritonServer("127.0.0.1:1")
+    assert await server.gpu_memory() is None
+    await server.close()
+
+
+def test_only_the_gauges_are_parsed() -> None:
+    found = parse_gauges(METRICS)
+
+    assert found == MemoryFigures({"m": 134300224, 'other "one"': 5}, (GpuMemory(15000, 16000), GpuMemory(2000, 8000)))
+
+
+LINES = st.lists(
+    st.tuples(st.sampled_from(GAUGES), st.text(alphabet='{}",=\\\\ .eE+-0123456789ngpu_idmodelNaInf#é\t', max_size=40)),
+    max_size=4,
+)
+
+
+@given(LINES)
+def test_any_page_is_read_or_refused_as_no_metrics(lines: list[tuple[str, str]]) -> None:
+    with contextlib.suppress(ValueError):
+        parse_gauges("\n".join(f"{gauge}{{{rest}" for gauge, rest in lines))

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,108 +16,10 @@ from gateway.errors import BackendRejected, BackendTimeout, BackendUnavailable, 
 from gateway.local.tritonserver import EmbeddedTriton
 from gateway.messages import InferRequest
 from gateway.ports import InferenceServer
-from gateway.testing import MemoryTriton
 from tests import triton_models as models
+from tests.contract.inference_servers import DEADLINE_S, ROWS, Controls, ask, until
 
-DEADLINE_S = 60.0
 FROZEN_LIMIT_S = 4.0  # the calls about health take 2 s at most; the rest is for a slow machine
-ROWS = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.float32)
-
-
-class Controls(Protocol):
-    """What a test does to the server itself."""
-
-    def freeze(self) -> None: ...
-    def thaw(self) -> None: ...
-    def kill(self) -> None: ...
-    def start(self) -> None: ...
-
-
-class MemoryControls:
-    """The memory server has all of it itself."""
-
-    def __init__(self, server: MemoryTriton) -> None:
-        self.freeze, self.thaw, self.kill, self.start = server.freeze, server.thaw, server.stop, server.start
-
-
-class TritonControls:
-    """Freezing stops the whole process, as a machine without processor time would."""
-
-    def __init__(self, triton: EmbeddedTriton) -> None:
-        self._triton = triton
-        self.kill, self.start = triton.kill, triton.start
-
-    def freeze(self) -> None:
-        os.kill(self._triton.pid, signal.SIGSTOP)
-        # The signal is delivered thread by thread; until the last one has stopped an answer may still come.
-        deadline = time.monotonic() + DEADLINE_S
-        while not all(state == "T" for state in self._thread_states()):
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-
-    def _thread_states(self) -> list[str]:
-        stats = Path(f"/proc/{self._triton.pid}/task").glob("*/stat")
-        return [stat.read_text().rpartition(")")[2].split()[0] for stat in stats]
-
-    def thaw(self) -> None:
-        os.kill(self._triton.pid, signal.SIGCONT)
-
-
-def memory_server() -> MemoryTriton:
-    server = MemoryTriton()
-    for name in ("double-onnx", "double-torch"):
-        server.add_model(models.double_signature(name), models.double)
-    server.add_model(models.types_signature("types"), models.identities)
-    server.add_model(models.double_signature("broken"), models.double)
-    server.refuse_load("broken", "version 1: cannot read the model: no model")
-    return server
-
-
-@pytest.fixture(scope="module")
-def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
-    repository = tmp_path_factory.mktemp("models")
-    models.write_double_onnx(repository, "double-onnx")
-    models.write_double_torch(repository, "double-torch")
-    models.write_types_onnx(repository, "types")
-    models.write_broken_onnx(repository, "broken")
-    with EmbeddedTriton(repository=repository) as running:
-        yield running
-
-
-@pytest.fixture(params=["memory", pytest.param("triton", marks=pytest.mark.triton)])
-async def both(request: pytest.FixtureRequest) -> AsyncIterator[tuple[InferenceServer, Controls]]:
-    server: InferenceServer
-    controls: Controls
-    if request.param == "memory":
-        server = memory_server()
-        controls = MemoryControls(server)
-    else:
-        embedded: EmbeddedTriton = request.getfixturevalue("triton")
-        server = TritonServer(embedded.grpc_url, metrics_url=embedded.metrics_url)
-        controls = TritonControls(embedded)
-    yield server, controls
-    await server.close()
-
-
-@pytest.fixture
-def server(both: tuple[InferenceServer, Controls]) -> InferenceServer:
-    return both[0]
-
-
-@pytest.fixture
-def controls(both: tuple[InferenceServer, Controls]) -> Controls:
-    return both[1]
-
-
-def ask(model: str, rows: NDArray[Any] = ROWS, *, timeout_s: float = DEADLINE_S, version: str = "") -> InferRequest:
-    return InferRequest(model, {"x": rows}, ("y__0",), timeout_s, version)
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Poll until the condition holds; TimeoutError at the deadline."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not await condition():
-            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("model", ["double-onnx", "double-torch"])
@@ -130,7 +28,7 @@ async def test_a_loaded_model_answers(server: InferenceServer, model: str) -> No
     response = await server.infer(ask(model))
 
     assert await server.is_ready()
-    assert await server.is_model_ready(model)
+    assert await server.serving(model) == (1,)
     assert response.model_version == "1"
     assert list(response.outputs) == ["y__0"]
     np.testing.assert_array_equal(response.outputs["y__0"], ROWS * 2)
@@ -192,11 +90,11 @@ async def test_a_refused_load_says_why(server: InferenceServer) -> None:
     assert "\n" not in str(refused.value)
     assert "Traceback" not in str(refused.value)
     assert "broken" in refused.value.where
-    assert not await server.is_model_ready("broken")
+    assert await server.serving("broken") == ()
 
 
 async def test_an_unknown_model_is_unavailable(server: InferenceServer) -> None:
-    assert not await server.is_model_ready("nowhere")
+    assert await server.serving("nowhere") == ()
     for call in (server.load, server.describe, server.statistics):
         with pytest.raises(ModelUnavailable) as unavailable:
             await call("nowhere")
@@ -260,8 +158,8 @@ async def test_a_frozen_server_is_not_ready_and_says_nothing_of_its_models(
         async with asyncio.timeout(FROZEN_LIMIT_S):
             ready, loaded, unknown = await asyncio.gather(
                 server.is_ready(),
-                server.is_model_ready("double-onnx"),
-                server.is_model_ready("nowhere"),
+                server.serving("double-onnx"),
+                server.serving("nowhere"),
                 return_exceptions=True,
             )
     finally:
@@ -271,8 +169,8 @@ async def test_a_frozen_server_is_not_ready_and_says_nothing_of_its_models(
     assert isinstance(loaded, BackendUnavailable)
     assert isinstance(unknown, BackendUnavailable)
     await until(server.is_ready)
-    assert await server.is_model_ready("double-onnx")
-    assert not await server.is_model_ready("nowhere")
+    assert await server.serving("double-onnx") == (1,)
+    assert await server.serving("nowhere") == ()
 
 
 async def test_a_cancelled_request_is_cancelled(server: InferenceServer, controls: Controls) -> None:
@@ -310,9 +208,12 @@ async def test_an_outage_is_seen_and_overcome(server: InferenceServer, controls:
     controls.kill()
     try:
         assert not await server.is_ready()
-        for call in (server.is_model_ready, server.load, server.describe, server.statistics):
+        for call in (server.serving, server.load, server.unload, server.describe, server.statistics):
             with pytest.raises(BackendUnavailable):
                 await call("double-onnx")
+        with pytest.raises(BackendUnavailable):
+            await server.load("double-onnx", (1,))
+        assert await server.gpu_memory() is None
         with pytest.raises(BackendUnavailable):
             await server.infer(ask("double-onnx"))
     finally:
@@ -341,6 +242,7 @@ async def test_statistics_grow_with_the_answers(server: InferenceServer) -> None
     assert after.success_count == before.success_count + 3
     assert after.compute_ns > before.compute_ns
     assert after.queue_ns >= before.queue_ns
+    assert abs((after.last_inference_at or 0.0) - time.time()) < DEADLINE_S
 
 
 async def test_requests_at_the_same_time_keep_apart(server: InferenceServer) -> None:

@@ -1,0 +1,108 @@
+"""`POST /api/models/{model}/{action}`: promote, rollback, load and unload, for those who know the token."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from gateway.admin.answers import error_response, json_response
+from gateway.admin.command_desk import (
+    INVALID_FIX,
+    MAX_COMMAND_BYTES,
+    OFF_FIX,
+    CommandDesk,
+    read_object,
+    refuse_unknown_keys,
+    version_of,
+)
+from gateway.admin.infer import allowed
+from gateway.config import Settings
+from gateway.errors import CommandRefused
+from gateway.rollout.commands import Action, Command
+
+BODY_LIMIT_S = 10.0
+"""For the whole body, which is a few bytes."""
+STATUS = {
+    "COMMAND_INVALID": 400,
+    "UNAUTHORIZED": 401,
+    "MODEL_UNKNOWN": 404,
+    "VERSION_UNKNOWN": 404,
+    "NOT_THE_ROLLER": 409,
+    "NOTHING_TO_DO": 409,
+    "COMMAND_FAILED": 500,
+}
+"""HTTP's word for each code of a refusal; without a configured token UNAUTHORIZED is 403."""
+
+
+class ModelActions:
+    """The only part of the HTTP side that changes something; off while no token is configured."""
+
+    def __init__(self, settings: Settings, desk: CommandDesk) -> None:
+        self._token_file = settings.api_token_file
+        self._desk = desk
+
+    def routes(self) -> list[web.RouteDef]:
+        """What is served here."""
+        actions = "|".join(Action)
+        return [web.post(f"/api/models/{{model}}/{{action:{actions}}}", self._act)]
+
+    async def _act(self, request: web.Request) -> web.Response:
+        action, by = Action(request.match_info["action"]), f"HTTP from {request.remote or 'somewhere'}"
+        try:
+            self._require_token(request)
+            version = await _version(request)
+        except CommandRefused as error:
+            self._desk.refused(error, by, action)
+            return self._refusal(error)
+        try:
+            message = await self._desk.carry_out(Command(action, request.match_info["model"], version, by))
+        except CommandRefused as error:
+            return self._refusal(error)
+        return json_response({"message": message}, 202)
+
+    def _require_token(self, request: web.Request) -> None:
+        if self._token_file is None:
+            raise CommandRefused("UNAUTHORIZED", "commands are off while the gateway has no token", fix=OFF_FIX)
+        if not allowed(request, self._token_file):
+            fix = "Send `Authorization: Bearer` with the token of API_TOKEN_FILE"
+            raise CommandRefused("UNAUTHORIZED", "this needs a token", fix=fix)
+
+    def _refusal(self, error: CommandRefused) -> web.Response:
+        status, headers = STATUS.get(error.code, 500), None
+        if status == 401:
+            status, headers = (403, None) if self._token_file is None else (401, {"WWW-Authenticate": "Bearer"})
+        return error_response(status, error.code, error.message, error.fix, headers)
+
+
+async def _version(request: web.Request) -> int | None:
+    """The version in the body or the query; raises CommandRefused."""
+    body = await _body(request)
+    given = read_object(body) if body else {}
+    refuse_unknown_keys(given, ("version",))
+    asked = request.query.getall("version", [])
+    if unknown := [name for name in request.query if name != "version"]:
+        raise CommandRefused("COMMAND_INVALID", f"unknown parameter '{unknown[0][:60]}'", fix="Known: version")
+    if len(asked) + ("version" in given) > 1:
+        raise CommandRefused("COMMAND_INVALID", "the version is given twice", fix="Give it once")
+    if not asked:
+        return version_of(given.get("version"))
+    text = asked[0]
+    return version_of(int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else text)
+
+
+async def _body(request: web.Request) -> bytes:
+    """The whole body, one byte beyond the limit at most; raises CommandRefused."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_LIMIT_S):
+            while len(body) <= MAX_COMMAND_BYTES and (chunk := await request.content.read(MAX_COMMAND_BYTES)):
+                body += chunk
+    except TimeoutError as error:
+        text = f"the body did not come within {BODY_LIMIT_S:.0f} s"
+        raise CommandRefused("COMMAND_INVALID", text, fix="Send it faster, or none") from error
+    except (HttpProcessingError, web.RequestPayloadError) as error:
+        text = "the body is damaged, or not coded as its headers say"
+        raise CommandRefused("COMMAND_INVALID", text, fix=INVALID_FIX) from error
+    return bytes(body)

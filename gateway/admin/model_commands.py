@@ -1,0 +1,211 @@
+"""Commands to models over MQTT: a request on one topic, its answer on the response topic that it names."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import structlog
+
+from gateway.admin.command_desk import (
+    MAX_COMMAND_BYTES,
+    OFF_FIX,
+    CommandDesk,
+    action_of,
+    model_of,
+    read_object,
+    refuse_unknown_keys,
+    version_of,
+)
+from gateway.admin.token import bearer, token_matches
+from gateway.config import Settings
+from gateway.errors import BrokerError, CommandRefused
+from gateway.flow.route import GATEWAYS, MAX_RESPONSE_TOPIC
+from gateway.messages import JSON_TYPE, Message, Oversize, Publication
+from gateway.models.catalog import Models
+from gateway.ports import Broker
+from gateway.rollout.commands import Command
+from gateway.topics import fill, is_publishable, topic_matches
+
+log = structlog.get_logger(__name__)
+
+KEYS = ("action", "model", "version", "token")
+BY = "MQTT"
+WAITING = 64
+"""Commands that may wait for the one that is carried out."""
+REMEMBERED = 256
+"""Commands whose answer is kept, in case that the same one comes again."""
+SAME_FOR_S = 60.0
+"""For so long the same correlation data with the same command is the same command."""
+ANSWER_LIMIT_S = 30.0
+"""Until an answer is given up because there is no broker to take it; the next command waits for it."""
+MQTT_OFF_FIX = f"{OFF_FIX}, or MQTT_COMMANDS=open where the broker's ACLs decide who may publish"
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    at: float
+    answer: bytes
+
+
+class ModelCommandTopic:
+    """Takes the messages of the command topic and carries them out one after the other.
+
+    A message is acknowledged before it is carried out, and one that the broker marks as sent again is not carried out:
+    a rollback that came twice would go back two versions. So a command is carried out once or not at all, and who gets
+    no answer looks at `ai/models`.
+    """
+
+    def __init__(self, settings: Settings, broker: Broker, desk: CommandDesk, models: Models) -> None:
+        self._settings = settings
+        self._broker = broker
+        self._desk = desk
+        self._models = models
+        self._waiting: asyncio.Queue[Message] = asyncio.Queue(WAITING)
+        self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
+        self.topic = command_topic(settings)
+
+    def take(self, message: Message) -> None:
+        """Take one message of the topic in, without waiting; the caller sees to its acknowledgement."""
+        if self._settings.mqtt_commands == "off":  # the broker may still hold the subscription of an earlier start
+            log.warning("Command ignored: MQTT_COMMANDS=off", topic=message.topic)
+            return
+        if message.retain:
+            fix = "Publish commands without the retain flag, and clear this one"
+            log.warning("Retained command ignored: it would come again at each start", topic=message.topic, fix=fix)
+            return
+        if (size := len(message.payload)) > MAX_COMMAND_BYTES:  # not kept while it waits
+            message = replace(message, payload=b"", oversize=Oversize(size, ""))
+        try:
+            self._waiting.put_nowait(message)
+        except asyncio.QueueFull:
+            log.error("Command dropped: too many wait", waiting=WAITING)
+
+    async def run(self) -> None:
+        """Carry out for ever what was taken in."""
+        while True:
+            await self.handle(await self._waiting.get())
+
+    async def handle(self, message: Message) -> None:
+        """Carry one command out, unless it has been, and answer it; never raises."""
+        key = _identity(message)
+        known = self._remembered.get(key) if message.properties.correlation_data else None
+        if known is not None and time.monotonic() - known.at < SAME_FOR_S:
+            log.info("The same command again: answered as before", topic=message.topic)
+            answer = known.answer
+        else:
+            answer = self._body(await self._answer(message))
+            self._remember(key, answer)
+        await self._publish(message, answer)
+
+    async def _answer(self, message: Message) -> dict[str, Any]:
+        """The answer without what all answers have."""
+        try:
+            command = self._read(message)
+        except CommandRefused as error:
+            self._desk.refused(error, BY)
+            return _refusal(error)
+        try:
+            return {"ok": True, "message": await self._desk.carry_out(command)}
+        except CommandRefused as error:
+            return _refusal(error)
+
+    def _read(self, message: Message) -> Command:
+        """Raises CommandRefused; what is wrong in detail is only told to who knows the token."""
+        if message.oversize is not None:
+            text = f"the command has {message.oversize.size} bytes, the limit is {MAX_COMMAND_BYTES}"
+            raise CommandRefused("COMMAND_INVALID", text, fix="Send the command alone")
+        body = read_object(message.payload)
+        self._require_token(message, body)
+        if message.duplicate:
+            text = "the broker delivers this command again, so it may have been carried out before"
+            fix = "See on ai/models how the model stands, and send the command anew if it is still wanted"
+            raise CommandRefused("COMMAND_INVALID", text, fix=fix)
+        refuse_unknown_keys(body, KEYS)
+        return Command(action_of(body.get("action")), model_of(body.get("model")), version_of(body.get("version")), BY)
+
+    def _require_token(self, message: Message, body: dict[str, Any]) -> None:
+        if self._settings.mqtt_commands == "open":
+            return
+        if self._settings.api_token_file is None:
+            raise CommandRefused(
+                "UNAUTHORIZED", "commands over MQTT are off while the gateway has no token", fix=MQTT_OFF_FIX
+            )
+        given = [bearer(value) for value in _authorizations(message)]
+        given += [body["token"]] if isinstance(body.get("token"), str) else []
+        if not any(token_matches(text, self._settings.api_token_file) for text in given[:2]):
+            fix = "Send it as the user property `authorization: Bearer <token>`, or as the key `token`"
+            raise CommandRefused("UNAUTHORIZED", "this needs the token of API_TOKEN_FILE", fix=fix)
+
+    def _body(self, answer: dict[str, Any]) -> bytes:
+        head = {
+            "message_type": "ai_model_command_result",
+            "timestamp": round(time.time(), 3),
+            "gateway_id": self._settings.gateway_id,
+        }
+        return msgspec.json.encode({**head, **answer})
+
+    def _remember(self, key: bytes, answer: bytes) -> None:
+        self._remembered.pop(key, None)
+        self._remembered[key] = _Remembered(time.monotonic(), answer)
+        if len(self._remembered) > REMEMBERED:
+            self._remembered.popitem(last=False)
+
+    async def _publish(self, message: Message, answer: bytes) -> None:
+        topic = message.properties.response_topic
+        if topic is None:
+            return  # the log has it
+        if not self._may_answer_on(topic):
+            log.warning("No answer to a command: its response topic cannot be used", topic=topic[:200])
+            return
+        correlation = message.properties.correlation_data
+        publication = Publication(topic, answer, content_type=JSON_TYPE, correlation_data=correlation)
+        try:
+            async with asyncio.timeout(ANSWER_LIMIT_S):
+                await self._broker.publish(publication)
+        except (BrokerError, TimeoutError) as error:
+            log.warning("The answer to a command was not published", topic=topic[:200], reason=str(error))
+
+    def _may_answer_on(self, topic: str) -> bool:
+        """Whether an answer there neither is answered in turn nor could pass for something that gateways say."""
+        if len(topic) > MAX_RESPONSE_TOPIC or not is_publishable(topic) or topic.startswith("$"):
+            return False
+        return not any(topic_matches(text, topic) for text in self._taken())
+
+    def _taken(self) -> Iterator[str]:
+        settings = self._settings
+        yield from (pattern.text for pattern in settings.patterns)
+        yield from (GATEWAYS, settings.result_topic, settings.sensor_result_topic, settings.comparison_topic)
+        yield from (settings.error_topic, settings.alert_topic, settings.status_topic, settings.metrics_topic)
+        yield from (settings.models_topic, settings.model_commands_topic)
+        for model in self._models.current.models.values():
+            mqtt = model.spec.mqtt
+            own = (mqtt.output_topic_template, mqtt.comparison_topic_template, mqtt.error_topic_template)
+            yield from (text for text in (*own, mqtt.alert_topic_template) if text)
+
+
+def command_topic(settings: Settings) -> str:
+    """The topic of commands to the models of this gateway."""
+    return fill(settings.model_commands_topic, settings.place)
+
+
+def _refusal(error: CommandRefused) -> dict[str, Any]:
+    return {"ok": False, "error": {"code": error.code, "message": error.message, "fix": error.fix}}
+
+
+def _authorizations(message: Message) -> list[str]:
+    return [value for name, value in message.properties.user_properties if name.lower() == "authorization"]
+
+
+def _identity(message: Message) -> bytes:
+    """The same for a message and for the same one delivered again."""
+    properties, oversize = message.properties, message.oversize
+    texts = (properties.response_topic or "", f"{oversize.size if oversize else 0}", *_authorizations(message))
+    parts = (properties.correlation_data or b"", message.payload, *(text.encode(errors="replace") for text in texts))
+    return hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()

@@ -1,0 +1,107 @@
+"""Steps 4, 6 and 7: one version of a model answers one snapshot."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+from gateway.errors import PayloadInvalid, SnapshotError
+from gateway.flow.infer import Inference
+from gateway.flow.preprocess import prepare
+from gateway.flow.reading import Reader
+from gateway.live import Live
+from gateway.messages import Job, Predicted, Prepared, Selection, Window
+from gateway.metrics import Metrics
+from gateway.models.catalog import ServedModel, State
+
+
+class Answering:
+    """Carries a snapshot through the version of the model that its job names; counts nothing without `metrics`."""
+
+    def __init__(
+        self, inference: Inference, reader: Reader, threads: Executor, live: Live, metrics: Metrics | None
+    ) -> None:
+        self._inference = inference
+        self._reader = reader
+        self._threads = threads
+        self._live = live
+        self._metrics = metrics
+
+    async def prepare(self, job: Job, names: Iterable[str], queued_ms: float = 0.0) -> Prepared:
+        """Step 4 for these variants, those of them that serve, in a thread; raises what is the picture's fault."""
+        started = time.monotonic()
+        variants = [variant for name in names if (variant := job.model.variants[name]).state is State.READY]
+        with self._timed("preprocess"):
+            inputs = await asyncio.get_running_loop().run_in_executor(
+                self._threads, prepare, job.snapshot, job.model.spec, variants, self._live.current.max_image_pixels
+            )
+        return Prepared(job, inputs, queued_ms, (time.monotonic() - started) * 1000)
+
+    async def ask(self, prepared: Prepared, selection: Selection) -> Predicted:
+        """Steps 6 and 7, once more with the next variant when the first one's answer cannot be read.
+
+        In the returned selection `primary` names a variant whose answer was read; raises the first variant's error
+        when there is none.
+        """
+        while True:
+            with self._timed("infer"):
+                answered = await self._inference.infer(prepared, selection)
+            with self._timed("postprocess"):
+                predicted = await self._reader.read(answered)
+            for name, result in predicted.results.items():
+                if result.error is not None and answered.answers[name].error is None:
+                    self._count_error(predicted, name, result.error)
+            if predicted.primary.error is None:
+                return predicted
+            selection = _without(answered.selection, predicted.primary.error, predicted)
+            if self._metrics is not None:
+                self._metrics.fallbacks.labels(prepared.job.model.spec.name, selection.primary).inc()
+            if selection.primary in predicted.results:
+                return replace(predicted, selection=selection)
+
+    def _timed(self, step: str) -> AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._metrics is None else self._metrics.timed(step)
+
+    def _count_error(self, predicted: Predicted, variant: str, error: SnapshotError) -> None:
+        if self._metrics is not None:
+            self._metrics.inference_errors.labels(predicted.job.model.spec.name, variant, error.code).inc()
+
+
+def asked_names(selection: Selection) -> tuple[str, ...]:
+    """Every variant that may be asked."""
+    return (selection.primary, *selection.fallback, *selection.compared)
+
+
+def fits(job: Job, model: ServedModel) -> bool:
+    """Whether this entry of the model takes what the job holds: another version may want something else."""
+    snapshot, sensor = job.snapshot, model.spec.sensor
+    if isinstance(snapshot, Window):
+        shape = (sensor.window, sensor.channels)
+        return not model.spec.takes_pictures and snapshot.readings.shape == shape
+    return model.spec.takes_pictures
+
+
+def refuse_if_changed(job: Job, model: ServedModel) -> None:
+    """Raise PayloadInvalid when the model's model.yaml was replaced while the snapshot waited, and asks for others."""
+    if not fits(job, model):
+        text = f"model '{model.spec.name}' takes something else since its model.yaml has changed"
+        raise PayloadInvalid(text, fix="Send it again, in the form that the model takes now")
+
+
+def _without(selection: Selection, error: SnapshotError, predicted: Predicted) -> Selection:
+    """The selection with the next variant in place of a primary that failed; raises its error when none is left."""
+    usable = [name for name, result in predicted.results.items() if result.error is None]
+    left = usable or [name for name in selection.fallback if name not in predicted.results]
+    if not left:
+        raise error
+    return replace(
+        selection,
+        policy="dual" if selection.compared else "fallback",
+        reason=f"{selection.primary} failed: {error.code}",
+        primary=left[0],
+    )

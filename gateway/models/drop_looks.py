@@ -1,0 +1,143 @@
+"""What all folders of the model repository look like at one moment, so that two looks tell which have changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.models.drop_files import BYTECODE_FOLDER, stamp_of
+
+MAX_ENTRIES = 50_000
+"""Files and folders of one folder of the repository; what comes after them is not looked at."""
+MAX_DEPTH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The folders of the repository by name, each as a digest over the names and stamps of all that is in it."""
+
+    folders: Mapping[str, bytes] = field(default_factory=dict)
+    newest: Mapping[str, float] = field(default_factory=dict)
+    """When a file of the folder last changed, in seconds since 1970 by the clock of the volume."""
+    root: tuple[int, int] | None = None
+    """Device and inode of the repository; None when it cannot be read."""
+    repository: Path = Path()
+    state_dir: Path = Path()
+    """Where both are, all links followed."""
+    reason: str = ""
+    """Why it cannot be read."""
+    too_large: tuple[str, ...] = ()
+    """Folders with more than MAX_ENTRIES."""
+    started: float = 0.0
+    ended: float = 0.0
+    """By the monotonic clock."""
+
+
+def look_at(repository: Path, state_dir: Path, *, reopen: bool = False) -> Look:
+    """Look at all files of all folders, but hidden ones and `state_dir`; never raises OSError.
+
+    `reopen` opens each file: a volume of the network then asks its server, in place of telling what it remembers.
+    """
+    started = time.monotonic()
+    try:
+        root, ignored = repository.resolve(), state_dir.resolve()
+        status = root.stat()
+        with os.scandir(root) as entries:
+            names = sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return Look(reason=reason, started=started, ended=time.monotonic())
+    walk = _Walk(root, str(ignored), reopen)
+    digests = {name: walk.digest(name) for name in names if root / name != ignored}
+    return Look(
+        digests,
+        walk.newest,
+        (status.st_dev, status.st_ino),
+        root,
+        ignored,
+        too_large=tuple(walk.too_large),
+        started=started,
+        ended=time.monotonic(),
+    )
+
+
+@dataclass(slots=True)
+class _Walk:
+    """One pass over the repository."""
+
+    root: Path
+    state_dir: str
+    reopen: bool
+    newest: dict[str, float] = field(default_factory=dict)
+    too_large: list[str] = field(default_factory=list)
+    _top: str = ""
+    _left: int = 0
+
+    def digest(self, name: str) -> bytes:
+        """Of one folder of the repository."""
+        self._top, self._left = name, MAX_ENTRIES
+        self.newest[name] = 0.0
+        digest = hashlib.blake2b(digest_size=16)
+        for text in self._lines(str(self.root / name), 0):
+            digest.update(text.encode(errors="surrogateescape"))
+        if self._left < 0:
+            self.too_large.append(name)
+        return digest.digest()
+
+    def _lines(self, folder: str, depth: int) -> list[str]:
+        """One for each entry of the folder and those in it."""
+        if folder == self.state_dir or depth > MAX_DEPTH:
+            return []
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            return [f"{folder}\0{error.errno}\n"]
+        lines = []
+        for entry in entries:
+            self._left -= 1
+            if self._left < 0:
+                break
+            if entry.name != BYTECODE_FOLDER:
+                lines += self._of_entry(entry, depth)
+        return lines
+
+    def _of_entry(self, entry: os.DirEntry[str], depth: int) -> list[str]:
+        try:
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                return [f"{entry.path}\0{os.sep}\n", *self._lines(entry.path, depth + 1)]
+            line = f"{entry.path}\0{self._stamp(entry, status)}\n"
+            if not stat.S_ISLNK(status.st_mode):
+                return [line]
+            target = Path(entry.path).resolve()
+            behind = target.stat()
+            if stat.S_ISDIR(behind.st_mode):  # one that leads out is not read: it may lead to all of the disk
+                inside = self._lines(entry.path, depth + 1) if target.is_relative_to(self.root) else []
+                return [line, *inside]
+            return [line, f"{stamp_of(behind)}\n"]
+        except (OSError, RuntimeError) as error:  # gone meanwhile; a link to nothing, or to itself
+            return [f"{entry.path}\0{type(error).__name__}\n"]
+
+    def _stamp(self, entry: os.DirEntry[str], status: os.stat_result) -> tuple[int, ...]:
+        if self.reopen and stat.S_ISREG(status.st_mode):
+            status = _reopened(entry.path) or status
+        self.newest[self._top] = max(self.newest[self._top], status.st_ctime)
+        return stamp_of(status)
+
+
+def _reopened(path: str) -> os.stat_result | None:
+    """None for a file that may not be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,358 @@
+"""Looks after one logical model: which of its versions is tried next, what becomes of it, and what people ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Coroutine
+
+import msgspec
+import structlog
+
+from gateway.errors import ConfigError, GatewayError
+from gateway.models.catalog import State
+from gateway.models.drop import versions_on_disk
+from gateway.models.release import Placement, Release
+from gateway.models.repository import LogicalModel
+from gateway.rollout.refreshing import refresh
+from gateway.rollout.refusals import is_another, note_refusal, now, refusal_of, refusal_of_serving, said
+from gateway.rollout.releases import kept_release
+from gateway.rollout.state import ReleaseRecord, RolloutRecord
+from gateway.rollout.steps import Ending, Step, StepFailed
+from gateway.rollout.transaction import Tools, Transaction, unload
+from gateway.rollout.verify import read_drop
+
+log = structlog.get_logger(__name__)
+
+REFUSALS_KEPT = 8
+ATTEMPTS = 3
+"""How often a rollout is begun again that the gateway's death has broken off."""
+RETRY_S = 30.0
+"""Until a model of which nothing serves is tried again: the fault may be Triton's."""
+
+
+class Caretaker:
+    """One model. `run` does one thing at a time; commands that take effect at once interrupt it."""
+
+    def __init__(self, tools: Tools, model: LogicalModel) -> None:
+        self.tools = tools
+        self.name = model.spec.name
+        self.on_disk: LogicalModel | None = model
+        """As model.yaml reads now; None when it cannot be read."""
+        self.path = model.path
+        self.stable: Release | None = None
+        self.kept: Release | None = None
+        """The version before, while it is still loaded."""
+        self.problem = ""
+        """What people should know although the model serves."""
+        self._floor = 0
+        self._order: tuple[int, bool] | None = None
+        self._return: tuple[ReleaseRecord, str] | None = None
+        self._nudged = asyncio.Event()
+        self._transaction: Transaction | None = None
+        self._work: asyncio.Task[None] | None = None
+        self._retry_at = float("inf")
+
+    # --- at the start -------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Let serve what served last, as far as it is remembered; blocking, before anything runs."""
+        state, model = self.tools.ledger.get(self.name), self.on_disk
+        for record in (state.stable, state.previous):
+            if record is None:
+                continue
+            try:
+                self.stable = self.kept_release(record)
+            except ConfigError as error:
+                log.error("A version cannot serve again", model=self.name, reason=str(error))
+                self.problem = error.message
+                continue
+            self.tools.fleet.serve(self.stable)
+            if state.unloaded:
+                self.tools.fleet.take_out(self.name, State.UNLOADED)
+            return
+        if model is not None and not self._managed(model):
+            self._serve_unmanaged(model)
+        elif model is not None:
+            self.tools.fleet.announce(model, "being checked")
+
+    def kept_release(self, record: ReleaseRecord) -> Release:
+        tools = self.tools
+        return kept_release(
+            tools.ledger.store, self.name, record, self.path, tools.live.current.model_repository, tools.checks
+        )
+
+    def _managed(self, model: LogicalModel) -> bool:
+        """Whether its versions can be seen from here, so that it is for us to say which of them serves."""
+        repository = self.tools.live.current.model_repository
+        inside = model.path.name == "model.yaml" and model.path.parent.parent.absolute() == repository.absolute()
+        return inside and bool(versions_on_disk(model, repository))
+
+    def _serve_unmanaged(self, model: LogicalModel) -> None:
+        placements = {name: Placement(triton_model, 0) for name, triton_model in model.spec.variants.items()}
+        self.stable = Release(0, model, placements)
+        self.tools.fleet.serve(self.stable)
+
+    # --- for ever -----------------------------------------------------------------------------------
+
+    def nudge(self) -> None:
+        """Something has changed: look again."""
+        self._nudged.set()
+
+    async def run(self) -> None:
+        """Roll out what is new, one version at a time, for ever."""
+        while True:
+            self._nudged.clear()
+            self._retry_at = float("inf")
+            again = await self._look_after()
+            if not again:
+                with contextlib.suppress(TimeoutError):
+                    wait_s = self._retry_at - time.monotonic()
+                    async with asyncio.timeout(None if wait_s == float("inf") else max(0.0, wait_s)):
+                        await self._nudged.wait()
+
+    async def _look_after(self) -> bool:
+        """Do what is most urgent; True when there may be more to do at once."""
+        model, state = self.on_disk, self.tools.ledger.get(self.name)
+        if model is None or (state.unloaded and self._order is None):
+            return False
+        if not self._managed(model) and (self.stable is None or self.stable.version == 0):
+            if self.stable is None or self.stable.model != model:
+                self._serve_unmanaged(model)
+            return False
+        await self._tidy_up()
+        if self._return is not None:
+            await self._returnnow()
+            return True
+        record = await self._next(model)
+        if record is None:
+            await refresh(self, model)
+            return False
+        await self._roll_out(record)
+        return True
+
+    async def _tidy_up(self) -> None:
+        """Finish what a gateway before this one has left half done after a promotion."""
+        rollout = self.tools.ledger.get(self.name).rollout
+        if rollout is not None and rollout.ending is Ending.PROMOTED and rollout.ended_at is None:
+            ended = msgspec.structs.replace(rollout, ended_at=now())
+            await self.tools.ledger.note(self.name, rollout=ended)
+        if (kept := self.kept) is not None:
+            await unload(self.tools, self.name, kept)
+            if self.kept is kept:
+                self.kept = None
+
+    async def _return_now(self) -> None:
+        assert self._return is not None
+        (record, by), self._return = self._return, None
+        try:
+            await self.return_to(record, by)
+        except GatewayError as error:
+            log.error("Not rolled back", model=self.name, reason=error.message, fix=error.fix)
+            self.problem = f"not rolled back to version {record.version}: {error.message}"
+
+    async def _next(self, model: LogicalModel) -> RolloutRecord | None:
+        """The rollout to begin, or to go on with; None when there is nothing to do."""
+        state = self.tools.ledger.get(self.name)
+        if self._order is not None:
+            (version, plain), self._order = self._order, None
+            refused = tuple(each for each in state.refused if each.version != version)
+            await self.tools.ledger.note(self.name, refused=refused)
+            return RolloutRecord(version, Step.STABLE_ON_DISK, now(), plain=plain or self.stable is None)
+        rollout = state.rollout
+        if rollout is not None and rollout.ending is Ending.UNDER_WAY:
+            return msgspec.structs.replace(rollout, attempts=rollout.attempts + 1)
+        version = await asyncio.to_thread(self._newest, model)
+        return RolloutRecord(version, Step.STABLE_ON_DISK, now(), plain=self.stable is None) if version else None
+
+    def _newest(self, model: LogicalModel) -> int:
+        """The highest version beyond the stable one that has not been refused as it is, or 0. Blocking."""
+        settings, state = self.tools.live.current, self.tools.ledger.get(self.name)
+        floor = self.stable.version if self.stable else self._floor
+        refused = {each.version: each for each in state.refused}
+        for version in sorted(versions_on_disk(model, settings.model_repository), reverse=True):
+            if version <= floor:
+                return 0
+            refusal = refused.get(version)
+            if refusal is None or is_another(self.tools, self.path, refusal):
+                return version
+        return 0
+
+    # --- a rollout ----------------------------------------------------------------------------------
+
+    async def _roll_out(self, record: RolloutRecord) -> None:
+        refused = {each.version: each.weights for each in self.tools.ledger.get(self.name).refused}
+        transaction = Transaction(
+            self.tools, self.name, self.path, record.version, record, self.stable, refused.get(record.version, "")
+        )
+        log.info("A rollout begins", model=self.name, version=record.version, attempt=record.attempts)
+        failure: GatewayError | None = None
+        if record.attempts > ATTEMPTS:
+            failure = StepFailed(
+                f"the gateway has ended {ATTEMPTS} times in the middle of its rollout",
+                fix="See the gateway's log and the machine's memory; then drop it as the next version",
+            )
+        else:
+            failure = await self._carried_out(transaction, transaction.run())
+        if failure is None:
+            await self._settle_in(transaction)
+        else:
+            await self._refuse(transaction, failure)
+
+    async def _carried_out(self, transaction: Transaction, work: Coroutine[None, None, None]) -> GatewayError | None:
+        """Run it until it ends, or somebody ends it; returns why it failed."""
+        self._transaction = transaction
+        self._work = asyncio.create_task(work, name=f"rollout {self.name}")
+        try:
+            while not self._work.done():
+                nudged = asyncio.create_task(self._nudged.wait(), name="nudged")
+                await asyncio.wait((self._work, nudged), return_when=asyncio.FIRST_COMPLETED)
+                nudged.cancel()
+                if self._nudged.is_set():
+                    self._nudged.clear()
+                    await self._give_way(transaction)
+            return _failure_of(self._work, transaction)
+        except asyncio.CancelledError:
+            # An orderly stop, after which the rollout goes on; it does not count as a death in the middle.
+            orderly = msgspec.structs.replace(transaction.record, attempts=max(0, transaction.record.attempts - 1))
+            self.tools.ledger.write_now(self.name, rollout=orderly)
+            raise
+        finally:
+            self._work.cancel()
+            self._transaction = self._work = None
+
+    async def _give_way(self, transaction: Transaction) -> None:
+        """End a rollout whose files have changed, or that a newer version has overtaken."""
+        model, verified = self.on_disk, transaction.verified
+        if verified is None or model is None or transaction.record.ending is Ending.PROMOTED:
+            return
+        newest = await asyncio.to_thread(self._newest, model)
+        if newest > transaction.version and not transaction.record.plain:
+            self.end(StepFailed(f"version {newest} has been dropped meanwhile", fix="Nothing: that one is tried"))
+            return
+        settings = self.tools.live.current
+        try:
+            again, _ = await asyncio.to_thread(
+                read_drop, self.path, settings.model_repository, transaction.version, settings.max_model_bytes,
+                verified.record(0.0),
+            )  # fmt: skip
+        except ConfigError as error:
+            self.end(error)
+            return
+        if again.files != verified.drop.files:
+            self.end(StepFailed("its files have changed in the middle", fix="Leave a drop alone while it is tried"))
+
+    async def _settle_in(self, transaction: Transaction) -> None:
+        """The version serves: remember that, and let the one before go."""
+        old, self.stable = self.stable, transaction.release
+        self.problem = ""
+        self.tools.metrics.rollouts.labels(self.name, Ending.PROMOTED).inc()
+        self.tools.metrics.rollout_percent.labels(self.name).set(0)
+        log.info("A version serves", model=self.name, version=transaction.version)
+        if old is not None and old.version != transaction.version:
+            self.kept = old
+            failure = await self._carried_out(transaction, transaction.drain(old))
+            if self.stable is not transaction.release:
+                return  # rolled back meanwhile
+            if failure is not None:
+                log.warning("The version before is not drained", model=self.name, reason=failure.message)
+                await unload(self.tools, self.name, old)
+            self.kept = None
+        await self.tools.ledger.note(
+            self.name, rollout=msgspec.structs.replace(transaction.record, ended_at=now(), progress="")
+        )
+        await self._forget_old()
+
+    async def _forget_old(self) -> None:
+        state = self.tools.ledger.get(self.name)
+        wanted = {record.version for record in (state.stable, state.previous) if record is not None}
+        with contextlib.suppress(ConfigError):  # it costs a few bytes only
+            await asyncio.to_thread(self.tools.ledger.store.drop_releases, self.name, wanted)
+
+    async def _refuse(self, transaction: Transaction, failure: GatewayError) -> None:
+        """The stable version alone goes on; the candidate is unloaded, and what is wrong with it remembered."""
+        tools, record = self.tools, transaction.record
+        tools.fleet.end_trial(self.name)
+        rolled_back = record.step in (Step.CANARY, Step.PROMOTED)
+        ending = Ending.ROLLED_BACK if rolled_back else Ending.REFUSED
+        log.error(
+            "A version is refused" if not rolled_back else "A rollout is rolled back",
+            model=self.name, version=transaction.version, step=record.step.value, reason=failure.message,
+            where=failure.where, fix=failure.fix, stable=self.stable.version if self.stable else None,
+        )  # fmt: skip
+        release = transaction.verified.drop.release if transaction.verified else None
+        if self.stable is None and self.on_disk is not None:
+            tools.fleet.announce(self.on_disk, failure.message, refused=True)
+            self._retry_at = time.monotonic() + RETRY_S
+        record = msgspec.structs.replace(
+            record, ending=ending, reason=said(failure), fix=failure.fix, ended_at=now(), progress="", share=0.0
+        )
+        refusal = refusal_of(transaction, record, again=self.stable is None and not transaction.was_loaded)
+        await note_refusal(tools.ledger, self.name, refusal, rollout=record)
+        tools.metrics.rollouts.labels(self.name, ending).inc()
+        tools.metrics.rollout_percent.labels(self.name).set(0)
+        if release is not None:
+            await unload(tools, self.name, release)
+
+    # --- what commands do ---------------------------------------------------------------------------
+
+    @property
+    def under_way(self) -> Transaction | None:
+        """The rollout whose version does not serve yet."""
+        transaction = self._transaction
+        return transaction if transaction and transaction.record.ending is Ending.UNDER_WAY else None
+
+    def end(self, why: GatewayError) -> None:
+        """Give up what is under way, rollout or drain."""
+        if self._transaction is not None and self._work is not None:
+            self._transaction.given_up = why
+            self._work.cancel()
+
+    def order(self, version: int, *, plain: bool) -> None:
+        """Let this version be rolled out next, also when it has been refused."""
+        self._order = (version, plain)
+        self.end(StepFailed(f"version {version} is to serve by command"))
+        self.nudge()
+
+    def return_soon(self, record: ReleaseRecord, by: str) -> None:
+        """Serve that release again once it is loaded."""
+        self._return = (record, by)
+        self.nudge()
+
+    async def return_to(self, record: ReleaseRecord, by: str) -> None:
+        """Serve a release that served before: at once when it is still loaded. Raises GatewayError."""
+        tools, old, state = self.tools, self.stable, self.tools.ledger.get(self.name)
+        release = await asyncio.to_thread(self.kept_release, record)
+        known = tools.fleet.served(self.name, record.version)
+        if known is None or not known.ready:
+            tools.fleet.also(release)
+            known = await tools.fleet.settled(self.name, record.version)
+        if not known.ready:
+            tools.fleet.drop(self.name, record.version)
+            raise StepFailed(f"version {record.version} cannot be loaded: {known.why_not_ready()}")
+        rollout = state.rollout
+        if rollout is not None:
+            rollout = msgspec.structs.replace(
+                rollout, ending=Ending.ROLLED_BACK, reason=f"rolled back by {by}", ended_at=now(), progress=""
+            )
+        await tools.ledger.note(self.name, stable=record, previous=None, rollout=rollout)
+        tools.fleet.serve(release, old)
+        self.stable, self.kept = release, old
+        self.end(StepFailed("rolled back"))
+        log.warning("Rolled back", model=self.name, version=record.version, by=by)
+        tools.metrics.rollouts.labels(self.name, Ending.ROLLED_BACK).inc()
+        if state.stable is not None:
+            refusal = refusal_of_serving(self.name, state.stable, by)
+            await note_refusal(tools.ledger, self.name, refusal)
+        self.nudge()
+
+
+def _failure_of(work: asyncio.Task[None], transaction: Transaction) -> GatewayError | None:
+    if work.cancelled():
+        return transaction.given_up or StepFailed("it was broken off")
+    error = work.exception()
+    if error is None or isinstance(error, GatewayError):
+        return error
+    log.error("A defect of the gateway ends a rollout", model=transaction.name, exc_info=error)
+    return StepFailed(f"a defect of the gateway: {type(error).__name__}", fix="Report it with the log of the gateway")

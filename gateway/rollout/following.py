@@ -1,0 +1,86 @@
+"""What a gateway does that does not run the rollouts: it serves what the one that does has published."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from gateway.errors import ConfigError
+from gateway.models.catalog import State
+from gateway.models.trial import Observation
+from gateway.rollout.caretaker import Caretaker
+from gateway.rollout.state import ReleaseRecord, RolloutRecord
+from gateway.rollout.steps import Ending, Step
+from gateway.rollout.transaction import unload
+from gateway.rollout.verify import read_drop
+
+log = structlog.get_logger(__name__)
+
+TRIED = (Step.LOADED, Step.SIGNATURE, Step.WARMED, Step.GOLDEN, Step.SHADOW, Step.CANARY)
+
+
+class Bystander:
+    """The jury of a gateway that does not judge."""
+
+    wants_pairs = False
+
+    def saw(self, observation: Observation) -> None:
+        """Nothing: who runs the rollout judges by what he sees himself."""
+
+
+async def follow(caretaker: Caretaker) -> None:
+    """Let this gateway serve a model as its state says now."""
+    tools, name = caretaker.tools, caretaker.name
+    state = tools.ledger.get(name)
+    if state.stable is None:
+        return
+    try:
+        await _serve(caretaker, state.stable, state.rollout)
+        await _try_out(caretaker, state.rollout)
+    except ConfigError as error:
+        if caretaker.problem != error.message:
+            log.error("What another gateway rolls out cannot be followed", model=name, reason=str(error))
+        caretaker.problem = error.message
+        return
+    caretaker.problem = ""
+    if state.unloaded:
+        tools.fleet.take_out(name, State.UNLOADED)
+    else:
+        tools.fleet.bring_back(name)
+
+
+async def _serve(caretaker: Caretaker, record: ReleaseRecord, rollout: RolloutRecord | None) -> None:
+    """Let the stable release answer; the one before stays loaded until the rollout has ended."""
+    stable = await asyncio.to_thread(caretaker.kept_release, record)
+    before = caretaker.stable
+    if before is None or (before.version, before.model) != (stable.version, stable.model):
+        kept = before if before and before.version not in (0, stable.version) else None
+        caretaker.tools.fleet.serve(stable, kept)
+        caretaker.stable, caretaker.kept = stable, kept
+        log.info("Another gateway has rolled a version out", model=caretaker.name, version=stable.version)
+    if caretaker.kept is not None and (rollout is None or rollout.ended_at is not None):
+        kept, caretaker.kept = caretaker.kept, None
+        await unload(caretaker.tools, caretaker.name, kept)
+
+
+async def _try_out(caretaker: Caretaker, rollout: RolloutRecord | None) -> None:
+    """Load what is tried, and let it answer its share of the cameras; unload what is tried no more."""
+    tools, name = caretaker.tools, caretaker.name
+    tried = rollout if rollout and rollout.ending is Ending.UNDER_WAY and rollout.step in TRIED else None
+    shelf = tools.fleet.shelves[name]
+    staying = {each.version for each in (caretaker.stable, caretaker.kept) if each is not None}
+    for version in set(shelf.releases) - staying - ({tried.version} if tried else set()):
+        tools.fleet.drop(name, version)
+    if tried is None:
+        return
+    if tried.version not in shelf.releases:
+        settings = tools.live.current
+        drop, _ = await asyncio.to_thread(
+            read_drop, caretaker.path, settings.model_repository, tried.version, settings.max_model_bytes
+        )
+        tools.fleet.also(drop.release)
+    if tried.step is Step.CANARY and tried.share:
+        tools.fleet.try_out(name, tried.version, Bystander(), tried.share, tried.percent)
+    else:
+        tools.fleet.end_trial(name)

@@ -1,0 +1,193 @@
+"""Runs the rollouts of all models while this gateway holds the lease; else follows the gateway that does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+
+from gateway.errors import CommandRefused, ConfigError
+from gateway.models.repository import LogicalModel, read_served
+from gateway.models.watcher import DropWatcher
+from gateway.rollout.caretaker import Caretaker
+from gateway.rollout.commands import Command
+from gateway.rollout.following import follow
+from gateway.rollout.lease import Lease
+from gateway.rollout.orders import execute
+from gateway.rollout.state import ModelState
+from gateway.rollout.transaction import Tools
+
+log = structlog.get_logger(__name__)
+
+FOLLOW_INTERVAL_S = 1.0
+
+
+class Roller:
+    """All models of the repository, each with its caretaker; carries out commands (see `Commands`)."""
+
+    def __init__(self, tools: Tools, lease: Lease, state_dir: Path) -> None:
+        self._tools = tools
+        self._lease = lease
+        self._caretakers: dict[str, Caretaker] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        settings = tools.live.current
+        self._watcher = DropWatcher(settings.model_repository, state_dir, settings.drop_quiet_s, settings.drop_watch)
+        self.acting = False
+        """Whether this gateway runs the rollouts: it holds the lease, or nobody can have it."""
+        self.unreadable: tuple[str, ...] = ()
+        """The models of which nothing serves, since their model.yaml cannot be read."""
+
+    def begin(self, models: list[LogicalModel], errors: list[ConfigError]) -> None:
+        """Let serve what served last, and announce the rest; blocking, before anything runs."""
+        for model in models:
+            self._take_in(model)
+        self._note_unreadable(errors)
+
+    async def run(self) -> None:
+        """Follow drops, lease and state, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._hold_lease(group), name="rollouts: lease")
+            group.create_task(self._watch(group), name="rollouts: drops")
+
+    # --- the models ---------------------------------------------------------------------------------
+
+    def _take_in(self, model: LogicalModel) -> Caretaker:
+        caretaker = Caretaker(self._tools, model)
+        self._caretakers[caretaker.name] = caretaker
+        caretaker.begin()
+        return caretaker
+
+    def _note_unreadable(self, errors: list[ConfigError]) -> None:
+        """What cannot be read serves on as it did; what has never served is said to be unreadable."""
+        serving = {str(each.path) for each in self._caretakers.values()}
+        unreadable = []
+        for error in errors:
+            path = error.where.partition(":")[0]
+            for caretaker in self._caretakers.values():
+                if str(caretaker.path) == path:
+                    caretaker.on_disk, caretaker.problem = None, error.message
+            if path not in serving:
+                unreadable.append(str(error))
+                if str(error) not in self.unreadable:
+                    log.error("A model is refused", reason=str(error))
+        self.unreadable = tuple(unreadable)
+
+    def look_again(self, models: list[LogicalModel], errors: list[ConfigError], group: asyncio.TaskGroup) -> None:
+        """Hold what lies on disk now against what was there: new models, changed ones, and those that are gone."""
+        found = {model.spec.name: model for model in models}
+        broken = {error.where.partition(":")[0] for error in errors}
+        for name, model in found.items():
+            known = self._caretakers.get(name)
+            if known is None:
+                log.info("A new model", model=name, model_yaml=str(model.path))
+                self._take_in(model)
+                if self.acting:
+                    self._start(name, group)
+            else:
+                known.on_disk, known.path = model, model.path
+        for name in [name for name in self._caretakers if name not in found]:
+            caretaker = self._caretakers[name]
+            if str(caretaker.path) not in broken and not caretaker.path.exists():
+                self._let_go(name)
+        self._note_unreadable(errors)
+
+    def _let_go(self, name: str) -> None:
+        log.warning("A model is gone from the repository and served no more", model=name)
+        if task := self._tasks.pop(name, None):
+            task.cancel()
+        del self._caretakers[name]
+        self._tools.fleet.remove(name)
+        self._tools.ledger.say_changed()
+
+    # --- drops --------------------------------------------------------------------------------------
+
+    async def _watch(self, group: asyncio.TaskGroup) -> None:
+        async with self._watcher as watcher:
+            while True:
+                await watcher.settled()
+                await self.read_again(group)
+
+    async def read_again(self, group: asyncio.TaskGroup) -> None:
+        """Read the repository again, and let every caretaker look."""
+        settings = self._tools.live.current
+        try:
+            models, errors = await asyncio.to_thread(read_served, settings.model_repository, settings.model_config_path)
+        except ConfigError as error:
+            log.error("The models cannot be read; what serves goes on", reason=str(error))
+            return
+        self.look_again(models, errors, group)
+        for caretaker in self._caretakers.values():
+            caretaker.nudge()
+
+    # --- the lease ----------------------------------------------------------------------------------
+
+    async def _hold_lease(self, group: asyncio.TaskGroup) -> None:
+        """Act while the lease is held, else follow."""
+        try:
+            while True:
+                held = await self._lease.hold()
+                acting = held or bool(self._lease.problem)
+                if acting is not self.acting:
+                    self._change_sides(acting, group)
+                self._tools.metrics.roller.set(held)
+                if not acting:
+                    await self._follow()
+                await asyncio.sleep(self._lease.interval_s if acting else FOLLOW_INTERVAL_S)
+        finally:
+            await self._lease.release()
+
+    def _change_sides(self, acting: bool, group: asyncio.TaskGroup) -> None:
+        self.acting = acting
+        if acting:
+            log.info("This gateway runs the rollouts")
+            for name in self._caretakers:
+                self._start(name, group)
+        else:
+            log.info("Another gateway runs the rollouts", holder=self._lease.holder)
+            for task in self._tasks.values():
+                task.cancel()
+            self._tasks.clear()
+
+    def _start(self, name: str, group: asyncio.TaskGroup) -> None:
+        self._tasks[name] = group.create_task(self._caretakers[name].run(), name=f"rollouts: {name}")
+
+    async def _follow(self) -> None:
+        changed = await asyncio.to_thread(self._tools.ledger.refresh)
+        for name, caretaker in list(self._caretakers.items()):
+            if name in changed or caretaker.stable is None:
+                await follow(caretaker)
+        if changed:
+            self._tools.ledger.say_changed()
+
+    # --- commands -----------------------------------------------------------------------------------
+
+    @property
+    def states(self) -> Mapping[str, ModelState]:
+        """What is remembered of each model that is there."""
+        return {name: self._tools.ledger.get(name) for name in self._caretakers}
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What people should know of models although they serve."""
+        return {name: caretaker.problem for name, caretaker in self._caretakers.items() if caretaker.problem}
+
+    async def changed(self) -> None:
+        """Return at the next change of `states`."""
+        await self._tools.ledger.changed()
+
+    async def execute(self, command: Command) -> str:
+        """Carry a command out; raises CommandRefused."""
+        caretaker = self._caretakers.get(command.model)
+        if caretaker is None:
+            known = ", ".join(sorted(self._caretakers)) or "none"
+            raise CommandRefused("MODEL_UNKNOWN", f"no model '{command.model[:100]}' (known: {known})")
+        if not self.acting:
+            raise CommandRefused(
+                "NOT_THE_ROLLER",
+                f"gateway '{self._lease.holder or 'unknown'}' runs the rollouts",
+                fix="Send the command there",
+            )
+        log.info("A command", action=command.action.value, model=command.model, version=command.version, by=command.by)
+        return await execute(caretaker, command)
