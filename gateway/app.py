@@ -18,10 +18,13 @@ import structlog
 
 from gateway import __version__
 from gateway.admin.api import Api
+from gateway.admin.command_desk import CommandDesk
 from gateway.admin.health import Health
 from gateway.admin.http import HttpServer
 from gateway.admin.infer import InferApi
 from gateway.admin.kserve import KServe
+from gateway.admin.model_commands import ModelCommandTopic
+from gateway.admin.models_topic import ModelsTopic
 from gateway.admin.status import StatusPublisher, status_publication
 from gateway.allocator import Allocator
 from gateway.config import Settings
@@ -31,9 +34,18 @@ from gateway.flow.pipeline import Pipeline
 from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models
+from gateway.models.figures import Measurements
+from gateway.models.fleet import Fleet
 from gateway.models.loader import Loader
+from gateway.models.memory import Memory
 from gateway.models.repository import LogicalModel, read_served
 from gateway.ports import Broker, InferenceServer
+from gateway.rollout.lease import FileLease, Lease, new_identity
+from gateway.rollout.ledger import Ledger
+from gateway.rollout.roller import Roller
+from gateway.rollout.store import StateStore
+from gateway.rollout.transaction import Tools
+from gateway.rollout.verify import Checks
 from gateway.topics import overlap
 
 log = structlog.get_logger(__name__)
@@ -53,29 +65,45 @@ class Gateway:
         server: InferenceServer,
         metrics: Metrics,
         config_file: Path | None = None,
+        checks: Checks | None = None,
+        lease: Lease | None = None,
     ) -> None:
-        logical, refused = read_models(settings)
+        logical, errors = read_models(settings)
         self._allocator = Allocator()
         self._settings = settings
         self._broker = broker
         self._server = server
         self._metrics = metrics
         self.live = Live(settings)
-        self._models = Models()
-        self._loader = Loader(server, self._models, logical, metrics, settings.default_backend)
-        self.health = Health(self.live, broker, self._loader, self._models, metrics, refused)
-        self._status = StatusPublisher(settings, broker, self.health, self._models, metrics)
-        self._pipeline = Pipeline(self.live, broker, server, self._models, metrics)
+        self._models = models = Models()
+        self._fleet = Fleet(models, metrics, settings.default_backend)
+        self._figures = Measurements(server, models, self._fleet)
+        self._memory = Memory(self.live, self._fleet, self._figures)
+        self._loader = Loader(server, models, self._fleet, metrics, self._memory)
+        self._pipeline = Pipeline(self.live, broker, server, models, metrics)
+        lease = lease or FileLease(settings.state_dir, new_identity(settings.gateway_id))
+        ledger = Ledger(StateStore(settings.state_dir), lease, settings.gateway_id)
+        tools = Tools(
+            self.live, server, self._fleet, self._loader, ledger, metrics, checks or Checks(),
+            self._pipeline.aside, self._pipeline.in_flight, self._pipeline.end_model,
+        )  # fmt: skip
+        self._roller = Roller(tools, lease)
+        self._roller.begin(logical, errors)
+        self.health = Health(self.live, broker, self._loader, models, metrics, tuple(map(str, errors)), self._roller)
+        self._status = StatusPublisher(settings, broker, self.health, models, metrics)
+        self._models_topic = ModelsTopic(settings, broker, models, self._roller)
+        self._commands = ModelCommandTopic(settings, broker, CommandDesk(self._roller, models, metrics), models)
+        self._pipeline.intake.handlers[self._commands.topic] = self._commands.take
         self._http = HttpServer(
             settings.http_host,
             settings.http_port,
             self.health,
             metrics,
-            Api(self.live, self.health, self._models, metrics),
+            Api(self.live, self.health, models, metrics, self._roller),
             InferApi(self.live, self._pipeline.intake.ask),
-            KServe(self.health, self._models),
+            KServe(self.health, models),
         )
-        self._reloader = Reloader(self.live, config_file, self._read_again, self._loader.replace_specs, metrics)
+        self._reloader = Reloader(self.live, config_file, self._read_again, self._roller.take_over, metrics)
         self._stop = asyncio.Event()
         self._failed = False
         self.http_port = 0
@@ -123,7 +151,12 @@ class Gateway:
         work = {
             "broker": self._broker.run(),
             "models": self._loader.run(),
+            "figures": self._figures.run(),
+            "memory": self._memory.run(),
+            "rollouts": self._roller.run(),
             "status": self._status.run(),
+            "models-topic": self._models_topic.run(),
+            "model-commands": self._commands.run(),
             "intake": self._pipeline.intake.run(),
             "queue-models": self._pipeline.intake.watch_models(),
             "queue-deadlines": self._pipeline.intake.watch_deadlines(),
@@ -154,12 +187,10 @@ class Gateway:
 
     def _read_again(self, settings: Settings) -> list[LogicalModel]:
         """The models as their files read now; raises ConfigError for one that serves and cannot be read any more."""
-        logical, errors = _read_all(settings)
-        serving = {str(path) for path in self._loader.paths}
+        logical, errors = read_served(settings.model_repository, settings.model_config_path)
         for error in errors:
-            if error.where.partition(":")[0] in serving:
+            if error.where.partition(":")[0] in self._roller.paths:
                 raise error
-            log.error("A model is refused", reason=str(error))
         refuse_loops(settings, logical)
         return logical
 
@@ -215,23 +246,18 @@ class Gateway:
                 log.warning("Not published before the end", what=what)
 
 
-def read_models(settings: Settings) -> tuple[list[LogicalModel], tuple[str, ...]]:
-    """The models to serve, and the reasons why some cannot be; raises ConfigError when the place itself is wrong."""
-    logical, errors = _read_all(settings)
-    for error in errors:
-        log.error("A model is refused", reason=str(error))
+def read_models(settings: Settings) -> tuple[list[LogicalModel], list[ConfigError]]:
+    """The models to serve, and what is wrong with the others; raises ConfigError when the place itself is wrong."""
+    logical, errors = read_served(settings.model_repository, settings.model_config_path)
     refuse_loops(settings, logical)
-    return logical, tuple(str(error) for error in errors)
-
-
-def _read_all(settings: Settings) -> tuple[list[LogicalModel], list[ConfigError]]:
-    return read_served(settings.model_repository, settings.model_config_path)
+    return logical, errors
 
 
 def refuse_loops(settings: Settings, logical: list[LogicalModel]) -> None:
     """Raise ConfigError when an input topic also receives what a gateway publishes: each answer would be answered."""
     outputs = [settings.result_topic, settings.sensor_result_topic, settings.comparison_topic, settings.error_topic]
     outputs += [settings.alert_topic, settings.status_topic, settings.metrics_topic]
+    outputs += [settings.models_topic, settings.model_commands_topic]
     for model in logical:
         mqtt = model.spec.mqtt
         own = (mqtt.output_topic_template, mqtt.comparison_topic_template, mqtt.error_topic_template)

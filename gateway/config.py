@@ -305,6 +305,11 @@ class Settings(BaseSettings):
         return self.aio_mqtt_client_id or f"edge-gateway-{self.gateway_id}"
 
     @property
+    def state_dir(self) -> Path:
+        """Where is remembered which version of each model serves."""
+        return self.model_state_dir or self.model_repository / ".edge-gateway"
+
+    @property
     def place(self) -> dict[str, str]:
         """The named parts that describe this gateway."""
         return {"business_unit": self.business_unit, "facility": self.facility, "gateway_id": self.gateway_id}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
@@ -17,7 +19,12 @@ from gateway.layouts.binding import BoundOutput
 from gateway.local.processes import free_ports
 from gateway.local.tritonserver import EmbeddedTriton
 from gateway.models.catalog import ServedVariant
+from gateway.models.drop import digest_of_all, digests_of, take_drop
 from gateway.models.repository import read_model
+from gateway.rollout.state import ModelState, RefusalRecord
+from gateway.rollout.steps import Step
+from gateway.rollout.store import StateStore
+from gateway.rollout.verify import Verified
 from tests.command_line import ROOT, one_line, run
 
 REPOSITORY = ROOT / "model_repository"
@@ -266,6 +273,218 @@ def test_a_damaged_config_is_one_line(drop: Path) -> None:
 def test_a_folder_without_models_is_one_line(tmp_path: Path) -> None:
     assert "has neither a model.yaml nor" in one_line("models", "check", str(tmp_path))
     assert "nowhere: no such folder" in one_line("models", "check", "nowhere")
+
+
+# --- check: what would become of it ---------------------------------------------------------------------
+
+
+def outlook(folder: Path, code: int = 0, *options: str, **settings: str) -> dict[str, Any]:
+    """What `models check --json` says of the rollout of the one model there."""
+    done = run("models", "check", str(folder), "--json", *options, **settings)
+    assert (done.returncode, done.stderr) == (code, ""), done
+    (model,) = json.loads(done.stdout)["models"]
+    found: dict[str, Any] = model["rollout"]
+    return found
+
+
+def remember(drop: Path, version: int = 1, **more: Any) -> ModelState:
+    """Let a gateway have promoted this version as it lies there."""
+    taken = take_drop(read_model(drop / "industrial-safety" / "model.yaml"), drop, version, 2**30)
+    stable = Verified(taken, digests_of(taken), {}).record(1.0)
+    state = ModelState("industrial-safety", stable=stable, **more)
+    StateStore(drop / ".edge-gateway").write(state)
+    return state
+
+
+def add_version(drop: Path, version: int, *variants: str) -> None:
+    """Put the same files there under another number."""
+    for variant in variants:
+        folder = drop / f"industrial-safety-{variant}"
+        shutil.copytree(folder / "1", folder / str(version))
+
+
+def steps_of(found: dict[str, Any]) -> dict[str, str]:
+    return {each["step"]: each["what"] for each in found["steps"]}
+
+
+def test_the_first_version_is_tried_without_shadow_and_canary(drop: Path) -> None:
+    found = outlook(drop)
+    assert (found["version"], found["stable_version"], found["problem"]) == (1, None, None)
+    steps = steps_of(found)
+    assert list(steps) == ["stable_on_disk", "verified", "loaded", "signature", "warmed", "golden", "promoted"]
+    assert "there is no SHA256SUMS" in steps["stable_on_disk"]
+    assert steps["golden"].startswith("4 examples")
+
+
+def test_a_further_version_is_held_against_the_one_that_serves(drop: Path) -> None:
+    remember(drop)
+    add_version(drop, 2, "onnx", "torch")
+    change(drop / "industrial-safety" / "model.yaml", rollout={"shadow": 7, "canary": [20, 60], "hold": "5s"})
+    found = outlook(drop / "industrial-safety", 0, DROP_QUIET_S="9")
+    assert (found["version"], found["stable_version"], found["missing_variants"]) == (2, 1, [])
+    steps = steps_of(found)
+    assert "for 9 s" in steps["stable_on_disk"]
+    assert steps["loaded"] == "onnx, torch beside version 1"
+    assert steps["shadow"].startswith("7 snapshots")
+    assert steps["canary"].startswith("20 %, 60 % of the cameras, 5 s")
+    assert steps["drained"].startswith("version 1 is unloaded")
+    said = run("models", "check", str(drop)).stdout
+    assert "  version 2 against version 1, which serves would be tried\n" in said
+    assert "    would     canary: 20 %, 60 % of the cameras, 5 s" in said
+    change(drop / "industrial-safety" / "model.yaml", rollout="immediate")
+    assert {"shadow", "canary"} & set(steps_of(outlook(drop))) == set()
+
+
+def test_what_serves_already_and_what_is_lower_is_not_tried(drop: Path) -> None:
+    remember(drop)
+    found = outlook(drop)
+    assert (found["steps"], found["problem"]) == ([], None)
+    assert found["remarks"] == ["version 1 serves already: no rollout"]
+    add_version(drop, 2, "onnx", "torch")
+    remember(drop, 2, unloaded=True)
+    for variant in ("onnx", "torch"):
+        shutil.rmtree(drop / f"industrial-safety-{variant}" / "2")
+    remarks = outlook(drop)["remarks"]
+    assert remarks[0] == "version 2 serves, and version 1 is lower: no rollout"
+    assert "`edge-gateway models load industrial-safety`" in remarks[1]
+
+
+def test_a_version_that_brings_one_variant_says_so(drop: Path) -> None:
+    add_version(drop, 2, "onnx")
+    found = outlook(drop)
+    assert found["missing_variants"] == ["torch"]
+    assert found["remarks"] == ["version 2 brings no torch: the model is served without"]
+    assert steps_of(found)["loaded"] == "onnx"
+
+
+def test_a_number_used_again_is_refused_with_the_advice_to_count_up(drop: Path) -> None:
+    remember(drop)
+    shutil.copy(REPOSITORY / "industrial-safety-onnx/1/model.onnx", drop / "industrial-safety-onnx/1/model.onnx")
+    assert outlook(drop)["problem"] is None  # the same weights, copied again
+    with (drop / "industrial-safety-onnx" / "1" / "model.onnx").open("ab") as file:
+        file.write(b"\x32\x01x")  # a doc_string that it did not have
+    problem = outlook(drop, 2)["problem"]
+    assert "version 1 has served with other weights" in problem["message"]
+    assert problem["fix"] == "Count up: put these weights into version 2"
+
+
+def test_a_version_that_has_been_refused_is_refused_again(drop: Path) -> None:
+    add_version(drop, 2, "onnx", "torch")
+    seen = remember(drop, 2).stable
+    assert seen is not None
+    refusal = RefusalRecord(2, Step.GOLDEN, "no forklift on scene-1.jpg", "Train it", 1.0, digest_of_all(seen.digests))
+    remember(drop, 1, refused=(refusal,))
+    problem = outlook(drop, 2)["problem"]
+    assert "version 2 has been refused at the step golden: no forklift on scene-1.jpg" in problem["message"]
+    assert problem["fix"] == "Train it"
+    remember(drop, 1, refused=(msgspec.structs.replace(refusal, weights="other", digest="other"),))
+    assert "has been loaded with other weights" in outlook(drop, 2)["problem"]["message"]
+    remember(drop, 1, refused=(msgspec.structs.replace(refusal, digest="other"),))
+    assert outlook(drop)["problem"] is None  # mended, and Triton never had it
+
+
+def test_links_out_of_the_repository_and_sizes_are_refused(
+    drop: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    big = outlook(drop, 2, MAX_MODEL_BYTES=str(2**21))
+    assert "the limit is 2.0 MiB" in big["problem"]["message"]
+    other = tmp_path_factory.mktemp("elsewhere") / "model.onnx"
+    shutil.copy(REPOSITORY / "industrial-safety-onnx/1/model.onnx", other)
+    (drop / "industrial-safety-onnx" / "1" / "model.onnx").unlink()
+    (drop / "industrial-safety-onnx" / "1" / "model.onnx").symlink_to(other)
+    assert "is a link out of the repository" in outlook(drop, 2)["problem"]["message"]
+    assert "  version 1 would be refused\n    problem   " in run("models", "check", str(drop)).stdout
+
+
+def test_a_drop_prepared_elsewhere_is_held_against_the_repository_it_shall_go_into(
+    drop: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    site = tmp_path_factory.mktemp("site")
+    shutil.copytree(drop, site, dirs_exist_ok=True)
+    remember(site)
+    into = ["--repository", str(site)]
+    problem = outlook(drop / "industrial-safety", 2, *into)["problem"]
+    assert f"{site} has version 1 of 'industrial-safety'" in problem["message"]
+    assert problem["fix"] == "Count up: rename the version folders to 2"
+    for variant in ("onnx", "torch"):
+        (drop / f"industrial-safety-{variant}" / "1").rename(drop / f"industrial-safety-{variant}" / "2")
+    assert outlook(drop)["stable_version"] is None
+    assert outlook(drop, 0, *into)["stable_version"] == 1
+    assert "nowhere: no such folder" in one_line("models", "check", str(drop), "--repository", "nowhere")
+
+
+def test_the_state_may_lie_elsewhere(drop: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    remember(drop)
+    state = tmp_path_factory.mktemp("state")
+    (drop / ".edge-gateway").rename(state / "s")
+    settings = {"MODEL_STATE_DIR": str(state / "s"), "MODEL_REPOSITORY": str(drop)}
+    assert outlook(drop, 0, **settings)["stable_version"] == 1
+    assert outlook(drop, 0)["stable_version"] is None
+
+
+def test_unsigned_drops_are_refused_where_a_key_is_configured(drop: Path, tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    public = ec.generate_private_key(ec.SECP256R1()).public_key()
+    pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "key.pem").write_bytes(pem)
+    problem = outlook(drop, 2, MODEL_PUBLIC_KEY_FILE=str(tmp_path / "key.pem"))["problem"]
+    assert "the drop is not signed" in problem["message"]
+
+
+def test_golden_examples_that_cannot_be_used_are_a_problem(drop: Path) -> None:
+    (drop / "industrial-safety" / "golden" / "scene-210009.jpg").unlink()
+    assert "scene-210009.jpg" in outlook(drop, 2)["problem"]["where"]
+
+
+def test_hidden_folders_are_no_models(drop: Path) -> None:
+    shutil.copytree(drop / "industrial-safety", drop / ".old")
+    shutil.copytree(drop / "industrial-safety-onnx", drop / ".old-onnx")
+    assert [each["name"] for each in checked(drop)["models"]] == ["industrial-safety"]
+    assert len(checked(drop / "industrial-safety-onnx")["models"]) == 1
+
+
+# --- manifest -------------------------------------------------------------------------------------------
+
+
+def sha256sum(repository: Path) -> int:
+    return subprocess.run(
+        ["sha256sum", "-c", "--strict", "industrial-safety/SHA256SUMS"],
+        cwd=repository,
+        check=False,
+        capture_output=True,
+    ).returncode
+
+
+def test_a_manifest_is_what_sha256sum_checks_and_check_waits_for(drop: Path) -> None:
+    (drop / "industrial-safety" / "golden" / "odd \n name\\.txt").write_text("x")
+    done = run("models", "manifest", str(drop / "industrial-safety"))
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert "industrial-safety version 1: " in done.stdout
+    assert sha256sum(drop) == 0
+    assert "all files match SHA256SUMS" in steps_of(outlook(drop))["stable_on_disk"]
+    (drop / "industrial-safety-torch" / "config.pbtxt").open("a").write("# changed\n")
+    assert "industrial-safety-torch/config.pbtxt does not match" in outlook(drop, 2)["problem"]["message"]
+    assert sha256sum(drop) != 0
+    settings = {"MODEL_REPOSITORY": str(drop)}
+    assert run("models", "manifest", "industrial-safety", "1", **settings).returncode == 0
+    assert sha256sum(drop) == 0
+
+
+def test_a_manifest_is_of_one_version(drop: Path) -> None:
+    add_version(drop, 2, "onnx", "torch")
+    assert run("models", "manifest", str(drop / "industrial-safety")).returncode == 0
+    text = (drop / "industrial-safety" / "SHA256SUMS").read_text()
+    assert "industrial-safety-onnx/2/model.onnx" in text
+    assert "industrial-safety-onnx/1/" not in text
+    assert "version 3 has no folder" in one_line("models", "manifest", str(drop / "industrial-safety"), "3")
+    assert "there is no model 'nobody'" in one_line("models", "manifest", "nobody")
+
+
+def test_a_manifest_that_cannot_be_written_is_one_line(drop: Path) -> None:
+    (drop / "industrial-safety" / "SHA256SUMS").mkdir()
+    assert "is no regular file" in one_line("models", "manifest", str(drop / "industrial-safety"))
 
 
 # --- layouts --------------------------------------------------------------------------------------------

@@ -12,9 +12,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from gateway.adapters.signatures import SignatureVerifier, sign_files
+from gateway.errors import ConfigError
+from gateway.models.drop import digests_of, take_drop
+from gateway.models.repository import read_model
 from tests.command_line import ROOT, environment, one_line, run
-from tests.model_signers import PASSWORD, Authority, write_key
+from tests.model_signers import PASSWORD, SIGNING, Authority, signed_by_library, write_key
 
 MODEL = "industrial-safety"
 FOLDERS = (MODEL, f"{MODEL}-onnx", f"{MODEL}-torch")
@@ -103,14 +108,38 @@ def test_the_highest_version_is_signed_unless_another_is_named(signed: Path, key
     assert "version 3 has no folder" in one_line("models", "sign", str(signed / MODEL), "3", "--private-key", str(key))
 
 
-@pytest.mark.parametrize("path", sorted(FILES | {f"{MODEL}/golden"}))
-def test_each_kind_of_file_is_covered(path: str, signed: Path, key: Path) -> None:
-    altered = signed / path
-    if altered.is_dir():
-        altered = next(each for each in sorted(altered.rglob("*")) if each.is_file())
-    altered.write_bytes(altered.read_bytes() + b"\n")
+def test_each_file_is_covered(signed: Path, key: Path) -> None:
+    model = read_model(signed / MODEL / "model.yaml")
+    verifier = SignatureVerifier(key.with_suffix(".pub"))
+
+    def verify() -> None:
+        drop = take_drop(model, signed, 1, 1 << 30)
+        verifier.verify(signed / MODEL / "model.sig", digests_of(drop))
+
+    verify()
+    paths = [path for path in signed.rglob("*") if path.is_file() and path.name != "model.sig"]
+    assert {str(path.relative_to(signed)) for path in paths} > FILES
+    for path in paths:
+        before = path.read_bytes()
+        path.write_bytes(before + b"\n")
+        with pytest.raises(ConfigError) as caught:
+            verify()
+        assert caught.value.message == f"altered since it was signed: {path.relative_to(signed)}"
+        path.write_bytes(before)
+    verify()
+
+
+def test_an_altered_file_is_named(signed: Path, key: Path) -> None:
+    with (signed / MODEL / "labels.txt").open("a") as file:
+        file.write("more\n")
     line = one_line("models", "verify", str(signed / MODEL), "--public-key", str(key.with_suffix(".pub")))
-    assert f"altered since it was signed: {altered.relative_to(signed)}. " in line
+    assert f"model.sig: altered since it was signed: {MODEL}/labels.txt. Restore the files" in line
+
+
+def test_compiled_python_is_not_passed_over(signed: Path, key: Path) -> None:
+    (signed / f"{MODEL}-onnx" / "1" / "__pycache__").mkdir()
+    line = one_line("models", "verify", str(signed / MODEL), "--public-key", str(key.with_suffix(".pub")))
+    assert f"compiled Python, which cannot be signed: {MODEL}-onnx/1/__pycache__. Remove it" in line
 
 
 def test_a_refusal_in_json_says_all_of_it(signed: Path, key: Path) -> None:
@@ -252,3 +281,67 @@ def test_we_accept_what_the_library_signs_over_exactly_these_files(repository: P
     assert library(*command, *paths[:-2]).returncode == 0
     body = verified(repository / MODEL, "2", *trust, code=2)
     assert "signed, but not there: walkway/" in str(body["problem"])
+
+
+# --- the page -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="the page makes keys with openssl")
+def test_the_commands_of_the_page_work(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "bin").mkdir()
+    repository.rename(tmp_path / "work" / "model_repository")
+    for name, module in {"edge-gateway": "gateway", "model_signing": "model_signing"}.items():
+        program = tmp_path / "bin" / name
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+        program.chmod(0o755)
+    text, _ = PAGE.read_text().split("## Check and try")
+    script = "".join(re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    settings = environment(PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", PYTHONPATH=str(ROOT))
+    done = subprocess.run(
+        ["bash", "-euxc", script],
+        cwd=tmp_path / "work", env=settings, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done
+    assert done.stdout.count("version 1: ") == script.count("edge-gateway models")
+
+
+def test_the_refusals_of_the_page_are_those_of_the_gateway(tmp_path: Path) -> None:
+    digests = {f"{MODEL}/labels.txt": "00" * 32, f"{MODEL}/golden/1.jpg": "01" * 32}
+    root, other = Authority(tmp_path, "root"), Authority(tmp_path, "other")
+    for name in ("key", "foreign"):
+        write_key(tmp_path / f"{name}.pem")
+    by_key, by_certificate = SignatureVerifier(tmp_path / "key.pub"), SignatureVerifier(certificate=root.path)
+    signature = sign_files(digests, MODEL, tmp_path / "key.pem", str)
+    foreign = sign_files(digests, MODEL, tmp_path / "foreign.pem", str)
+    theirs, ours = (json.loads(each)["verificationMaterial"]["publicKey"]["hint"] for each in (foreign, signature))
+    lying = foreign.replace(theirs.encode(), ours.encode())
+    cases: list[tuple[SignatureVerifier, Path | bytes, dict[str, str]]] = [
+        (by_key, tmp_path / "model.sig", digests),
+        (by_key, signature, {**digests, f"{MODEL}/labels.txt": "02" * 32}),
+        (by_key, signature, {**digests, f"{MODEL}-onnx/2/model.onnx": "02" * 32}),
+        (by_key, signature, {f"{MODEL}/labels.txt": "00" * 32}),
+        (by_key, foreign, digests),
+        (by_certificate, signature, digests),
+        (by_key, lying, digests),
+        (by_key, signature[:-1], digests),
+    ]
+    for issuer, days, purposes in (
+        (root, (-2.0, -1.0), SIGNING), (root, (1.0, 2.0), SIGNING), (other, (-1.0, 1.0), SIGNING),
+        (root, (-1.0, 1.0), (ExtendedKeyUsageOID.SERVER_AUTH,)),
+    ):  # fmt: skip
+        files = issuer.signer("ML team", days, purposes)
+        cases.append((by_certificate, signed_by_library(*files), digests))
+    said = []
+    for verifier, file, files_there in cases:
+        with pytest.raises(ConfigError) as caught:
+            verifier.verify(file, files_there)
+        said.append(caught.value.message)
+    section = PAGE.read_text().split("## What is refused")[1].split("\n## ")[0]
+    shown = re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
+    *shown, compiled, other_digests = shown  # the last one takes another tool, see test_signatures
+    assert other_digests == "is not over the SHA-256 of whole files"
+    with pytest.raises(ConfigError) as caught:
+        by_key.verify(signature, digests, [f"{MODEL}-py/2/__pycache__"])
+    assert caught.value.message == compiled
+    assert [message[: len(text)] for message, text in zip(said, shown, strict=True)] == shown

@@ -14,12 +14,14 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import msgspec
 import structlog
 
 from gateway.errors import ConfigError
+from gateway.regular_file import open_regular
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +35,7 @@ RENEWALS = 7
 """How many fall into the duration; with client-go: one every 2 s of 15 s."""
 MAX_DURATION_S = 3600
 MAX_BYTES = 2**20
+MAX_TOKEN_BYTES = 65_536
 RULE = "apiGroups [coordination.k8s.io], resources [leases], verbs [get, create, update]"
 
 
@@ -44,6 +47,21 @@ class _Spec(msgspec.Struct):
     acquireTime: str | None = None  # noqa: N815
     renewTime: str | None = None  # noqa: N815
     leaseTransitions: int | None = None  # noqa: N815
+
+
+class _Metadata(msgspec.Struct):
+    resourceVersion: str  # noqa: N815
+
+
+class _Lease(msgspec.Struct):
+    metadata: _Metadata
+    spec: _Spec | None = None
+
+
+class _Status(msgspec.Struct):
+    """What the API server answers in place of what was asked for."""
+
+    message: str = ""
 
 
 class _Trouble(Exception):
@@ -68,10 +86,12 @@ class KubernetesLease:
     ) -> None:
         self._identity = identity
         self._collection = f"{url}/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        self._url = f"{self._collection}/{quote(name, safe='')}"
         self._name = name
         self._namespace = namespace
         self._account = account
         self._duration_s = duration_s
+        self._busy = asyncio.Lock()
         self._client: httpx.AsyncClient | None = None
         self._seen: dict[str, Any] | None = None
         self._seen_at = 0.0
@@ -117,7 +137,7 @@ class KubernetesLease:
     async def hold(self) -> bool:
         """As Lease.hold; takes at most a third of the duration."""
         try:
-            async with asyncio.timeout(self._duration_s / 3):
+            async with asyncio.timeout(self._duration_s / 3), self._busy:
                 await self._take_or_renew()
             self._problem = ""
         except TimeoutError:
@@ -134,37 +154,37 @@ class KubernetesLease:
 
     async def release(self) -> None:
         """As Lease.release; also closes the connection."""
-        held, self._renewed_at = self.check(), None
         try:
-            async with asyncio.timeout(self._duration_s / 3):
-                if held and self._seen is not None:
+            async with asyncio.timeout(self._duration_s / 3), self._busy:
+                self._renewed_at = None
+                if self._seen is not None and _spec(self._seen).holderIdentity == self._identity:
                     await self._update(self._seen, {"holderIdentity": "", "leaseDurationSeconds": 1})
         except (TimeoutError, _Trouble) as error:
             log.info("The lease of the rollouts was not given back, others take it over later", reason=str(error))
-        self._seen, self._holder = None, ""
+        self._seen, self._holder, self._renewed_at = None, "", None
         await self._disconnect()
         self._log_change(holds=False)
 
     async def _take_or_renew(self) -> None:
+        # Others count from when they see what we write, which is later than this.
         now = _now()
-        found = await self._get()
-        if found is None:
-            self._note(await self._create())
-        else:
+        found = await self._ask("GET", self._url, refused_by={404})
+        if found is not None:
             self._note(found)
             if not self._may_take(found):
                 self._renewed_at = None
                 return
-            self._note(await self._update(found, self._ours(found)))
-        # The request went out after `now`: nobody else counts from an earlier moment.
-        ours = self._seen is not None and _spec(self._seen).holderIdentity == self._identity
-        self._renewed_at = now if ours else None
+            written = await self._update(found, self._ours(found))
+        else:
+            body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": self._name}}
+            written = await self._ask("POST", self._collection, {**body, "spec": self._ours()}, refused_by={409})
+        # Without `written` something else has changed it. Who takes it over waits longer than we rely on it.
+        if written is not None:
+            self._note(written)
+            self._renewed_at = now
 
-    def _note(self, found: dict[str, Any] | None) -> None:
-        """What the API server has now, and since when it has not changed; None: somebody was quicker."""
-        if found is None:
-            self._seen = None
-            return
+    def _note(self, found: dict[str, Any]) -> None:
+        """What the API server has now, and since when it has not changed."""
         if self._seen is None or found.get("spec") != self._seen.get("spec"):
             self._seen_at = _now()
         self._seen = found
@@ -179,14 +199,123 @@ class KubernetesLease:
 
     def _ours(self, found: dict[str, Any] | None = None) -> dict[str, Any]:
         """The keys of the spec that say that it is ours from now on."""
-        spec = _spec(found or {})
         now = _micro_time()
-        renewed = found is not None and spec.holderIdentity == self._identity
-        transitions = (spec.leaseTransitions or 0) + (not renewed) if found is not None else 0
-        return {
+        ours = {
             "holderIdentity": self._identity,
             "leaseDurationSeconds": self._duration_s,
-            "acquireTime": spec.acquireTime if renewed and spec.acquireTime else now,
+            "acquireTime": now,
             "renewTime": now,
-            "leaseTransitions": transitions,
+            "leaseTransitions": 0,
         }
+        if found is not None:
+            spec = _spec(found)
+            renewed = spec.holderIdentity == self._identity
+            ours["leaseTransitions"] = (spec.leaseTransitions or 0) + (0 if renewed else 1)
+            if renewed and spec.acquireTime:
+                ours["acquireTime"] = spec.acquireTime
+        return ours
+
+    async def _update(self, found: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any] | None:
+        """None when it has changed since, which its resourceVersion tells the API server."""
+        body = {**found, "spec": {**(found.get("spec") or {}), **changes}}
+        return await self._ask("PUT", self._url, body, refused_by={404, 409})
+
+    async def _ask(
+        self, method: str, url: str, body: dict[str, Any] | None = None, *, refused_by: set[int]
+    ) -> dict[str, Any] | None:
+        """The Lease in the answer; None for the statuses of `refused_by`. Raises _Trouble."""
+        content = msgspec.json.encode(body) if body is not None else None
+        try:
+            headers = {"Authorization": f"Bearer {self._token()}", "Content-Type": "application/json"}
+            client = self._client = self._client or self._connect()
+            async with client.stream(method, url, content=content, headers=headers) as response:
+                data = await _limited(response)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+            await self._disconnect()  # with the next one ca.crt is read again
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise _Trouble(f"The Kubernetes API cannot be asked: {reason}. Check {self._account}") from error
+        if response.status_code in refused_by:
+            return None
+        if not response.is_success:
+            raise _Trouble(self._refusal(response.status_code, data))
+        return _lease(data)
+
+    def _refusal(self, status: int, data: bytes) -> str:
+        """What the API server says, and what a person can do about it."""
+        fixes = {
+            401: "Check the token of the pod's service account",
+            403: f"Give the Role of the pod's service account the rule {RULE}",
+            404: f"Check that there is the namespace '{self._namespace}'",
+        }
+        try:
+            said = msgspec.json.decode(data, type=_Status).message
+        except (ValueError, RecursionError):
+            said = ""
+        fix = fixes.get(status, "See the log of the API server")
+        return f"The Kubernetes API answers {status}: {said[:300] or 'without a reason'}. {fix}"
+
+    def _token(self) -> str:
+        """Read each time, since the kubelet renews it; raises OSError and ValueError."""
+        with open_regular(self._account / "token") as file:
+            token = file.read(MAX_TOKEN_BYTES).decode().strip()
+        if not re.fullmatch(r"[!-~]+", token):
+            raise ValueError("the token is none")  # and would be in the text of httpx's error
+        return token
+
+    def _connect(self) -> httpx.AsyncClient:
+        context = ssl.create_default_context(cafile=str(self._account / "ca.crt"))
+        # Python 3.13 would refuse the authorities of many clusters, which lack an extension.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return httpx.AsyncClient(verify=context, timeout=self._duration_s / 3, trust_env=False)
+
+    async def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    def _log_change(self, holds: bool) -> None:
+        (held, holder, problem), self._logged = self._logged, (holds, self.holder, self.problem)
+        lease = f"{self._namespace}/{self._name}"
+        if holds and not held:
+            log.info("This gateway runs the rollouts now", lease=lease)
+        elif held and not holds:
+            log.warning("This gateway runs no rollouts any more", lease=lease)
+        if not holds and self.holder not in ("", holder):
+            log.info("Another gateway runs the rollouts", gateway=self.holder, lease=lease)
+        if self.problem not in ("", problem):
+            log.error("Whether this gateway may run rollouts cannot be settled", reason=self.problem)
+
+
+async def _limited(response: httpx.Response) -> bytes:
+    data = bytearray()
+    async for chunk in response.aiter_bytes():
+        data += chunk
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"its answer is larger than {MAX_BYTES} bytes")
+    return bytes(data)
+
+
+def _lease(data: bytes) -> dict[str, Any]:
+    """A Lease of which all that is read is as it should be; raises _Trouble."""
+    try:
+        found = msgspec.json.decode(data, type=dict[str, Any])
+        # Without a version an update would overwrite whatever there is.
+        if not msgspec.convert(found, _Lease).metadata.resourceVersion:
+            raise ValueError("it has no resourceVersion")
+    except (ValueError, RecursionError) as error:
+        raise _Trouble(f"The Kubernetes API's Lease cannot be read: {error}. Check the cluster") from error
+    return found
+
+
+def _spec(found: dict[str, Any]) -> _Spec:
+    return msgspec.convert(found, _Lease).spec or _Spec()
+
+
+def _micro_time() -> str:
+    """The API wants exactly six digits after the point."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _now() -> float:
+    """Goes on while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

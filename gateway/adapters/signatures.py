@@ -7,6 +7,7 @@ is verified is what is loaded. Needs the extra `signing`; what comes of it is im
 from __future__ import annotations
 
 import base64
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,6 @@ from gateway.adapters.signing_keys import (
     read_private_key,
     read_public_keys,
     read_wholly,
-    require_installed,
     subject_of,
 )
 from gateway.errors import ConfigError
@@ -39,6 +39,7 @@ MAX_CERTIFICATES = 16
 """In one signature."""
 MAX_NAMED = 3
 """Files that a refusal names, of each kind."""
+_LIBRARIES = ("model_signing", "cryptography", "OpenSSL")
 _SIGN = "sign this version with `edge-gateway models sign`"
 _SIGN_AGAIN = "Copy the signature again, or " + _SIGN
 
@@ -91,12 +92,13 @@ class SignatureVerifier:
     certificate: Path | None = None
     """PEM file of one or more authorities: MODEL_CERTIFICATE_FILE."""
 
-    def verify(self, signature: Path | bytes, digests: Mapping[str, str]) -> str:
+    def verify(self, signature: Path | bytes, digests: Mapping[str, str], bytecode: Sequence[str] = ()) -> str:
         """Who signed exactly these files, in words; raises ConfigError for all that is not so.
 
-        `digests` has the SHA-256 in hex of each file of the drop, by its path in the repository.
+        `digests` has the SHA-256 in hex of each file of the drop, by its path in the repository. `bytecode` has the
+        folders of compiled Python, which no signature is over, and which Triton would run all the same.
         """
-        require_installed()
+        _require_installed()
         where = str(signature) if isinstance(signature, Path) else "model.sig"
         bundle = _parsed(_read(signature) if isinstance(signature, Path) else signature, where)
         if self.public_key is not None:
@@ -106,6 +108,9 @@ class SignatureVerifier:
         else:
             raise ValueError("a verifier needs a public key or a certificate")
         _compare(_signed_digests(verifier, bundle, where), digests, where)
+        if bytecode:
+            fix = "Remove it, and run Triton with PYTHONDONTWRITEBYTECODE=1, so that it writes none"
+            raise ConfigError(f"compiled Python, which cannot be signed: {_some(bytecode)}", where=where, fix=fix)
         return signer
 
     def _of_key(self, path: Path, bundle: _Bundle, where: str) -> tuple[str, Any]:
@@ -145,10 +150,10 @@ class SignatureVerifier:
 
 
 def check_configured(public_key: Path | None, certificate: Path | None) -> None:
-    """Raise ConfigError when drops could not be verified with these settings; cheap, for the start."""
+    """Raise ConfigError when drops could not be verified with these settings; takes a third of a second at most."""
     if public_key is None and certificate is None:
         return
-    require_installed()
+    _require_installed()
     try:
         if public_key is not None:
             read_public_keys(public_key)
@@ -172,7 +177,7 @@ def sign_files(
     `name` is that of the model, for people. `certificate` is the signer's own, `chain` those up to the authority.
     Raises ConfigError, also for a certificate that the gateway would refuse.
     """
-    require_installed()
+    _require_installed()
     from model_signing._signing.signing import Payload
 
     signature = _signer(private_key, password, certificate, chain).sign(Payload(_manifest(digests, name)))
@@ -216,6 +221,17 @@ def _manifest(digests: Mapping[str, str], name: str) -> Manifest:
         for path, digest in digests.items()
     ]
     return manifest.Manifest(name, items, manifest.SerializationType.from_args(method))
+
+
+def _require_installed() -> None:
+    """Raise ConfigError without the extra `signing`, or with versions that do not fit."""
+    fix = "pip install 'triton-edge-gateway[signing]'"
+    if any(importlib.util.find_spec(name) is None for name in _LIBRARIES):
+        raise ConfigError("model-signing is not installed", fix=fix)
+    try:
+        import model_signing._signing.sign_certificate  # noqa: F401 - it imports all that is used here
+    except ImportError as error:
+        raise ConfigError(f"model-signing cannot be used: {error}", fix=fix) from error
 
 
 # --- what lies on disk ----------------------------------------------------------------------------------
@@ -303,7 +319,6 @@ def _signed_digests(verifier: Any, bundle: _Bundle, where: str) -> dict[str, str
     try:
         manifest = verifier.verify(Signature(Bundle.from_dict(_as_library(bundle))))
         found = [(each.identifier, each.digest) for each in manifest.resource_descriptors()]
-        method = manifest.serialization_type["method"]
     except InvalidSignature as error:
         raise ConfigError(
             "the signature does not fit: the file was altered, or another key has signed",
@@ -313,7 +328,7 @@ def _signed_digests(verifier: Any, bundle: _Bundle, where: str) -> dict[str, str
     except Exception as error:  # a refusal, whatever the library stumbles over
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigError(f"the signature cannot be verified: {reason}", where=where, fix=_SIGN_AGAIN) from error
-    if method != "files" or any(digest.algorithm != "sha256" for _, digest in found):
+    if any(digest.algorithm != "sha256" for _, digest in found):
         raise ConfigError(
             "is not over the SHA-256 of whole files",
             where=where,

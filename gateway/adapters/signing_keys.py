@@ -6,7 +6,6 @@ Needs the extra `signing`; what comes of it is imported when it is used.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -24,16 +23,9 @@ if TYPE_CHECKING:
 MAX_PEM_BYTES = 1 << 20
 CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 """What OpenSSF model signatures are made with."""
-_LIBRARIES = ("model_signing", "cryptography", "OpenSSL")
 _PUBLIC_KEY = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", re.DOTALL)
 # Of OpenSSL's X509_V_ERR_*: the authority is not among those that are trusted, or only seems to be.
 _NOT_VALID_YET, _EXPIRED, _FOREIGN = 9, 10, frozenset({2, 7, 18, 19, 20, 21, 30})
-
-
-def require_installed() -> None:
-    """Raise ConfigError without the extra `signing`."""
-    if any(importlib.util.find_spec(name) is None for name in _LIBRARIES):
-        raise ConfigError("model-signing is not installed", fix="pip install 'triton-edge-gateway[signing]'")
 
 
 def read_public_keys(path: Path) -> tuple[ec.EllipticCurvePublicKey, ...]:
@@ -117,8 +109,9 @@ def key_name(key: ec.EllipticCurvePublicKey) -> str:
 
 
 def subject_of(certificate: x509.Certificate) -> str:
-    """Whom a certificate names, in one line."""
-    return " ".join(certificate.subject.rfc4514_string().split())[:200] or "a certificate without a name"
+    """Whom a certificate names, in one line that a terminal may show: it may be a stranger's."""
+    name = certificate.subject.rfc4514_string()[:200] or "a certificate without a name"
+    return name if name.isprintable() else ascii(name)
 
 
 def check_may_sign(certificate: x509.Certificate, where: str) -> None:
@@ -188,7 +181,7 @@ def _elliptic(key: object, where: str) -> ec.EllipticCurvePublicKey:
 
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in CURVES:
         kind = f"curve {key.curve.name}" if isinstance(key, ec.EllipticCurvePublicKey) else "another kind"
-        fix = f"Use one on the curve {', '.join(CURVES.values())}: openssl ecparam -name prime256v1 -genkey"
+        fix = f"Use one on the curve {', '.join(CURVES.values())}: openssl ecparam -name prime256v1 -genkey -noout"
         raise ConfigError(f"the key is of {kind}; model signatures take EC keys", where=where, fix=fix)
     return key
 

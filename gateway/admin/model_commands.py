@@ -98,23 +98,20 @@ class ModelCommandTopic:
         known = self._remembered.get(key) if message.properties.correlation_data else None
         if known is not None and time.monotonic() - known.at < SAME_FOR_S:
             log.info("The same command again: answered as before", topic=message.topic)
-            answer = known.answer
-        else:
-            answer = self._body(await self._answer(message))
-            self._remember(key, answer)
-        await self._publish(message, answer)
-
-    async def _answer(self, message: Message) -> dict[str, Any]:
-        """The answer without what all answers have."""
+            await self._publish(message, known.answer)
+            return
         try:
             command = self._read(message)
         except CommandRefused as error:
             self._desk.refused(error, BY)
-            return _refusal(error)
+            await self._publish(message, self._body(_refusal(error)))
+            return
         try:
-            return {"ok": True, "message": await self._desk.carry_out(command)}
+            answer = self._body({"ok": True, "message": await self._desk.carry_out(command)})
         except CommandRefused as error:
-            return _refusal(error)
+            answer = self._body(_refusal(error))
+        self._remember(key, answer)
+        await self._publish(message, answer)
 
     def _read(self, message: Message) -> Command:
         """Raises CommandRefused; what is wrong in detail is only told to who knows the token."""

@@ -17,6 +17,10 @@ from gateway.config_warnings import settings_warnings
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
+    from gateway.errors import ConfigError
+    from gateway.models.repository import LogicalModel
+    from gateway.rollout.lease import Lease
+    from gateway.rollout.verify import Checks
 
 
 @click.command(epilog=examples("edge-gateway serve", "edge-gateway serve --config gateway.yaml"))
@@ -52,6 +56,7 @@ def compose(settings: Settings, config_file: Path | None = None) -> Gateway:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC's core writes to stderr, past the log
     from gateway.adapters.mqtt import MqttBroker
     from gateway.adapters.triton import TritonServer
+    from gateway.admin.model_commands import command_topic
     from gateway.admin.status import status_publication
     from gateway.app import Gateway
     from gateway.layouts.custom import load_custom_layouts
@@ -63,13 +68,43 @@ def compose(settings: Settings, config_file: Path | None = None) -> Gateway:
     mqtt = mqtt_settings(
         settings,
         client_id=settings.client_id,
-        subscriptions=tuple(pattern.subscription for pattern in settings.patterns),
+        subscriptions=(
+            *(pattern.subscription for pattern in settings.patterns),
+            *([command_topic(settings)] if settings.mqtt_commands != "off" else []),
+        ),
         will=status_publication(settings, "offline", reason="connection lost"),
         session_expiry_s=settings.aio_mqtt_session_expiry,
     )
     broker = MqttBroker(mqtt, events=lambda name: metrics.broker_events.labels(name).inc())
     triton = TritonServer(settings.triton_grpc_url, metrics_url=settings.triton_metrics_url)
-    return Gateway(settings, broker, triton, metrics, config_file)
+    return Gateway(settings, broker, triton, metrics, config_file, _checks(settings), _lease(settings))
+
+
+def _checks(settings: Settings) -> Checks:
+    """What a drop has to pass, as far as its files tell; raises ConfigError for a key that is no key."""
+    from gateway.doctor.drops import examine_drop
+    from gateway.rollout.verify import Checks
+
+    def examine(folder: Path, model: LogicalModel, variant: str, version: int) -> ConfigError | None:
+        return examine_drop(folder, model, variant, version).problem
+
+    if settings.model_public_key_file is None and settings.model_certificate_file is None:
+        return Checks(examine)
+    from gateway.adapters.signatures import SignatureVerifier, check_configured
+
+    check_configured(settings.model_public_key_file, settings.model_certificate_file)
+    verifier = SignatureVerifier(settings.model_public_key_file, settings.model_certificate_file)
+    return Checks(examine, verifier.verify)
+
+
+def _lease(settings: Settings) -> Lease | None:
+    """What tells which gateway runs the rollouts; raises ConfigError outside of the cluster that it is wanted from."""
+    if settings.rollout_lease == "file":
+        return None
+    from gateway.adapters.kubernetes_lease import KubernetesLease
+    from gateway.rollout.lease import new_identity
+
+    return KubernetesLease.in_cluster(new_identity(settings.gateway_id))
 
 
 def _check_environment(settings: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
@@ -61,6 +62,8 @@ class Intake:
         self._windows = Windows()
         self._refusals: asyncio.Queue[tuple[Origin, ReplyTopics, SnapshotError]] = asyncio.Queue(REFUSALS_WAITING)
         self._answering = 0
+        self.handlers: dict[str, Callable[[Message], None]] = {}
+        """Who takes the messages of a topic that are no snapshots; it must not wait."""
         self.schedule = Schedule(settings.queue_max_messages, settings.queue_max_bytes, models.can_answer, metrics)
 
     async def run(self) -> None:
@@ -71,6 +74,10 @@ class Intake:
 
     async def accept(self, message: Message) -> None:
         """Steps 1 to 3; a message that cannot be accepted is answered with its error."""
+        if (take := self.handlers.get(message.topic)) is not None:
+            take(message)
+            self._acks.pass_by(message)
+            return
         if message.retain:
             # An old picture that the broker keeps for newcomers: answering it would look like a fresh frame.
             self._metrics.ignored_messages.labels("retained").inc()

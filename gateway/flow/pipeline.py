@@ -71,9 +71,10 @@ class Pipeline:
         inference, unseen = Inference(server, metrics, live), Inference(server, None, live)
         stable = Answering(inference, self._readers[0], self._threads, live, metrics)
         candidate = Answering(inference, self._readers[1], self._threads, live, metrics)
-        aside = Answering(unseen, self._readers[1], self._threads, live, None)
+        self.aside = Answering(unseen, self._readers[1], self._threads, live, None)
+        """Asks a version as a snapshot would, counted nowhere."""
         self._canary = Canary(stable, candidate, models, live, metrics)
-        self._shadow = Shadow(aside, models, live, self._turns, self._schedule.__len__)
+        self._shadow = Shadow(self.aside, models, live, self._turns, self._schedule.__len__)
         self._busy = 0
 
     # --- as places in flight become free ----------------------------------------------------------

@@ -1,13 +1,14 @@
-"""File events of a folder, by inotify through watchfiles, in a thread that the event loop need not wait for."""
+"""File events of folders, by inotify through watchfiles, in a thread that the event loop need not wait for.
+
+Each folder is named: watchfiles itself would follow a link to all of the disk.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
 STEP_MS = 200
 """Between two looks of the library for events, and for the request to stop."""
@@ -16,15 +17,14 @@ MAX_REASON = 200
 
 
 class FileEvents:
-    """Calls `woken` on the event loop after something has changed anywhere below the folder, but not below `ignored`.
+    """Calls `woken` on the event loop once it watches, and after each change directly in one of the folders.
 
     `failed` is called there once, with the reason, when no events can be had, for instance for want of watches. Both
     may still be called shortly after `stop`. Needs a running event loop.
     """
 
-    def __init__(self, folder: Path, ignored: Path, woken: Callable[[], None], failed: Callable[[str], None]) -> None:
-        self._folder = folder
-        self._ignored = str(ignored)
+    def __init__(self, folders: Iterable[str], woken: Callable[[], None], failed: Callable[[str], None]) -> None:
+        self._folders = tuple(folders)
         self._woken = woken
         self._failed = failed
         self._loop = asyncio.get_running_loop()
@@ -34,7 +34,7 @@ class FileEvents:
 
     @property
     def running(self) -> bool:
-        """False after the end, also when that came by itself: the folder was not there."""
+        """False after the end, also when that came by itself: one of the folders was not there."""
         return self._thread.is_alive()
 
     def stop(self) -> None:
@@ -45,7 +45,7 @@ class FileEvents:
         try:
             self._watch()
         except FileNotFoundError:
-            return  # whoever looks at the folder next will see that it has gone
+            return  # whoever looks at the folders next will see that one has gone
         except Exception as error:  # noqa: BLE001 - whatever the library cannot do, polling can
             reason = str(error)[:MAX_REASON]
             self._tell(lambda: self._failed(reason))
@@ -54,14 +54,15 @@ class FileEvents:
         from watchfiles import watch
 
         changes = watch(
-            self._folder,
-            watch_filter=lambda _change, path: not self._is_ignored(path),
+            *self._folders,
+            watch_filter=None,
             debounce=DEBOUNCE_MS,
             step=STEP_MS,
             stop_event=self._stop,
             rust_timeout=STEP_MS,
             yield_on_timeout=True,
             force_polling=False,
+            recursive=False,
             ignore_permission_denied=True,
         )
         first = True
@@ -69,9 +70,6 @@ class FileEvents:
             if found or first:  # what came before the first of them was seen by nobody
                 self._tell(self._woken)
             first = False
-
-    def _is_ignored(self, path: str) -> bool:
-        return path == self._ignored or path.startswith(self._ignored + os.sep)
 
     def _tell(self, what: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop has ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import stat
 import time
@@ -24,11 +25,8 @@ class Look:
     folders: Mapping[str, bytes] = field(default_factory=dict)
     newest: Mapping[str, float] = field(default_factory=dict)
     """When a file of the folder last changed, in seconds since 1970 by the clock of the volume."""
-    root: tuple[int, int] | None = None
-    """Device and inode of the repository; None when it cannot be read."""
-    repository: Path = Path()
-    state_dir: Path = Path()
-    """Where both are, all links followed."""
+    directories: frozenset[str] = frozenset()
+    """The repository and all folders in which something was looked at, all links followed; none: it cannot be read."""
     reason: str = ""
     """Why it cannot be read."""
     too_large: tuple[str, ...] = ()
@@ -45,21 +43,16 @@ def look_at(repository: Path, state_dir: Path, *, reopen: bool = False) -> Look:
     """
     started = time.monotonic()
     try:
-        root, ignored = repository.resolve(), state_dir.resolve()
-        status = root.stat()
-        with os.scandir(root) as entries:
-            names = sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+        walk = _Walk(repository.resolve(), str(state_dir.resolve()), reopen)
+        with os.scandir(walk.root) as found:
+            entries = [entry for entry in found if entry.name[0] != "." and entry.is_dir()]
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         return Look(reason=reason, started=started, ended=time.monotonic())
-    walk = _Walk(root, str(ignored), reopen)
-    digests = {name: walk.digest(name) for name in names if root / name != ignored}
     return Look(
-        digests,
+        {entry.name: walk.digest(entry) for entry in entries if entry.path != walk.state_dir},
         walk.newest,
-        (status.st_dev, status.st_ino),
-        root,
-        ignored,
+        frozenset({str(walk.root), *walk.directories}),
         too_large=tuple(walk.too_large),
         started=started,
         ended=time.monotonic(),
@@ -74,28 +67,52 @@ class _Walk:
     state_dir: str
     reopen: bool
     newest: dict[str, float] = field(default_factory=dict)
+    directories: set[str] = field(default_factory=set)
     too_large: list[str] = field(default_factory=list)
     _top: str = ""
     _left: int = 0
+    _entered: set[tuple[int, int]] = field(default_factory=set)
 
-    def digest(self, name: str) -> bytes:
+    def digest(self, entry: os.DirEntry[str]) -> bytes:
         """Of one folder of the repository."""
-        self._top, self._left = name, MAX_ENTRIES
-        self.newest[name] = 0.0
+        self._top, self._left, self._entered = entry.name, MAX_ENTRIES, set()
+        self.newest[entry.name] = 0.0
         digest = hashlib.blake2b(digest_size=16)
-        for text in self._lines(str(self.root / name), 0):
+        for text in self._of_entry(entry, 0):
             digest.update(text.encode(errors="surrogateescape"))
         if self._left < 0:
-            self.too_large.append(name)
+            self.too_large.append(entry.name)
         return digest.digest()
 
-    def _lines(self, folder: str, depth: int) -> list[str]:
-        """One for each entry of the folder and those in it."""
-        if folder == self.state_dir or depth > MAX_DEPTH:
+    def _of_entry(self, entry: os.DirEntry[str], depth: int) -> list[str]:
+        """One line for it, and for each entry in it when it is a folder."""
+        try:
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                return [f"{entry.path}\0{os.sep}\n", *self._of_folder(entry.path, status, depth)]
+            line = f"{entry.path}\0{self._stamp(entry, status)}\n"
+            return [line, *self._behind(entry.path, depth)] if stat.S_ISLNK(status.st_mode) else [line]
+        except (OSError, RuntimeError) as error:  # gone meanwhile; a link to nothing, or to itself
+            return [f"{entry.path}\0{type(error).__name__}\n"]
+
+    def _behind(self, link: str, depth: int) -> list[str]:
+        """What a link leads to; of a folder outside of the repository nothing, for it may be all of the disk."""
+        target = Path(link).resolve()
+        status = target.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            return [f"{target}\0{stamp_of(status)}\n"]
+        return self._of_folder(str(target), status, depth) if target.is_relative_to(self.root) else []
+
+    def _of_folder(self, folder: str, status: os.stat_result, depth: int) -> list[str]:
+        """The lines of its entries; each folder is entered once, for links may lead in circles."""
+        identity = (status.st_dev, status.st_ino)
+        if folder == self.state_dir or identity in self._entered or depth > MAX_DEPTH:
             return []
+        self._entered.add(identity)
+        self.directories.add(folder)
         try:
             with os.scandir(folder) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+                entries = sorted(itertools.islice(found, MAX_ENTRIES), key=lambda entry: entry.name)
         except OSError as error:
             return [f"{folder}\0{error.errno}\n"]
         lines = []
@@ -104,25 +121,8 @@ class _Walk:
             if self._left < 0:
                 break
             if entry.name != BYTECODE_FOLDER:
-                lines += self._of_entry(entry, depth)
+                lines += self._of_entry(entry, depth + 1)
         return lines
-
-    def _of_entry(self, entry: os.DirEntry[str], depth: int) -> list[str]:
-        try:
-            status = entry.stat(follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode):
-                return [f"{entry.path}\0{os.sep}\n", *self._lines(entry.path, depth + 1)]
-            line = f"{entry.path}\0{self._stamp(entry, status)}\n"
-            if not stat.S_ISLNK(status.st_mode):
-                return [line]
-            target = Path(entry.path).resolve()
-            behind = target.stat()
-            if stat.S_ISDIR(behind.st_mode):  # one that leads out is not read: it may lead to all of the disk
-                inside = self._lines(entry.path, depth + 1) if target.is_relative_to(self.root) else []
-                return [line, *inside]
-            return [line, f"{stamp_of(behind)}\n"]
-        except (OSError, RuntimeError) as error:  # gone meanwhile; a link to nothing, or to itself
-            return [f"{entry.path}\0{type(error).__name__}\n"]
 
     def _stamp(self, entry: os.DirEntry[str], status: os.stat_result) -> tuple[int, ...]:
         if self.reopen and stat.S_ISREG(status.st_mode):

@@ -14,6 +14,7 @@ from gateway.errors import BackendUnavailable, ConfigError, GatewayError, Snapsh
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models, ServedVariant, State
 from gateway.models.fleet import Fleet, Key
+from gateway.models.memory import Memory
 from gateway.models.release import Placement
 from gateway.models.signature import fit
 from gateway.ports import InferenceServer
@@ -39,11 +40,14 @@ class Loader:
     the watch says that a variant serves; the load only asks Triton for it.
     """
 
-    def __init__(self, server: InferenceServer, models: Models, fleet: Fleet, metrics: Metrics) -> None:
+    def __init__(
+        self, server: InferenceServer, models: Models, fleet: Fleet, metrics: Metrics, memory: Memory | None = None
+    ) -> None:
         self._server = server
         self._models = models
         self._fleet = fleet
         self._metrics = metrics
+        self._memory = memory
         self._serving: dict[str, tuple[int, ...]] = {}
         """What Triton served of each of its models at the last look."""
         self._extras: dict[str, int] = {}
@@ -230,6 +234,10 @@ class Loader:
         started = time.monotonic()
         watched.missing = False  # until the next look
         try:
+            if self._memory is not None:
+                loaded = {name for name, versions in self._serving.items() if versions}
+                if not self._memory.admit(key, release, loaded):
+                    return  # the next look sees whether there is room
             await self._server.load(
                 placement.triton_model, self._beside(placement), release.configs.get(placement.triton_model)
             )

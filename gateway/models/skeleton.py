@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ TASKS = {
     "classify": "image-classification",
 }
 """model_type by the `task` that Ultralytics' tools write into their files."""
+_INDEX = re.compile(r"__\d+$")
 PLACEHOLDER_THRESHOLD = 1.0
 """A model.yaml of an autoencoder has to have one, and no file tells it."""
 
@@ -77,11 +79,17 @@ class Skeleton:
     metadata: Mapping[str, str]
 
     @property
+    def takes_pictures(self) -> bool:
+        """False for a model on plain numbers."""
+        return isinstance(self.plan, InputPlan)
+
+    @property
     def torch_signature(self) -> ModelSignature:
         """The same tensors under the names that Triton's libtorch wants: NAME__INDEX."""
         sides = (self.signature.inputs, self.signature.outputs)
         named = [
-            tuple(replace(each, name=f"{each.name}__{index}") for index, each in enumerate(side)) for side in sides
+            tuple(replace(each, name=f"{_INDEX.sub('', each.name)}__{index}") for index, each in enumerate(side))
+            for side in sides
         ]
         return replace(self.signature, name=self.variants.get("torch", ""), inputs=named[0], outputs=named[1])
 
@@ -162,7 +170,9 @@ def _from_torch(name: str, torch: TorchFacts, wishes: Wishes) -> ModelSignature:
         )
     arguments = torch.forward.arguments if torch.forward else ("INPUT",)
     inputs = (replace(wishes.input, name=arguments[0], shape=(-1, *wishes.input.shape)),)
-    outputs = tuple(replace(each, name="OUTPUT", shape=(-1, *each.shape)) for each in wishes.outputs)
+    outputs = tuple(
+        replace(each, name=f"OUTPUT__{index}", shape=(-1, *each.shape)) for index, each in enumerate(wishes.outputs)
+    )
     return ModelSignature(name, "", inputs, outputs, MAX_BATCH)
 
 
@@ -233,7 +243,9 @@ def _fitting(
 
 
 def _is_likely(served: ServedVariant, signature: ModelSignature, layout: str) -> bool:
-    """Whether the tensors hardly mean something else; nearly every shape could be a map of anomalies."""
+    """Whether it reads all outputs and they hardly mean something else; nearly every shape could be a map."""
+    if len(served.outputs) != len(signature.outputs):
+        return False
     if signature.max_batch_size and not all(output.batch_axis for output in served.outputs.values()):
         return False
     if not isinstance(served.plan, InputPlan):
@@ -260,12 +272,11 @@ def _as_model(
     return LogicalModel(parse(ModelSpec, data, where=name), labels, Path(name) / "model.yaml")
 
 
-def _rank(candidate: _Candidate, signature: ModelSignature) -> tuple[int, int, bool, str]:
-    """The more outputs a layout reads and the more of them are called as its roles, the likelier; then the usual."""
+def _rank(candidate: _Candidate, signature: ModelSignature) -> tuple[int, bool, str]:
+    """The more outputs are called as the layout's roles, the likelier it is; then the usual ones."""
     roles = layouts.named(candidate.layout).outputs
     alike = sum(each.name in roles for each in signature.outputs)
-    unread = abs(len(signature.outputs) - len(roles))
-    return unread, -alike, candidate.layout not in USUAL_LAYOUTS.values(), candidate.layout
+    return -alike, candidate.layout not in USUAL_LAYOUTS.values(), candidate.layout
 
 
 def _no_layout(
@@ -275,5 +286,6 @@ def _no_layout(
     return ConfigError(
         f"no layout reads the model's outputs: {explain(layouts.named(usual), signature.outputs, len(labels))}",
         where=name,
-        fix="Correct --labels or --type, or write a layout of your own into LAYOUTS_DIR and name it with --layout",
+        fix="Correct --labels or --type; name a layout that reads some of them, or one of your own in LAYOUTS_DIR, "
+        "with --layout",
     )

@@ -104,11 +104,9 @@ def _sensor(skeleton: Skeleton) -> list[str]:
 
 
 def _inference(skeleton: Skeleton) -> list[str]:
-    also = f"; these fit too: {', '.join(skeleton.also_fit)}" if skeleton.also_fit else ""
-    lines = [
-        "inference:",
-        _said(f"  output: {skeleton.layout}", f"how the outputs are read, see docs/layouts.md{also}"),
-    ]
+    lines = ["inference:", _said(f"  output: {skeleton.layout}", "how the outputs are read, see docs/layouts.md")]
+    if skeleton.also_fit:
+        lines.append(f"  # The shapes fit these too: {', '.join(skeleton.also_fit)}")
     if _classifies(skeleton):
         softmaxed = skeleton.metadata.get("task") == "classify"
         lines += [

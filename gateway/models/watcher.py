@@ -52,17 +52,26 @@ class DropWatcher:
     time.
     """
 
-    def __init__(self, repository: Path, state_dir: Path, quiet_s: float, mode: Literal["events", "poll"]) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        state_dir: Path,
+        quiet_s: float,
+        mode: Literal["events", "poll"],
+        *,
+        poll_s: float = POLL_S,
+    ) -> None:
         self._repository = repository
         self._state_dir = state_dir
         self._quiet_s = quiet_s
+        self._poll_s = poll_s
         self._polls = mode == "poll"
         self._reopens = self._polls
         self._seen = Look()
         self._restless: dict[str, _Unrest] = {}
         self._woken = asyncio.Event()
         self._events: FileEvents | None = None
-        self._events_of: tuple[int, int] | None = None
+        self._watched: frozenset[str] = frozenset()
         self._look_s = 0.0
         self._told: set[str] = set()
 
@@ -101,8 +110,9 @@ class DropWatcher:
             except asyncio.CancelledError:
                 self._woken.set()  # for the next caller: what woke this one has not been looked at
                 raise
-            self._follow(look)
-            if names := self._at_rest(look):
+            names = self._at_rest(look)
+            self._follow(look, anew=bool(names))
+            if names:
                 return names
 
     async def _look(self) -> Look:
@@ -114,7 +124,7 @@ class DropWatcher:
         return look
 
     def _at_rest(self, look: Look) -> frozenset[str]:
-        if look.root is None:
+        if not look.directories:
             self._restless = {name: _Unrest(unrest.since, look.ended) for name, unrest in self._restless.items()}
             return frozenset()
         for name in self._seen.folders.keys() | look.folders.keys():
@@ -145,24 +155,27 @@ class DropWatcher:
             due = min(unrest.last for unrest in self._restless.values()) + self._quiet_s - time.monotonic()
             return max(0.0, min(due, self._quiet_s / LOOKS_A_REST))
         has_events = self._events is not None and self._events.running
-        return max(SAFETY_POLL_S if has_events else POLL_S, self._look_s / IDLE_SHARE)
+        return max(SAFETY_POLL_S if has_events else self._poll_s, self._look_s / IDLE_SHARE)
 
     # --- events -----------------------------------------------------------------------------------------
 
-    def _follow(self, look: Look) -> None:
-        """Have events of the folder that is the repository now: a volume may be mounted, or swapped, later."""
-        if look.root is None:
+    def _follow(self, look: Look, *, anew: bool = False) -> None:
+        """Have events of the folders that there are now; `anew` also when none is new.
+
+        For a folder that was deleted and made again is not watched any more, and may look the same.
+        """
+        if not look.directories:
             self._tell_once("", "The model repository cannot be read; what serves goes on", reason=look.reason)
         else:
             self._told.discard("")
         running = self._events is not None and self._events.running
-        if self._polls or (running and look.root == self._events_of):
+        if self._polls or (running and not anew and look.directories == self._watched):
             return
         if self._events is not None:
             self._events.stop()
-        self._events, self._events_of = None, look.root
-        if look.root is not None:
-            self._events = FileEvents(look.repository, look.state_dir, self._woken.set, self._without_events)
+        self._events, self._watched = None, look.directories
+        if look.directories:
+            self._events = FileEvents(look.directories, self._woken.set, self._without_events)
 
     def _without_events(self, reason: str) -> None:
         if self._polls:
@@ -171,7 +184,7 @@ class DropWatcher:
         self._woken.set()
         log.warning(
             "File events cannot be had; new models are looked for all the time",
-            every_s=POLL_S,
+            every_s=self._poll_s,
             reason=reason,
             fix="Raise fs.inotify.max_user_watches and max_user_instances, or set DROP_WATCH=poll",
         )

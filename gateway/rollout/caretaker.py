@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 
 import msgspec
 import structlog
@@ -13,6 +14,7 @@ import structlog
 from gateway.errors import ConfigError, GatewayError
 from gateway.models.catalog import State
 from gateway.models.drop import versions_on_disk
+from gateway.models.drop_files import SUMS_FILE
 from gateway.models.release import Placement, Release
 from gateway.models.repository import LogicalModel
 from gateway.rollout.refreshing import refresh
@@ -94,6 +96,25 @@ class Caretaker:
         self.stable = Release(0, model, placements)
         self.tools.fleet.serve(self.stable)
 
+    def take_over(self, model: LogicalModel) -> None:
+        """Serve by a changed model.yaml at once, where nothing has to be checked before.
+
+        Raises ConfigError, and changes nothing, when it does not fit what Triton has loaded.
+        """
+        self.on_disk = model
+        stable, checks = self.stable, self.tools.checks
+        if stable is None or stable.model == model or self._transaction is not None:
+            return
+        if stable.version == 0 and not self._managed(model):
+            self._serve_unmanaged(model)
+            return
+        highest = max(versions_on_disk(model, self.tools.live.current.model_repository), default=0)
+        listed = (model.path.parent / SUMS_FILE).exists()
+        if highest == stable.version and not listed and checks.verify_signature is None and self.tools.ledger.writable:
+            changed = replace(stable, model=model)
+            self.tools.fleet.serve(changed, self.kept)
+            self.stable = changed
+
     # --- for ever -----------------------------------------------------------------------------------
 
     def nudge(self) -> None:
@@ -123,7 +144,7 @@ class Caretaker:
             return False
         await self._tidy_up()
         if self._return is not None:
-            await self._returnnow()
+            await self._return_now()
             return True
         record = await self._next(model)
         if record is None:
@@ -160,6 +181,9 @@ class Caretaker:
             refused = tuple(each for each in state.refused if each.version != version)
             await self.tools.ledger.note(self.name, refused=refused)
             return RolloutRecord(version, Step.STABLE_ON_DISK, now(), plain=plain or self.stable is None)
+        if self.stable is not None and not self.tools.ledger.writable:
+            self.problem = self.tools.ledger.why_not_writable
+            return None
         rollout = state.rollout
         if rollout is not None and rollout.ending is Ending.UNDER_WAY:
             return msgspec.structs.replace(rollout, attempts=rollout.attempts + 1)
@@ -197,8 +221,9 @@ class Caretaker:
             failure = await self._carried_out(transaction, transaction.run())
         if failure is None:
             await self._settle_in(transaction)
-        else:
+        elif self.stable is None or self.tools.ledger.writable or transaction.given_up:
             await self._refuse(transaction, failure)
+        # else another gateway has taken over, and goes on with it
 
     async def _carried_out(self, transaction: Transaction, work: Coroutine[None, None, None]) -> GatewayError | None:
         """Run it until it ends, or somebody ends it; returns why it failed."""

@@ -206,7 +206,8 @@ def _numbered(result: VariantResult, numbers: Mapping[str, int]) -> VariantResul
 
 
 def _shared_confidence(first: tuple[Prediction, ...], second: tuple[Prediction, ...]) -> float:
-    mine, theirs = ({item.class_name: item.confidence for item in seen} for seen in (first, second))
+    # The most confident comes first, and stays where two labels have one name.
+    mine, theirs = ({item.class_name: item.confidence for item in reversed(seen)} for seen in (first, second))
     both = [(mine.get(name, 0.0), theirs.get(name, 0.0)) for name in {**mine, **theirs}]
     whole = sum(max(pair) for pair in both)
     return sum(min(pair) for pair in both) / whole if whole > 0 else 1.0

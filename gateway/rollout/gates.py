@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from gateway.models.rollout_spec import RolloutSpec
 
-SIGNIFICANCE = 0.01
-"""How likely chance alone may be, at most, for answers to count as slower."""
+SIGNIFICANCE = 0.001
+"""How likely chance alone may be, at most, for answers to count as slower; it is looked at many times in a step."""
 FLOOR_MS = 1.0
 """Differences below it do not matter, however many times as long they make an answer."""
 LEAST = 5

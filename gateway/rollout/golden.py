@@ -52,6 +52,9 @@ MOST_LISTED = 4
 LIMIT_S = 30.0
 """For one variant's answer to one example; INFER_TIMEOUT_MS may be shorter."""
 FIX = 'Write a list of {"image": "file beside it", "predictions": [...]}, as docs/models.md shows'
+WRONG_ANSWER = "Check the weights, labels.txt and model.yaml; or correct expected.json if the model is right"
+ROUNDING = 1e-6
+"""What confidences may be off by when they are written down."""
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -127,7 +130,7 @@ def read_golden(folder: Path) -> tuple[Example, ...]:
     content = _content(_inside(folder, EXPECTED_FILE), MAX_JSON_BYTES)
     try:
         entries = msgspec.json.decode(content, type=list[Expected])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise ConfigError(f"cannot be understood: {error}", where=str(path), fix=FIX) from error
     if len(entries) > MAX_EXAMPLES:
         raise ConfigError(f"{len(entries)} examples, at most {MAX_EXAMPLES} are read", where=str(path), fix="Keep few")
@@ -146,10 +149,10 @@ def _example(folder: Path, entry: Expected, where: str) -> Example:
 
 def _inside(folder: Path, name: str) -> Path:
     """The path of a regular file beside expected.json; links are followed, but not out of the model's folder."""
-    path = folder / "golden" / name
     if name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
         fix = "Put it beside expected.json and give its name alone"
-        raise ConfigError(f"'{name[:100]}' is no name of a file beside it", where=str(path.parent), fix=fix)
+        raise ConfigError(f"'{name[:100]}' is no name of a file beside it", where=str(folder / "golden"), fix=fix)
+    path = folder / "golden" / name
     try:
         if not path.resolve(strict=True).is_relative_to(folder.resolve(strict=True)):
             raise ConfigError("it leads out of the model's folder", where=str(path), fix="Put the file itself there")
@@ -212,18 +215,18 @@ async def check_golden(examples: Sequence[Example], candidate: ServedModel, answ
     agreements: list[tuple[float, str]] = []
     for example in examples:
         results: dict[str, VariantResult] = {}
+        about = example.name
         try:
             prepared = await _prepare(example, model, names, answering)
             for name in names:
+                about = f"{example.name}, {name}"
                 results[name] = await _ask(prepared, name, answering)
-                if problem := difference(example.expected, results[name], model):
-                    fix = "Check the weights, labels.txt and model.yaml; or correct expected.json if the model is right"
-                    return GoldenReport(len(examples), names, f"{example.name}, {name}: {problem}", fix)
+                if problem := await asyncio.to_thread(difference, example.expected, results[name], model):
+                    return GoldenReport(len(examples), names, f"{about}: {problem}", WRONG_ANSWER)
         except (BackendUnavailable, ModelUnavailable):
             raise
         except GatewayError as error:
-            failing = f", {names[len(results)]}" if results or not isinstance(error, ConfigError) else ""
-            return GoldenReport(len(examples), names, f"{example.name}{failing}: {error.message}", error.fix)
+            return GoldenReport(len(examples), names, f"{about}: {error.message}", error.fix)
         pairs = combinations(results.values(), 2)
         agreements += [(agreement_of(*pair, spec.inference.match_iou), example.name) for pair in pairs]
     return GoldenReport(len(examples), names, *_disagreement(agreements, names, spec.rollout.min_variant_agreement))
@@ -297,7 +300,7 @@ def difference(expected: Expected, came: VariantResult, model: ServedModel) -> s
     if expected.values is not None and (problem := _other_values(expected.values, came, rollout.golden_confidence)):
         return problem
     if (score := expected.anomaly_score) is not None and (
-        came.score is None or abs(came.score - score) > rollout.golden_confidence
+        came.score is None or abs(came.score - score) > rollout.golden_confidence + ROUNDING
     ):
         return f"expected anomaly_score {score:.3g}, came {'none' if came.score is None else f'{came.score:.3g}'}"
     if expected.predictions is None:
@@ -322,7 +325,7 @@ def _other_predictions(
     tolerance = model.spec.rollout.golden_confidence
     pairs = _pairs(expected, came, model.spec.rollout.golden_iou)
     for i, j in pairs.items():
-        if abs(expected[i].confidence - came[j].confidence) > tolerance:
+        if abs(expected[i].confidence - came[j].confidence) > tolerance + ROUNDING:
             return f"expected {_said(expected[i])}, came with confidence {came[j].confidence:.2f}"
     for i, missing in enumerate(expected):
         if i not in pairs and missing.confidence > _certain(missing.class_name, model):
@@ -367,7 +370,7 @@ def _certain(class_name: str, model: ServedModel) -> float:
     labels = [label for label in model.labels if spec.rename.get(label, label) == class_name]
     least = max((spec.class_thresholds.get(label, spec.confidence_threshold) for label in labels),
                 default=spec.confidence_threshold)  # fmt: skip
-    return least + model.spec.rollout.golden_confidence
+    return least + model.spec.rollout.golden_confidence + ROUNDING
 
 
 def _said(item: ExpectedPrediction | Prediction) -> str:

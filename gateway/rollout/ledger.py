@@ -40,6 +40,16 @@ class Ledger:
         """What is remembered of a model, perhaps nothing but its name."""
         return self._states.get(model) or ModelState(model)
 
+    @property
+    def writable(self) -> bool:
+        """Whether this gateway is the one that writes."""
+        return self._lease.check()
+
+    @property
+    def why_not_writable(self) -> str:
+        """Why nobody here is."""
+        return self._lease.problem
+
     async def put(self, model: str, **changes: Any) -> ModelState:
         """Remember something, on the volume before anywhere else; raises StateNotKept."""
         state = self._changed_state(model, changes)

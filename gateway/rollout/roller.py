@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from pathlib import Path
 
 import structlog
 
@@ -27,13 +26,16 @@ FOLLOW_INTERVAL_S = 1.0
 class Roller:
     """All models of the repository, each with its caretaker; carries out commands (see `Commands`)."""
 
-    def __init__(self, tools: Tools, lease: Lease, state_dir: Path) -> None:
+    def __init__(self, tools: Tools, lease: Lease) -> None:
         self._tools = tools
         self._lease = lease
         self._caretakers: dict[str, Caretaker] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         settings = tools.live.current
-        self._watcher = DropWatcher(settings.model_repository, state_dir, settings.drop_quiet_s, settings.drop_watch)
+        self._watcher = DropWatcher(
+            settings.model_repository, settings.state_dir, settings.drop_quiet_s, settings.drop_watch
+        )
+        self._asked = asyncio.Event()
         self.acting = False
         """Whether this gateway runs the rollouts: it holds the lease, or nobody can have it."""
         self.unreadable: tuple[str, ...] = ()
@@ -50,6 +52,7 @@ class Roller:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._hold_lease(group), name="rollouts: lease")
             group.create_task(self._watch(group), name="rollouts: drops")
+            group.create_task(self._read_when_asked(group), name="rollouts: reread")
 
     # --- the models ---------------------------------------------------------------------------------
 
@@ -74,7 +77,7 @@ class Roller:
                     log.error("A model is refused", reason=str(error))
         self.unreadable = tuple(unreadable)
 
-    def look_again(self, models: list[LogicalModel], errors: list[ConfigError], group: asyncio.TaskGroup) -> None:
+    async def look_again(self, models: list[LogicalModel], errors: list[ConfigError], group: asyncio.TaskGroup) -> None:
         """Hold what lies on disk now against what was there: new models, changed ones, and those that are gone."""
         found = {model.spec.name: model for model in models}
         broken = {error.where.partition(":")[0] for error in errors}
@@ -90,16 +93,17 @@ class Roller:
         for name in [name for name in self._caretakers if name not in found]:
             caretaker = self._caretakers[name]
             if str(caretaker.path) not in broken and not caretaker.path.exists():
-                self._let_go(name)
+                await self._let_go(name)
         self._note_unreadable(errors)
 
-    def _let_go(self, name: str) -> None:
+    async def _let_go(self, name: str) -> None:
         log.warning("A model is gone from the repository and served no more", model=name)
         if task := self._tasks.pop(name, None):
             task.cancel()
         del self._caretakers[name]
         self._tools.fleet.remove(name)
         self._tools.ledger.say_changed()
+        await self._tools.end_model(name)
 
     # --- drops --------------------------------------------------------------------------------------
 
@@ -107,9 +111,15 @@ class Roller:
         async with self._watcher as watcher:
             while True:
                 await watcher.settled()
-                await self.read_again(group)
+                await self._read_again(group)
 
-    async def read_again(self, group: asyncio.TaskGroup) -> None:
+    async def _read_when_asked(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            await self._read_again(group)
+
+    async def _read_again(self, group: asyncio.TaskGroup) -> None:
         """Read the repository again, and let every caretaker look."""
         settings = self._tools.live.current
         try:
@@ -117,7 +127,7 @@ class Roller:
         except ConfigError as error:
             log.error("The models cannot be read; what serves goes on", reason=str(error))
             return
-        self.look_again(models, errors, group)
+        await self.look_again(models, errors, group)
         for caretaker in self._caretakers.values():
             caretaker.nudge()
 
@@ -160,6 +170,24 @@ class Roller:
                 await follow(caretaker)
         if changed:
             self._tools.ledger.say_changed()
+
+    # --- a configuration that is read again ---------------------------------------------------------
+
+    @property
+    def paths(self) -> set[str]:
+        """Every model.yaml that is served."""
+        return {str(caretaker.path) for caretaker in self._caretakers.values()}
+
+    def take_over(self, models: list[LogicalModel]) -> list[str]:
+        """Let each model that serves be served by its model.yaml as it reads now, where nothing else is to be done.
+
+        Raises ConfigError when one does not fit what Triton has loaded; the rest is looked at as a drop is.
+        """
+        for model in models:
+            if caretaker := self._caretakers.get(model.spec.name):
+                caretaker.take_over(model)
+        self._asked.set()
+        return []
 
     # --- commands -----------------------------------------------------------------------------------
 

@@ -53,6 +53,8 @@ class Tools:
     """Asks a version as a snapshot would, uncounted."""
     in_flight: Callable[[str, int], int]
     """Snapshots of a model that a version is asked about now."""
+    end_model: Callable[[str], Awaitable[None]]
+    """Ends what is open of a model that is gone."""
 
 
 @dataclass(slots=True, eq=False)
@@ -226,12 +228,12 @@ class Transaction:
         return f"{count} requests"
 
     async def _golden(self) -> str:
-        examples = await asyncio.to_thread(read_golden, self.path.parent / "golden")
+        examples = await asyncio.to_thread(read_golden, self.path.parent)
         if not examples:
             return "left out: there are no golden examples"
         report = await check_golden(examples, self._candidate, self.tools.answering)
         if not report.passed:
-            raise StepFailed(report.reason, fix=report.fix)
+            raise StepFailed(report.failure, fix=report.fix)
         return f"{len(examples)} examples"
 
     async def _shadow(self) -> str:

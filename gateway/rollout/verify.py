@@ -19,7 +19,7 @@ GPU_SHARE = 1.5
 
 Examine = Callable[[Path, LogicalModel, str, int], ConfigError | None]
 """What is wrong with one variant's folder (folder, model, variant, version), by its files."""
-VerifySignature = Callable[[Path, Mapping[str, str]], None]
+VerifySignature = Callable[[Path, Mapping[str, str]], object]
 """Raises ConfigError when the signature at this path is not over files with these digests by a trusted key."""
 
 

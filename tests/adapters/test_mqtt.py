@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from pathlib import Path
@@ -175,6 +176,34 @@ class TestRefusals:
         errors = [entry for entry in logs if entry["log_level"] == "error"]
         assert len(errors) == 1
         assert "'in/a'" in errors[0]["reason"]
+
+    @both_protocols
+    async def test_refused_optional_subscription_is_a_warning(
+        self, new_mosquitto: NewMosquitto, tmp_path: Path, protocol: Protocol
+    ) -> None:
+        if DYNAMIC_SECURITY is None:
+            pytest.skip("an ACL file cannot refuse subscriptions, and the plugin that can is not installed")
+        allowed = {"acltype": "subscribeLiteral", "topic": "in", "allow": True}
+        group = {"groupname": "all", "roles": [{"rolename": "camera"}]}
+        access = {"subscribe": False, "publishClientSend": True, "publishClientReceive": True}
+        rules = tmp_path / "rules.json"
+        role = {"rolename": "camera", "acls": [allowed]}
+        rules.write_text(
+            json.dumps({"defaultACLAccess": access, "roles": [role], "groups": [group], "anonymousGroup": "all"})
+        )
+        server = new_mosquitto(f"plugin {DYNAMIC_SECURITY}", f"plugin_opt_config_file {rules}")
+        await server.start()
+        with capture_logs() as logs:
+            gateway = Client(
+                server.port, protocol=protocol, subscriptions=("in",), optional_subscriptions=("commands",)
+            )
+            await gateway.connected()
+            await gateway.broker.publish(Publication("in", b"picture"))
+            assert (await gateway.next()).payload == b"picture"
+        await gateway.close()
+        (warning,) = (entry for entry in logs if entry["log_level"] == "warning")
+        assert warning["filter"] == "commands"
+        assert "subscribe_refused" not in gateway.events
 
     async def test_refused_publication(self, new_mosquitto: NewMosquitto, tmp_path: Path) -> None:
         rules = tmp_path / "acl"

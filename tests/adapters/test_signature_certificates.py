@@ -86,6 +86,12 @@ def test_another_authority_is_refused(authority: Authority, tmp_path: Path) -> N
             assert error.message == "the certificate of CN=signer is not of an authority of MODEL_CERTIFICATE_FILE"
 
 
+def test_a_strangers_name_does_not_reach_the_terminal_as_it_is(authority: Authority, tmp_path: Path) -> None:
+    files = Authority(tmp_path, "stranger").signer("x\n\x1b[2J")
+    error = refusal(SignatureVerifier(certificate=authority.path), signed_by_library(*files))
+    assert error.message.startswith(r"the certificate of 'CN=x\n\x1b[2J' is not of an authority")
+
+
 def test_a_signer_is_no_authority(authority: Authority, tmp_path: Path) -> None:
     """Who has a certificate cannot issue more of them."""
     key, certificate = authority.signer("ambitious")

@@ -128,6 +128,12 @@ def test_the_signature_of_another_version_is_refused(verifier: SignatureVerifier
     assert "edge-gateway models sign" in error.fix
 
 
+def test_compiled_python_is_refused(verifier: SignatureVerifier, signature: bytes) -> None:
+    with pytest.raises(ConfigError) as caught:
+        verifier.verify(signature, DIGESTS, ["belt-py/2/__pycache__"])
+    assert caught.value.message == "compiled Python, which cannot be signed: belt-py/2/__pycache__"
+
+
 @given(path=st.sampled_from(FILES), digest=st.binary(min_size=32, max_size=32))
 def test_any_one_changed_digest_is_refused(
     verifier: SignatureVerifier, signature: bytes, path: str, digest: bytes
@@ -203,14 +209,21 @@ def test_other_content_under_the_same_signature_is_refused(
         ("payloadType", "text/plain"),
         ("payload", "*"),
         ("payload", ""),
-        ("signatures", []),
         ("signatures", [{"sig": ""}]),
         ("signatures", [{"sig": "AAAA"}]),
-        ("signatures", [{"sig": "AAAA"}, {"sig": "AAAA"}]),
     ],
 )
 def test_a_broken_envelope_is_refused(key: str, value: object, verifier: SignatureVerifier, signature: bytes) -> None:
     refusal(verifier, changed(signature, lambda bundle: bundle["dsseEnvelope"].update({key: value})))
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_one_signature_is_wanted(count: int, verifier: SignatureVerifier, signature: bytes) -> None:
+    other = changed(
+        signature,
+        lambda bundle: bundle["dsseEnvelope"].update(signatures=bundle["dsseEnvelope"]["signatures"] * count),
+    )
+    assert refusal(verifier, other).message == f"has {count} signatures in place of one"
 
 
 def test_another_format_is_refused(verifier: SignatureVerifier, signature: bytes) -> None:
@@ -298,9 +311,17 @@ def test_the_library_is_imported_only_when_it_is_used() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_without_the_extra_its_name_is_said(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("model_signing", "model-signing is not installed. pip install"),
+        ("OpenSSL", "model-signing is not installed. pip install"),
+        ("model_signing.manifest", "model-signing cannot be used: "),
+    ],
+)
+def test_without_the_extra_its_name_is_said(module: str, text: str, folder: Path) -> None:
     code = (
-        "import sys; sys.modules['model_signing'] = None  # as when it is not there\n"
+        "import sys; sys.modules[sys.argv[2]] = None  # as when it is not there\n"
         "from pathlib import Path\n"
         "from gateway.adapters.signatures import check_configured\n"
         "from gateway.errors import ConfigError\n"
@@ -308,6 +329,7 @@ def test_without_the_extra_its_name_is_said(folder: Path) -> None:
         "try: check_configured(Path(sys.argv[1]), None)\n"
         "except ConfigError as error: print(error)"
     )
-    command = [sys.executable, "-c", code, str(folder / "key.pub")]
+    command = [sys.executable, "-c", code, str(folder / "key.pub"), module]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout == "model-signing is not installed. pip install 'triton-edge-gateway[signing]'\n"
+    assert done.stdout.startswith(text)
+    assert done.stdout.endswith("pip install 'triton-edge-gateway[signing]'\n")

@@ -157,10 +157,16 @@ async def _nothing(_message: Message) -> Reply:
 
 
 @contextlib.asynccontextmanager
-async def office(**environment: Any) -> AsyncIterator[Office]:
-    """Everything that is seen and commanded from outside, of a gateway that serves `detector`."""
+async def office(
+    broker: MemoryBroker | None = None, *, acknowledge: bool = True, **environment: Any
+) -> AsyncIterator[Office]:
+    """Everything that is seen and commanded from outside, of a gateway that serves `detector`.
+
+    Without `acknowledge` it has not come to acknowledge commands when the connection is lost.
+    """
     config = settings(**environment)
-    live, models, metrics, commands, broker = Live(config), Models(), Metrics(), Scripted(), MemoryBroker()
+    live, models, metrics, commands = Live(config), Models(), Metrics(), Scripted()
+    broker = broker or MemoryBroker()
     models.put(served())
     metrics.config_last_reload_successful.set(1)
     client, viewer = broker.client("gateway", [COMMAND_TOPIC]), broker.client("viewer", ["edge-ai/#", "answers/#"])
@@ -178,7 +184,8 @@ async def office(**environment: Any) -> AsyncIterator[Office]:
 
     async def take() -> None:
         async for message in client.messages():
-            client.acknowledge(message)
+            if acknowledge:
+                client.acknowledge(message)
             topic.take(message)
 
     async def view() -> None:
@@ -189,11 +196,12 @@ async def office(**environment: Any) -> AsyncIterator[Office]:
     url = f"http://127.0.0.1:{await server.start()}"
     async with httpx.AsyncClient(base_url=url, timeout=20) as http:
         place = Office(commands, models, metrics, health, topic, broker, url, http)
-        work = [viewer.run(), view(), client.run(), take(), topic.run()]
-        work.append(ModelsTopic(config, client, models, commands).run())
-        running = [asyncio.create_task(each) for each in work]
+        running = [asyncio.create_task(each) for each in (viewer.run(), view())]
         try:
-            await until(lambda: client.connected and viewer.connected, "both sessions")
+            await until(lambda: viewer.connected, "the viewer's session")
+            work = (client.run(), take(), topic.run(), ModelsTopic(config, client, models, commands).run())
+            running += [asyncio.create_task(each) for each in work]
+            await until(lambda: client.connected, "the gateway's session")
             yield place
             for task in running:
                 assert not task.done() or task.exception() is None

@@ -10,11 +10,12 @@ import msgspec
 
 from gateway.messages import Message
 from gateway.models.catalog import State, VariantFigures
-from gateway.rollout.state import ModelState
+from gateway.rollout.state import ModelState, RefusalRecord
 from gateway.rollout.steps import Step
 from tests.admin.commanded import MODELS_TOPIC, Office, office, refused, release, rollout
 from tests.flow.builders import served
 from tests.harness import until
+from tests.test_messages_doc import EXAMPLES, shape_of
 
 STABLE = ModelState("detector", release(3), release(2), roller="gw-1")
 
@@ -48,6 +49,19 @@ async def test_a_model_is_there_for_whoever_comes() -> None:
     assert (body["message_type"], body["gateway_id"], body["status"]) == ("ai_model", "test", "serving")
     assert (body["version"], body["previous_version"], body["roller"]) == (3, 2, "gw-1")
     assert abs(body["timestamp"] - time.time()) < 60
+
+
+async def test_it_looks_as_the_page_shows() -> None:
+    async with office() as place:
+        refusal = RefusalRecord(4, Step.GOLDEN, "wrong", "Train it", 1_700_000_000.0)
+        steps = rollout(5).steps[:1]
+        place.commands.put(msgspec.structs.replace(STABLE, rollout=rollout(5, steps=steps), refused=(refusal,)))
+        await until(lambda: any(body["refused"] for body in place.bodies(MODELS_TOPIC)), "the refusal")
+    body, example = place.bodies(MODELS_TOPIC)[-1], EXAMPLES["model"]
+    assert shape_of(body) == shape_of(example)
+    for part, of in ((body, example), (body["rollout"], example["rollout"])):
+        assert list(part) == list(of)
+    assert (body["status"], body["rollout"]["steps"]) == (example["status"], example["rollout"]["steps"])
 
 
 async def test_every_step_of_a_rollout_is_told() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import itertools
 import json
 import os
 import queue
+import shutil
 import sys
+import tempfile
 import time
 import uuid
 from collections import defaultdict
@@ -30,6 +34,14 @@ TIMEOUT_S = 60.0
 ANSWERS = ("ai_inference_result", "ai_inference_error")
 """The kinds of messages of which each snapshot gets exactly one."""
 _numbers = itertools.count(1)
+
+
+@functools.cache
+def _state_dir() -> str:
+    """One for all gateways of a run, so that the second one remembers what the first has verified; not in the sources."""
+    folder = tempfile.mkdtemp(prefix="edge-gateway-state-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def until(condition: Callable[[], bool], what: str, timeout: float = TIMEOUT_S) -> None:
@@ -105,6 +117,7 @@ class RealSite:
             "TRITON_GRPC_URL": self.triton.grpc_url,
             "TRITON_METRICS_URL": self.triton.metrics_url,
             "MODEL_REPOSITORY": str(REPOSITORY),
+            "MODEL_STATE_DIR": _state_dir(),
             "MQTT_INPUT_TOPICS": f"edge-ai/{self.unit}/{{facility}}/{{gateway_id}}/camera/snapshots,"
             f"azure-iot-operations/data/{{asset}}/{self.unit},"
             f"edge-ai/{self.unit}/{{facility}}/{{gateway_id}}/sensors/{{sensor}}",

@@ -98,12 +98,15 @@ def sensor_spec(name: str = "thermometer", **more: Any) -> ModelSpec:
 
 
 def signature(
-    model: str, inputs: tuple[int, ...] = (-1, 3, 64, 64), outputs: tuple[int, ...] = (-1, 7, 10)
+    model: str,
+    inputs: tuple[int, ...] = (-1, 3, 64, 64),
+    outputs: tuple[int, ...] = (-1, 7, 10),
+    version: str = "1",
 ) -> ModelSignature:
     """What Triton says of a detector of 64x64 with 10 anchors."""
     return ModelSignature(
         name=model,
-        version="1",
+        version=version,
         inputs=(TensorSpec("images", "FP32", inputs),),
         outputs=(TensorSpec("output0", "FP32", outputs),),
         max_batch_size=8,

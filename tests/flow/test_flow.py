@@ -309,7 +309,7 @@ async def test_a_model_that_is_still_loading_holds_up_no_other(tmp_path: Path) -
     async with site(tmp_path, triton=triton, max_in_flight=1) as place:
         for variant in ("late-onnx", "late-torch"):
             triton.refuse_load(variant, None)
-            triton.unload(variant)
+            triton.lose(variant)
             triton.hold(variant)
         for number in range(3):
             place.snapshot(snapshot_json(jpeg(seed=number), model_name="late", deadline_ms=60_000))
@@ -418,7 +418,7 @@ async def test_a_refused_model_is_answered_at_once_and_holds_up_no_other(tmp_pat
 
 async def test_a_model_unloaded_behind_our_back_is_loaded_again(tmp_path: Path) -> None:
     async with site(tmp_path) as place:
-        place.triton.unload("detector-onnx")
+        place.triton.lose("detector-onnx")
         await until(lambda: place.triton.loads.count("detector-onnx") == 2)
 
 

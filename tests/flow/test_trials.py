@@ -1,34 +1,38 @@
-"""A new version is tried in the way of the snapshots, and no snapshot pays for it."""
+"""A new version answers its share of the cameras, and no snapshot pays for its failures."""
 
 from __future__ import annotations
 
-import asyncio
-import random
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gateway.errors import BackendRejected, BackendUnavailable, ModelUnavailable
 from gateway.layouts.binding import BoundOutput
+from gateway.layouts.custom import load_custom_layouts
 from gateway.messages import ModelSignature, TensorSpec
 from gateway.models.catalog import ServedModel, ServedVariant, State, bucket
 from gateway.models.input_plan import WindowPlan
 from gateway.models.trial import Observation
-from tests.flow.builders import sensor_spec, signature, spec
-from tests.flow.trial_site import JPEG, Flow, Witness, flow, on_trial, release, triton_name
-from tests.harness import HELMET, NO_HELMET, sees, until
-
-CAMERAS = tuple(f"camera-{number:02}" for number in range(8))
-HALF = 0.5
-INSIDE = next(name for name in CAMERAS if bucket("detector", name) < HALF)
-OUTSIDE = next(name for name in CAMERAS if bucket("detector", name) >= HALF)
+from tests.flow.builders import message, sensor_spec, signature, snapshot_json, spec
+from tests.flow.trial_site import (
+    CAMERAS,
+    HALF,
+    INSIDE,
+    JPEG,
+    OUTSIDE,
+    Witness,
+    flow,
+    on_trial,
+    release,
+    triton_name,
+)
+from tests.harness import HELMET, sees, until
 
 
 def selection(body: dict[str, Any]) -> tuple[str, str]:
@@ -36,11 +40,7 @@ def selection(body: dict[str, Any]) -> tuple[str, str]:
     return chosen["policy"], chosen["reason"]
 
 
-def versions_of(place: Flow, device: str) -> list[str]:
-    return [body["model_version"] for body in place.results if body["device_id"] == device]
-
-
-# --- who answers -----------------------------------------------------------------------------------------
+# --- who answers ------------------------------------------------------------------------------------------
 
 
 async def test_a_candidate_answers_its_share_of_the_cameras_and_says_so() -> None:
@@ -120,11 +120,22 @@ async def test_triton_is_asked_for_the_very_version_of_a_pinned_variant() -> Non
         place.models.put(loose)
         place.send(OUTSIDE)
         await place.answered(3)
-    assert (versions_of(place, INSIDE), versions_of(place, OUTSIDE)) == (["2"], ["1", "2"])
+    assert (place.versions_of(INSIDE), place.versions_of(OUTSIDE)) == (["2"], ["1", "2"])
     assert sorted(request.version for request in place.triton.requests) == ["", "1", "2"]
 
 
-# --- a candidate that fails ------------------------------------------------------------------------------
+async def test_one_who_asks_directly_is_answered_by_the_candidate_too() -> None:
+    jury = Witness(pairs=1)
+    async with flow(1, 2) as place:
+        place.models.put(on_trial(release(1), release(2), jury, HALF))
+        reply = await place.pipeline.intake.ask(message(snapshot_json(JPEG, device_id=INSIDE)))
+        await until(lambda: bool(jury.seen), "the pair")
+    assert msgspec.json.decode(reply.payload)["model_version"] == "2"
+    assert (list(jury.seen[0].candidate), list(jury.seen[0].stable)) == (["onnx"], ["onnx"])
+    assert not place.seen
+
+
+# --- a candidate that fails -------------------------------------------------------------------------------
 
 
 async def test_where_the_candidate_fails_the_stable_version_answers() -> None:
@@ -306,7 +317,7 @@ async def test_windows_of_readings_go_to_a_candidate_that_takes_them(window: int
         place.models.put(on_trial(thermometer(1, 4), thermometer(2, window), jury, 1.0))
         body = {"sensor_id": "t-1", "timestamp": 1_697_385_600, "values": [0.0, 0.0, 0.0, 2.0]}
         place.broker.publish("edge-ai/bu/plant/gw/sensors/t-1", msgspec.json.encode(body))
-        await until(lambda: bool(place.results), "the answer")
+        await place.answered(1)
     policy, reason = selection(place.results[0])
     assert place.results[0]["model_version"] == answers
     assert policy == ("canary" if answers == "2" else "fallback")
@@ -314,315 +325,41 @@ async def test_windows_of_readings_go_to_a_candidate_that_takes_them(window: int
     assert [seen.published_by_candidate for seen in jury.seen] == [answers == "2"]
 
 
-# --- in shadow -------------------------------------------------------------------------------------------
+LAYOUTS = '''
+import threading
+import numpy as np
+from gateway.layouts import Detections, layout
+
+release = threading.Event()
+
+@layout("trial-sees", task="object-detection", outputs={"output": ("rows", "N")})
+def sees(outputs, head):
+    """Sees nothing."""
+    return Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
+
+@layout("trial-sleeps", task="object-detection", outputs={"output": ("rows", "N")})
+def sleeps(outputs, head):
+    """Does not come back."""
+    release.wait(60)
+    raise ValueError("too late")
+'''
 
 
-async def test_in_shadow_every_variant_of_the_candidate_is_asked_and_nothing_of_it_is_published() -> None:
-    jury = Witness(pairs=1)
-    async with flow(1) as place:
-        await place.add(2, sees(NO_HELMET))
-        place.models.put(on_trial(release(1), release(2), jury))
-        place.send(INSIDE)
-        await until(lambda: bool(jury.seen), "the pair")
-        await place.answered(1)
-        place.send(INSIDE)
-        await place.answered(2)
-        await until(lambda: len(jury.seen) == 2, "the second observation")
-    assert place.asked(2) == [triton_name("onnx", 2), triton_name("torch", 2)], "one pair, as the jury wants"
-    assert versions_of(place, INSIDE) == ["1", "1"]
-    assert not place.of("ai_alert"), "the candidate has seen somebody without a helmet"
-    first, second = jury.seen
-    assert (list(first.stable), list(first.candidate)) == (["onnx"], ["onnx", "torch"])
-    assert first.candidate["torch"].predictions[0].class_name == "person_without_helmet"
-    assert (list(second.stable), dict(second.candidate)) == (["onnx"], {})
-    counted = place.metrics.value("inference_duration_seconds_count", model="detector", variant="torch")
-    assert counted == 0
-    assert place.metrics.value("predictions_total", model="detector", **{"class": "person_without_helmet"}) == 0
-
-
-async def test_a_candidate_that_fails_in_shadow_is_observed_with_its_error() -> None:
-    jury = Witness(pairs=1)
-    async with flow(1, 2) as place:
-        place.triton.fail(triton_name("torch", 2), BackendRejected("no"))
-        place.models.put(on_trial(release(1), release(2), jury))
-        place.send(INSIDE)
-        await until(lambda: bool(jury.seen), "the pair")
-    errors = {name: result.error and result.error.code for name, result in jury.seen[0].candidate.items()}
-    assert errors == {"onnx": None, "torch": "BACKEND_REJECTED"}
-    assert (
-        place.metrics.value("inference_errors_total", model="detector", variant="torch", code="BACKEND_REJECTED") == 0
-    )
-
-
-async def test_shadow_work_neither_delays_nor_outlives_what_it_needs() -> None:
-    jury = Witness(pairs=9)
-    async with flow(1, 2) as place:
-        place.triton.hold(triton_name("onnx", 2))
-        place.models.put(on_trial(release(1), release(2), jury))
-        place.send(INSIDE)
-        await place.triton.wait_until_held(triton_name("onnx", 2))
-        assert versions_of(place, INSIDE) == ["1"], "published before the candidate is asked"
-        for _ in range(5):
-            place.send(INSIDE)
-        await place.answered(6)
-        assert len(place.asked(2)) == 1, "one at a time"
-        assert place.pipeline.in_flight("detector", 2) == 1
-        assert place.pipeline.in_flight("detector", 1) == 0
-        place.triton.release(triton_name("onnx", 2))
-        await until(lambda: place.pipeline.in_flight("detector", 2) == 0, "the shadow to end")
-        await until(lambda: len(jury.seen) == 6, "an observation of each")
-
-
-async def test_a_trial_that_is_over_sends_nothing_more_to_its_candidate() -> None:
-    jury = Witness(pairs=9)
-    async with flow(1, 2) as place:
-        place.triton.hold(triton_name("onnx", 1))
-        place.models.put(on_trial(release(1), release(2), jury))
-        place.send(INSIDE)
-        await place.triton.wait_until_held(triton_name("onnx", 1))
-        place.models.put(release(1))
-        place.triton.release(triton_name("onnx", 1))
-        await place.answered(1)
-        await until(lambda: len(jury.seen) == 1, "the observation")
-        assert place.pipeline.in_flight("detector", 2) == 0
-    assert not place.asked(2)
-
-
-async def test_in_a_canary_the_stable_version_is_asked_for_the_same_variant() -> None:
-    jury = Witness(pairs=1)
-    async with flow(1, 2) as place:
-        place.models.put(on_trial(release(1), release(2), jury, HALF))
-        place.send(INSIDE, backend_preference="torch")
-        await until(lambda: bool(jury.seen), "the pair")
-        place.send(OUTSIDE)
-        await until(lambda: len(jury.seen) == 2, "the other camera")
-    assert place.asked(1) == [triton_name("torch", 1), triton_name("onnx", 1)]
-    first = jury.seen[0]
-    assert (list(first.candidate), list(first.stable), first.published_by_candidate) == (["torch"], ["torch"], True)
-
-
-async def test_shadow_work_waits_while_many_snapshots_do_but_not_for_ever() -> None:
-    jury = Witness(pairs=1000)
-    async with flow(1, 2, max_in_flight=1, queue_max_messages=100) as place:
-        place.models.put(on_trial(release(1), release(2), jury))
-        place.triton.hold(triton_name("onnx", 1))
-        for number in range(60):
-            place.send(CAMERAS[number % 8])
-        await until(lambda: place.metrics.value("queue_messages") == 59, "a full queue")
-        place.triton.release(triton_name("onnx", 1))
-        await until(lambda: place.metrics.value("queue_messages") < 30, "half of it")
-        assert 1 <= sum(name == triton_name("onnx", 2) for name in place.asked(2)) <= 2
-        await place.answered(60)
-
-
-async def test_a_gateway_that_stops_begins_no_shadow_work() -> None:
-    jury = Witness(pairs=9)
-    async with flow(1, 2) as place:
-        place.models.put(on_trial(release(1), release(2), jury))
-        place.pipeline.wind_down()
-        place.send(INSIDE)
-        await place.answered(1)
-        await until(lambda: len(jury.seen) == 1, "the observation")
-        assert place.pipeline.idle
-    assert not place.asked(2)
-
-
-async def test_shadow_work_under_way_at_the_end_is_given_up() -> None:
-    async with flow(1, 2) as place:
-        place.triton.hold(triton_name("onnx", 2))
-        place.models.put(on_trial(release(1), release(2), Witness(pairs=9)))
-        place.send(INSIDE)
-        await place.triton.wait_until_held(triton_name("onnx", 2))
-        place.pipeline.close()
-        await until(lambda: place.pipeline.in_flight("detector", 2) == 0, "nothing in flight")
-
-
-# --- in order --------------------------------------------------------------------------------------------
-
-
-async def test_a_new_version_waits_until_the_one_before_has_answered_its_camera() -> None:
-    async with flow(1, 2) as place:
-        place.models.put(release(1))
-        place.triton.hold(triton_name("onnx", 1))
-        place.send(INSIDE)
-        await place.triton.wait_until_held(triton_name("onnx", 1))
-        place.models.put(release(2))
-        place.send(INSIDE)
-        place.send(OUTSIDE)
-        await until(lambda: versions_of(place, OUTSIDE) == ["2"], "a camera that waits for nothing")
-        assert place.pipeline.in_flight("detector", 1) == 1
-        assert not versions_of(place, INSIDE)
-        place.triton.release(triton_name("onnx", 1))
-        await place.answered(3)
-        assert place.pipeline.in_flight("detector", 1) == place.pipeline.in_flight("detector", 2) == 0
-    assert versions_of(place, INSIDE) == ["1", "2"]
-
-
-async def test_one_that_waits_for_its_turn_has_its_deadline_all_the_same() -> None:
-    async with flow(1, 2) as place:
-        place.models.put(release(1))
-        place.triton.hold(triton_name("onnx", 1))
-        place.send(INSIDE)
-        await place.triton.wait_until_held(triton_name("onnx", 1))
-        place.models.put(release(2))
-        place.send(INSIDE, deadline_ms=100)
-        await until(lambda: len(place.errors) == 1, "the deadline")
-        place.triton.release(triton_name("onnx", 1))
-        await place.answered(2)
-    assert place.errors[0]["error"]["code"] == "DEADLINE_EXCEEDED"
-
-
-def idle(place: Flow, version: int) -> bool:
-    return not place.pipeline.in_flight("detector", version)
-
-
-def _steps(candidate: int) -> list[ServedModel]:
-    """The catalogue's entries of one rollout, in order."""
-    stable, new, jury = release(candidate - 1), release(candidate), Witness(pairs=5)
-    return [on_trial(stable, new, jury, share) for share in (0.0, 0.3, 0.6, 1.0)] + [new]
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.randoms(use_true_random=False), st.integers(1, 6))
-def test_versions_never_go_back_and_each_snapshot_has_one_outcome_whatever_is_switched_when(
-    rng: random.Random, in_flight: int
+async def test_a_layout_that_never_ends_and_comes_with_a_candidate_holds_up_none_of_the_stable_version(
+    tmp_path: Path,
 ) -> None:
-    async def run() -> None:
-        async with flow(1, 2, 3, max_in_flight=in_flight, queue_max_messages=1000) as place:
-            place.models.put(release(1))
-            entries = [*_steps(2), *_steps(3)]
-            sent = 0
-            for entry in entries:
-                for _ in range(rng.randrange(1, 12)):
-                    place.send(rng.choice(CAMERAS[:5]))
-                    sent += 1
-                    if rng.random() < 0.3:
-                        name = triton_name("onnx", rng.randrange(1, 4))
-                        rng.choice([place.triton.hold, place.triton.release])(name)
-                    for _ in range(rng.randrange(6)):
-                        await asyncio.sleep(0)
-                place.models.put(entry)
-            for number in (1, 2, 3):
-                place.triton.release(triton_name("onnx", number))
-            await place.answered(sent)
-            for number in (1, 2, 3):
-                await until(partial(idle, place, number), f"version {number} to be idle")
-            assert place.outcomes() == {"published": sent}
-            assert len({body["result_id"] for body in place.results}) == len(place.results) == sent
-            for camera in CAMERAS[:5]:
-                seen = versions_of(place, camera)
-                assert seen == sorted(seen), f"{camera} went back: {seen}"
-
-    asyncio.run(run())
-
-
-async def test_a_candidate_that_fails_at_random_under_load_costs_no_snapshot_its_answer() -> None:
-    rng, jury = random.Random(7), Witness(pairs=20)
-
-    def moody(_inputs: object) -> dict[str, Any]:
-        if rng.random() < 0.4:
-            raise BackendRejected("a bad moment")
-        return dict(sees(HELMET)({}))
-
-    async with flow(1, queue_max_messages=1000) as place:
-        await place.add(2, moody)
-        place.models.put(on_trial(release(1), release(2), jury, HALF))
-        for number in range(200):
-            place.send(CAMERAS[number % 5])
-        await place.answered(200)
-        await until(lambda: len(jury.seen) == 200, "an observation of each snapshot")
-    assert place.outcomes() == {"published": 200}
-    assert any(result.error for seen in jury.seen for result in seen.candidate.values())
-
-
-# --- models that come and go -----------------------------------------------------------------------------
-
-
-async def test_a_model_that_is_removed_answers_what_still_waits_for_it() -> None:
-    async with flow(1, max_in_flight=1) as place:
-        place.models.put(release(1, onnx=State.LOADING, torch=State.LOADING))
-        place.send(INSIDE)
-        await until(lambda: place.metrics.value("queue_messages") == 1, "a snapshot that waits")
-        place.models.remove("detector")
-        place.send(INSIDE, model_name="detector")
-        await place.answered(2)
-    assert {body["error"]["code"] for body in place.errors} == {"MODEL_UNKNOWN"}
-    assert place.outcomes() == {"rejected": 2}
-
-
-@pytest.mark.parametrize("deadline_ms", [50, 5_000], ids=["its time runs out", "at once"])
-async def test_a_model_that_is_removed_while_triton_is_away(deadline_ms: int) -> None:
-    async with flow(1) as place:
-        for variant in ("onnx", "torch"):
-            place.triton.fail(triton_name(variant, 1), BackendUnavailable("gone"))
-            place.triton.hold(triton_name(variant, 1))
-        place.models.put(release(1))
-        place.send(INSIDE, deadline_ms=deadline_ms)
-        await place.triton.wait_until_held(triton_name("onnx", 1))
-        place.models.remove("detector")
-        for variant in ("onnx", "torch"):
-            place.triton.release(triton_name(variant, 1))
-        await place.answered(1)
-    assert sum(place.outcomes().values()) == 1
-    assert deadline_ms == 50 or place.errors[0]["error"]["code"] == "MODEL_UNKNOWN"
-
-
-async def test_the_alerts_of_a_removed_model_end() -> None:
-    async with flow() as place:
-        await place.add(1, sees(NO_HELMET))
-        place.models.put(release(1))
-        place.send(INSIDE)
-        await place.answered(1)
-        place.models.remove("detector")
-        await place.pipeline.end_model("other")
-        await place.pipeline.end_model("detector")
-        await until(lambda: len(place.of("ai_alert")) == 2, "the end")
-        assert place.pipeline.alerts_pending == 0
-    assert [(body["event"], body["reason"]) for body in place.of("ai_alert")] == [
-        ("start", None),
-        ("end", "model_removed"),
-    ]
-
-
-async def test_a_snapshot_for_a_model_that_is_asleep_wakes_it_and_waits() -> None:
-    async with flow(1) as place:
-        place.models.put(release(1, onnx=State.ASLEEP, torch=State.ABSENT))
-        place.send(INSIDE)
-        await until(lambda: place.models.wanted == {"detector"}, "the wish to have it loaded")
-        assert not place.results
-        place.models.put(release(1))
-        await place.answered(1)
-    assert place.outcomes() == {"published": 1}
-
-
-async def test_a_model_that_falls_asleep_while_a_snapshot_waits_is_woken() -> None:
-    async with flow(1) as place:
-        place.models.put(release(1, onnx=State.LOADING, torch=State.LOADING))
-        place.send(INSIDE)
-        await until(lambda: place.metrics.value("queue_messages") == 1, "a snapshot that waits")
-        assert not place.models.wanted
-        place.models.put(release(1, onnx=State.ASLEEP, torch=State.ASLEEP))
-        await until(lambda: place.models.wanted == {"detector"}, "the wish to have it loaded")
-
-
-async def test_a_model_unloaded_by_command_says_so_at_once_and_how_to_have_it_back() -> None:
-    async with flow(1) as place:
-        place.models.put(release(1, onnx=State.UNLOADED, torch=State.ABSENT))
-        place.send(INSIDE)
-        await place.answered(1)
-    error = place.errors[0]["error"]
-    assert (error["code"], error["message"]) == ("MODEL_UNAVAILABLE", "model 'detector' was unloaded by command")
-    assert "edge-gateway models load detector" in error["fix"]
-    assert not place.models.wanted
-
-
-async def test_in_dual_mode_the_comparison_says_why_a_variant_is_absent() -> None:
-    model = release(2, torch=State.ABSENT)
-    model = model.with_variant(replace(model.variants["torch"], reason="version 2 does not bring it"))
-    async with flow(2) as place:
-        place.models.put(model)
-        place.send(INSIDE, backend_preference="dual")
-        await place.answered(1)
-        await until(lambda: bool(place.of("dual_backend_comparison")), "the comparison")
-    said = place.of("dual_backend_comparison")[0]["backends"]["torch"]["error"]
-    assert "does not bring it" in said["message"]
+    (tmp_path / "mine.py").write_text(LAYOUTS)
+    load_custom_layouts(tmp_path)
+    stable, candidate = (
+        release(number, spec(inference={"output": f"trial-{what}"})) for number, what in ((1, "sees"), (2, "sleeps"))
+    )
+    async with flow(1, 2) as place:
+        place.models.put(on_trial(stable, candidate, Witness(), HALF))
+        for number in range(8):
+            place.send((INSIDE, OUTSIDE)[number % 2], deadline_ms=1000)
+        await place.answered(8)
+        assert place.pipeline.stuck
+        sys.modules[f"layout file {tmp_path / 'mine.py'}"].release.set()
+        await until(lambda: not place.pipeline.stuck, "the end of the layout")
+    assert place.outcomes() == {"published": 8}
+    assert place.versions_of(INSIDE) == ["1"] * 4

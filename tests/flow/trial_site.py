@@ -15,7 +15,7 @@ from gateway.flow.pipeline import Pipeline
 from gateway.live import Live
 from gateway.messages import Publication
 from gateway.metrics import Metrics
-from gateway.models.catalog import Models, ServedModel, State, Trial
+from gateway.models.catalog import Models, ServedModel, State, Trial, bucket
 from gateway.models.spec import ModelSpec
 from gateway.models.trial import Observation
 from gateway.testing import MemoryBroker, MemoryTriton
@@ -24,6 +24,13 @@ from tests.harness import HELMET, sees, until
 
 JPEG = jpeg()
 A_HELMET = sees(HELMET)
+
+
+CAMERAS = tuple(f"camera-{number:02}" for number in range(8))
+HALF = 0.5
+INSIDE = next(name for name in CAMERAS if bucket("detector", name) < HALF)
+"""A camera of the candidate when it has half of them, and of the stable version."""
+OUTSIDE = next(name for name in CAMERAS if bucket("detector", name) >= HALF)
 
 
 def triton_name(variant: str, version: int) -> str:
@@ -101,6 +108,14 @@ class Flow:
     def asked(self, version: int) -> list[str]:
         """The Triton models of that version that were asked, in order."""
         return [request.model for request in self.triton.requests if request.model.endswith(f"-{version}")]
+
+    def versions_of(self, device: str) -> list[str]:
+        """The versions that have answered a camera, in order."""
+        return [body["model_version"] for body in self.results if body["device_id"] == device]
+
+    def idle(self, version: int) -> bool:
+        """Whether nothing of a version is in flight."""
+        return not self.pipeline.in_flight("detector", version)
 
     async def add(self, version: int, scene: Callable[..., Mapping[str, Any]] = A_HELMET) -> None:
         """Have Triton serve a version, which sees this."""

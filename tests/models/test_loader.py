@@ -18,7 +18,10 @@ from gateway.messages import ModelStatistics
 from gateway.metrics import Metrics
 from gateway.models import loader as loader_module
 from gateway.models.catalog import Models, ServedVariant, State
+from gateway.models.figures import Measurements
+from gateway.models.fleet import Fleet
 from gateway.models.loader import Loader
+from gateway.models.release import Placement, Release
 from gateway.models.repository import LogicalModel
 from gateway.testing import MemoryTriton
 from tests.flow.builders import LABELS, head, signature, spec
@@ -46,6 +49,8 @@ class Bench:
 
     triton: MemoryTriton
     loader: Loader
+    fleet: Fleet
+    figures: Measurements
     models: Models
     metrics: Metrics
 
@@ -86,15 +91,30 @@ async def loading(
         for variant in set(model.spec.variants.values()) - triton.known:
             triton.add_model(signature(variant), lambda _: {"output0": head()})
     models, metrics = Models(), Metrics()
-    loader = Loader(triton, models, logical, metrics, default_backend)
-    running = asyncio.create_task(loader.run())
+    fleet = Fleet(models, metrics, default_backend)
+    for model in logical:
+        fleet.serve(unpinned(model))
+    loader, figures = Loader(triton, models, fleet, metrics), Measurements(triton, models, fleet)
+    running = [asyncio.create_task(loader.run()), asyncio.create_task(figures.run())]
     try:
-        yield Bench(triton, loader, models, metrics)
+        yield Bench(triton, loader, fleet, figures, models, metrics)
     finally:
-        died = running.done()
-        running.cancel()
-        await asyncio.wait([running])
-        assert not died, running.exception()
+        died = [task for task in running if task.done()]
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
+        assert not died, died[0].exception()
+
+
+def unpinned(model: LogicalModel) -> Release:
+    """Whichever version of the model's variants Triton serves."""
+    return Release(0, model, {name: Placement(triton, 0) for name, triton in model.spec.variants.items()})
+
+
+def release(version: int, *variants: str, **more: Any) -> Release:
+    """A version of model `a` that brings these variants."""
+    model = LogicalModel(spec("a", **more), LABELS, Path("a/model.yaml"))
+    return Release(version, model, {name: Placement(f"a-{name}", version) for name in variants or ("onnx", "torch")})
 
 
 async def test_everything_serves() -> None:
@@ -197,7 +217,7 @@ async def test_a_model_unloaded_behind_our_back_is_loaded_again_at_once(monkeypa
     monkeypatch.setattr(loader_module, "RETRY_REFUSED_S", 3600.0)
     async with loading("a") as bench:
         await bench.ready()
-        bench.triton.unload("a-onnx")
+        bench.triton.lose("a-onnx")
 
         await until(lambda: bench.triton.loads.count("a-onnx") == 2, "the second load")
         await bench.ready()
@@ -263,7 +283,7 @@ async def test_while_one_model_loads_the_others_are_watched() -> None:
     async with loading("a", "b", triton=triton) as bench:
         await bench.ready("a-onnx")
         await until(lambda: triton.held_loads("b-onnx") == 1, "the load that hangs")
-        triton.unload("a-onnx")
+        triton.lose("a-onnx")
         await until(lambda: bench.variant("a-onnx").state is State.LOADING, "the loss")
         assert "gone" in bench.variant("a-onnx").reason
         assert bench.loader.triton_ready
@@ -279,7 +299,7 @@ async def test_what_comes_back_by_itself_serves_while_another_model_loads() -> N
     async with loading("a", "b", triton=triton) as bench:
         await bench.ready("a-onnx")
         await until(lambda: triton.held_loads("b-onnx") == 1, "the load that hangs")
-        triton.unload("a-onnx")
+        triton.lose("a-onnx")
         await until(lambda: bench.variant("a-onnx").state is State.LOADING, "the loss")
 
         await triton.load("a-onnx")  # somebody else does it
@@ -298,7 +318,7 @@ class SilentStatistics(MemoryTriton):
 async def test_figures_that_do_not_come_delay_nothing() -> None:
     async with loading("a", triton=SilentStatistics()) as bench:
         await bench.ready()
-        bench.triton.unload("a-onnx")
+        bench.triton.lose("a-onnx")
         await until(lambda: bench.triton.loads.count("a-onnx") == 2, "the second load")
         await bench.ready()
 
@@ -319,24 +339,154 @@ async def test_a_changed_model_yaml_holds_without_a_load() -> None:
         changed = LogicalModel(
             spec("a", inference={"output": "yolov8", "confidence_threshold": 0.9}), LABELS, Path("a/model.yaml")
         )
-        assert bench.loader.replace_specs([changed]) == []
+        bench.fleet.serve(unpinned(changed))
         assert bench.models.current.models["a"].spec.inference.confidence_threshold == 0.9
         assert bench.states() == {State.READY}
         assert bench.triton.loads == loads
 
 
-async def test_what_takes_a_restart_is_named_and_what_does_not_fit_changes_nothing() -> None:
-    async with loading("a", "b") as bench:
+async def test_a_model_yaml_that_does_not_fit_changes_nothing() -> None:
+    async with loading("a") as bench:
         await bench.ready()
-        new = LogicalModel(spec("c"), LABELS, Path("c/model.yaml"))
-        other = LogicalModel(spec("a", variants={"onnx": "x"}), LABELS, Path("a/model.yaml"))
-        assert bench.loader.replace_specs([other, new]) == [
-            "model 'c' is new",
-            "model 'b' is gone",
-            "the variants of model 'a' are others",
-        ]
         before = bench.models.current
         wrong = LogicalModel(spec("a"), ("one",), Path("a/model.yaml"))
         with pytest.raises(ConfigError, match="for 1 label"):
-            bench.loader.replace_specs([wrong])
+            bench.fleet.serve(unpinned(wrong))
         assert bench.models.current is before
+
+
+# --- versions ----------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def serving(*versions: int) -> AsyncIterator[Bench]:
+    """Model `a` with the first of these versions in service, and all of them on disk."""
+    triton = MemoryTriton()
+    for version in versions:
+        for variant in ("a-onnx", "a-torch"):
+            triton.add_model(signature(variant, version=str(version)), lambda _: {"output0": head()})
+    async with loading(triton=triton) as bench:
+        bench.fleet.serve(release(versions[0]))
+        await bench.ready()
+        yield bench
+
+
+async def loaded(bench: Bench) -> dict[str, tuple[int, ...]]:
+    return {name: await bench.triton.serving(name) for name in ("a-onnx", "a-torch")}
+
+
+async def until_loaded(bench: Bench, *versions: int) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while set((await loaded(bench)).values()) != {versions}:
+        assert time.monotonic() < deadline, await loaded(bench)
+        await asyncio.sleep(0.005)
+
+
+async def test_the_stable_version_is_loaded_though_a_higher_one_lies_there() -> None:
+    async with serving(1, 2) as bench:
+        assert await loaded(bench) == {"a-onnx": (1,), "a-torch": (1,)}
+        assert bench.variant("a-onnx").version == "1"
+        assert bench.models.current.models["a"].version == 1
+        assert bench.metrics.value("model_version", model="a") == 1
+
+
+async def test_a_candidate_is_loaded_beside_and_let_go_again() -> None:
+    async with serving(1, 2) as bench:
+        bench.fleet.also(release(2))
+        candidate = await bench.fleet.settled("a", 2)
+        assert candidate.ready
+        assert await loaded(bench) == {"a-onnx": (1, 2), "a-torch": (1, 2)}
+        assert bench.models.current.models["a"].version == 1
+
+        bench.fleet.drop("a", 2)
+        await until_loaded(bench, 1)
+        assert bench.states() == {State.READY}
+
+
+async def test_the_next_version_takes_over_and_the_one_before_goes() -> None:
+    async with serving(1, 2) as bench:
+        bench.fleet.also(release(2))
+        await bench.fleet.settled("a", 2)
+        bench.fleet.serve(release(2), release(1))
+        assert bench.states() == {State.READY}
+        assert bench.models.current.models["a"].version == 2
+        assert await loaded(bench) == {"a-onnx": (1, 2), "a-torch": (1, 2)}
+
+        bench.fleet.drop("a", 1)
+        await until_loaded(bench, 2)
+
+
+async def test_a_candidate_that_triton_refuses_leaves_the_stable_version() -> None:
+    async with serving(1, 2) as bench:
+        bench.triton.refuse_load("a-torch", "corrupt file", version=2)
+        bench.fleet.also(release(2))
+        candidate = await bench.fleet.settled("a", 2)
+        assert {name: each.state for name, each in candidate.variants.items()} == {
+            "onnx": State.READY,
+            "torch": State.REFUSED,
+        }
+        assert candidate.variants["torch"].reason == "version 2: corrupt file"
+        tries = bench.triton.loads.count("a-torch")
+        await until(lambda: bench.variant("a-torch").state is State.READY, "the stable version")
+        await asyncio.sleep(0.3)  # longer than it takes until a refused stable version is tried again
+        assert bench.triton.loads.count("a-torch") == tries
+        bench.fleet.drop("a", 2)
+        await until_loaded(bench, 1)
+
+
+async def test_a_triton_that_restarts_gets_exactly_what_is_wanted() -> None:
+    async with serving(1, 2, 3) as bench:
+        bench.fleet.also(release(2))
+        await bench.fleet.settled("a", 2)
+        bench.triton.stop()
+        await bench.away()
+        bench.triton.start()
+        await bench.triton.load("a-onnx")  # somebody loads the highest, as Triton does by itself
+        await until_loaded(bench, 1, 2)
+        await bench.ready()
+
+
+async def test_a_version_that_somebody_else_loads_is_unloaded() -> None:
+    async with serving(1, 2) as bench:
+        await bench.triton.load("a-onnx", (1, 2))
+        await until_loaded(bench, 1)
+
+
+async def test_an_override_that_is_lost_is_put_right() -> None:
+    async with serving(1, 2) as bench:
+        await bench.triton.load("a-onnx", (2,))
+        await until_loaded(bench, 1)
+        assert bench.metrics.value("model_repairs_total", model="a", what="lost") == 1
+
+
+async def test_a_version_may_bring_one_variant_only() -> None:
+    async with serving(1, 2) as bench:
+        bench.fleet.also(release(2, "torch"))
+        await bench.fleet.settled("a", 2)
+        bench.fleet.serve(release(2, "torch"))
+        assert bench.variant("a-torch").state is State.READY
+        assert bench.variant("a-onnx").state is State.ABSENT
+        assert "version 2" in bench.variant("a-onnx").reason
+        deadline = time.monotonic() + DEADLINE_S
+        while (await loaded(bench)) != {"a-onnx": (), "a-torch": (2,)}:
+            assert time.monotonic() < deadline, await loaded(bench)
+            await asyncio.sleep(0.005)
+
+
+async def test_a_model_sleeps_and_wakes() -> None:
+    async with serving(1) as bench:
+        bench.fleet.take_out("a", State.ASLEEP)
+        await until_loaded(bench)
+        assert bench.models.current.models["a"].asleep
+        assert not bench.models.can_answer("a")
+
+        bench.models.wake("a")
+        await bench.ready()
+        await until_loaded(bench, 1)
+
+
+async def test_a_model_is_removed() -> None:
+    async with serving(1) as bench:
+        bench.fleet.remove("a")
+        await until_loaded(bench)
+        assert not bench.models.current.models

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import itertools
 import json
 import os
@@ -181,6 +182,17 @@ async def test_a_deleted_file_is_noticed_before_the_next_write(folder: Path) -> 
     await second.release()
 
 
+async def test_a_holder_that_was_away_asks_again_before_it_writes(folder: Path) -> None:
+    lease = FileLease(folder, "gw/1", ttl_s=0.3)
+    assert await lease.hold()
+    assert lease.check()
+    await asyncio.sleep(0.3)
+    assert not lease.check()
+    assert await lease.hold()  # nobody has taken it
+    assert lock_files(folder) == ["roller.1.lock"]
+    await lease.release()
+
+
 async def test_given_back_it_is_free_at_once(folder: Path) -> None:
     first, second = FileLease(folder, new_identity("hall-3")), FileLease(folder, new_identity("hall-3"))
     with capture_logs() as logs:
@@ -202,6 +214,41 @@ async def test_given_back_it_is_free_at_once(folder: Path) -> None:
         "This gateway runs the rollouts now",
         "This gateway runs no rollouts any more",
     ]
+
+
+async def test_a_holder_that_wakes_during_the_takeover_keeps_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = FileLease(folder, "first/1", ttl_s=0.3), FileLease(folder, "second/2", ttl_s=0.3)
+    assert await first.hold()
+    assert not await second.hold()
+    await asyncio.sleep(0.35)
+    lock = fcntl.flock
+
+    def lock_while_the_first_renews(descriptor: int, operation: int) -> None:
+        lock(descriptor, operation)
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("roller.2.lock"):
+            os.utime(folder / "roller.1.lock")
+
+    monkeypatch.setattr(fcntl, "flock", lock_while_the_first_renews)
+    assert not await second.hold()
+    assert lock_files(folder) == ["roller.1.lock"]
+    assert await first.hold()
+    await first.release()
+
+
+async def test_a_file_that_is_superseded_while_it_is_taken_is_not_held(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fdatasync
+
+    def sync_while_another_supersedes(descriptor: int) -> None:
+        sync(descriptor)
+        (folder / "roller.2.lock").touch()
+
+    lease = FileLease(folder, "gw/1")
+    monkeypatch.setattr(os, "fdatasync", sync_while_another_supersedes)
+    assert not await lease.hold()
+    assert await lease.hold()  # nobody has locked the next generation
+    await lease.release()
 
 
 async def test_an_unlocked_file_of_another_machine_is_believed_until_it_stands_still(folder: Path) -> None:

@@ -16,7 +16,7 @@ from gateway.commands.models.check import examine, in_words
 from gateway.commands.models.reading import load_layouts
 from gateway.commands.models.staging import Staging
 from gateway.commands.options import CONFIG, FILE, examples, require_folder
-from gateway.config import load_settings
+from gateway.config import Settings, load_settings
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def new(
     require_folder(root)
     _refuse_large([*files.values(), *images], settings.max_model_bytes)
     if os.path.lexists(root / name / "model.yaml"):
-        _add_version(request, root)
+        _add_version(request, root, settings)
     else:
         _write_model(request, root)
 
@@ -215,14 +215,15 @@ def _next_steps(skeleton: Skeleton, request: Request, root: Path) -> Iterator[st
     yield "\nNext:"
     if skeleton.also_fit:
         yield f"  The outputs also fit {', '.join(skeleton.also_fit)}: is inference.output in model.yaml right?"
-    if skeleton.model_type.startswith("sensor-"):
+    if not skeleton.takes_pictures:
         yield f"  {folder / 'model.yaml'}: sensor.mean and std as in training; which axis is the window."
     else:
         yield f"  {folder / 'model.yaml'}: preprocessing as in training, which no file tells."
     if skeleton.layout in NEED_A_THRESHOLD:
         yield "  inference.anomaly_threshold there is a placeholder: write the error of healthy data at most."
     yield f"  edge-gateway models check {folder}"
-    yield f"  edge-gateway send photo.jpg --model {request.name}"
+    question = "photo.jpg" if skeleton.takes_pictures else f"--values {','.join(['0'] * skeleton.sensor[1])}"
+    yield f"  edge-gateway send {question} --model {request.name}"
     if request.images:
         yield f"  {folder / 'golden'} holds pictures without answers: see docs/howto/new-model.md on expected.json."
 
@@ -230,7 +231,7 @@ def _next_steps(skeleton: Skeleton, request: Request, root: Path) -> Iterator[st
 # --- the next version ---------------------------------------------------------------------------------
 
 
-def _add_version(request: Request, root: Path) -> None:
+def _add_version(request: Request, root: Path, settings: Settings) -> None:
     from gateway.models.repository import read_model
 
     if useless := request.only_for_new_models():
@@ -241,7 +242,7 @@ def _add_version(request: Request, root: Path) -> None:
         )
     model = read_model(root / request.name / "model.yaml", root)
     folders = {variant: _folder_of(model, variant) for variant in request.files}
-    version = _next_version(model, root, request.version)
+    version = _next_version(model, root, settings, request.version)
     torch = _torch_facts(request)
     with Staging(root, request.name) as staging, _progress(request) as advance:
         for variant, path in request.files.items():
@@ -271,14 +272,14 @@ def _folder_of(model: LogicalModel, variant: str) -> str:
         ) from None
 
 
-def _next_version(model: LogicalModel, root: Path, wanted: int | None) -> int:
+def _next_version(model: LogicalModel, root: Path, settings: Settings, wanted: int | None) -> int:
     """Above every version that is there, or that is remembered; raises ConfigError for one that is not."""
-    from gateway.models.drop import versions_on_disk
+    from gateway.commands.models.outlook import highest_version
 
-    highest = max(versions_on_disk(model, root), default=0)
+    highest = highest_version(model, root, settings)
     if wanted is not None and wanted <= highest:
         raise ConfigError(
-            f"version {wanted} is not above {highest}, the highest there is",
+            f"version {wanted} is not above {highest}, the highest there is or has been",
             where="--version",
             fix=f"Count up: --version {highest + 1}, or leave it out",
         )

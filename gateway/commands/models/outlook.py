@@ -49,7 +49,7 @@ def outlook(model: LogicalModel, root: Path, settings: Settings, meets: Path | N
         return None
     version = max(versions)
     target = meets or root
-    state = _state(model.spec.name, target, settings)
+    state = remembered(model.spec.name, target, settings)
     stable = state.stable.version if state.stable else None
     missing = tuple(name for name in model.spec.variants if name not in versions[version])
     try:
@@ -69,11 +69,19 @@ def outlook(model: LogicalModel, root: Path, settings: Settings, meets: Path | N
     return Outlook(version, stable, missing, steps, remarks)
 
 
-def _state(name: str, target: Path, settings: Settings) -> ModelState:
-    """What the gateway of that repository remembers; MODEL_STATE_DIR is of the one of MODEL_REPOSITORY."""
-    own = settings.model_state_dir if _same(target, settings.model_repository) else None
-    folder = own or target / STATE_FOLDER
-    return StateStore(folder).read(name) or ModelState(name)
+def remembered(name: str, repository: Path, settings: Settings) -> ModelState:
+    """What the gateway of that repository remembers of a model; MODEL_STATE_DIR is of the one of MODEL_REPOSITORY."""
+    own = settings.model_state_dir if _same(repository, settings.model_repository) else None
+    return StateStore(own or repository / STATE_FOLDER).read(name) or ModelState(name)
+
+
+def highest_version(model: LogicalModel, repository: Path, settings: Settings) -> int:
+    """Of the versions on disk and of those that are remembered, whose numbers are used up too; 0 without any."""
+    state = remembered(model.spec.name, repository, settings)
+    records = (state.stable, state.previous, state.rollout, *state.refused)
+    return max(
+        [*versions_on_disk(model, repository), *(each.version for each in records if each is not None)], default=0
+    )
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -126,7 +126,7 @@ def verify(
     path, drop, problem, signer = signature or target.signature, None, None, ""
     try:
         drop = target.take()
-        signer = SignatureVerifier(public_key, certificate).verify(path, digests_of(drop))
+        signer = SignatureVerifier(public_key, certificate).verify(path, digests_of(drop), drop.bytecode)
     except ConfigError as error:
         if not as_json:
             raise

@@ -1,0 +1,112 @@
+"""What it costs a snapshot that versions may be tried: choosing the version, its turn, telling the jury.
+
+Not a test: it asserts nothing and its figures are those of this machine at this moment.
+Run it with `python -m tests.bench.routing`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import statistics
+import time
+from dataclasses import replace
+
+import structlog
+
+from gateway.flow.canary import Tried
+from gateway.flow.pipeline import Pipeline
+from gateway.live import Live
+from gateway.messages import Job, Predicted, Publication, Selection, VariantResult
+from gateway.metrics import Metrics
+from gateway.models.catalog import Models, ServedModel
+from gateway.models.trial import Observation
+from gateway.testing import MemoryBroker, MemoryTriton
+from tests.flow.builders import job, settings
+from tests.flow.trial_site import CAMERAS, flow, on_trial, release
+
+ROUNDS = 9
+TIMES = 20_000
+SNAPSHOTS = 300
+
+
+class Deaf:
+    """A jury that keeps nothing, so that only the way to it is measured."""
+
+    wants_pairs = False
+
+    def saw(self, observation: Observation) -> None:
+        """Forget it."""
+
+
+def entries() -> dict[str, ServedModel]:
+    """The entry of the model in each situation."""
+    stable, candidate = release(1), release(2)
+    return {
+        "no rollout": stable,
+        "shadow": on_trial(stable, candidate, Deaf()),
+        "canary, stable answers": on_trial(stable, candidate, Deaf(), 1e-9),
+        "canary, candidate answers": on_trial(stable, candidate, Deaf(), 1.0),
+    }
+
+
+def answer_of(asked: Job, model: ServedModel) -> Predicted:
+    """An answer as the steps before would have made it."""
+    result = VariantResult("onnx", "1", 1.0)
+    return Predicted(replace(asked, model=model), (64, 48), Selection("single", "", "onnx"), {"onnx": result}, 0, 0, 0)
+
+
+async def routed(pipeline: Pipeline, asked: Job, predicted: Predicted) -> None:
+    """All that a snapshot goes through for the sake of versions."""
+    turn = await pipeline._turn(asked)
+    with pipeline._taken(turn):
+        pipeline._shadow.offer(Tried(predicted, turn.model, stable=predicted.results))
+
+
+def before(models: Models, asked: Job) -> None:
+    """What it went through when there was one version of each model."""
+    models.current.named(asked.model.spec.name)
+
+
+async def nanoseconds(model: ServedModel) -> tuple[float, float]:
+    """With versions, and without: the best of several rounds, for each snapshot."""
+    models, broker = Models(), MemoryBroker()
+    client = broker.client("gateway", [], Publication("x", b""))
+    pipeline = Pipeline(Live(settings()), client, MemoryTriton(), models, Metrics())
+    models.put(model)
+    asked = job(CAMERAS[0], model=model)
+    predicted = answer_of(asked, model)
+    took, base = [], []
+    for _ in range(ROUNDS):
+        started = time.perf_counter_ns()
+        for _ in range(TIMES):
+            await routed(pipeline, asked, predicted)
+        took.append((time.perf_counter_ns() - started) / TIMES)
+        started = time.perf_counter_ns()
+        for _ in range(TIMES):
+            before(models, asked)
+        base.append((time.perf_counter_ns() - started) / TIMES)
+    pipeline.close()
+    return min(took), min(base)
+
+
+async def whole(model: ServedModel) -> float:
+    """Median milliseconds from arrival to result, one snapshot after the other, with a Triton that takes no time."""
+    async with flow(1, 2) as place:
+        place.models.put(model)
+        for number in range(SNAPSHOTS):
+            place.send(CAMERAS[0])
+            await place.answered(number + 1)
+        return statistics.median(float(body["metadata"]["timings_ms"]["total"]) for body in place.results)
+
+
+async def main() -> None:
+    """Print a line for each situation."""
+    for name, model in entries().items():
+        took, base = await nanoseconds(model)
+        print(f"{name:27} {took - base:6.0f} ns more a snapshot, of {await whole(model):.2f} ms from arrival to result")
+
+
+if __name__ == "__main__":
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    asyncio.run(main())
