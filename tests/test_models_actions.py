@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -22,7 +23,7 @@ from tests.admin.commanded import Office, office, refused, release, rollout, wit
 from tests.front_door import Done, run_here
 from tests.harness import TIMEOUT_S, until
 
-Cli = Callable[..., Awaitable[Done]]
+Cli = Callable[..., Coroutine[Any, Any, Done]]
 
 
 @pytest.fixture

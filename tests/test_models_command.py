@@ -464,7 +464,8 @@ def test_a_manifest_is_what_sha256sum_checks_and_check_waits_for(drop: Path) -> 
     assert "industrial-safety version 1: " in done.stdout
     assert sha256sum(drop) == 0
     assert "all files match SHA256SUMS" in steps_of(outlook(drop))["stable_on_disk"]
-    (drop / "industrial-safety-torch" / "config.pbtxt").open("a").write("# changed\n")
+    config = drop / "industrial-safety-torch" / "config.pbtxt"
+    config.write_text(f"{config.read_text()}# changed\n")
     assert "industrial-safety-torch/config.pbtxt does not match" in outlook(drop, 2)["problem"]["message"]
     assert sha256sum(drop) != 0
     settings = {"MODEL_REPOSITORY": str(drop)}
@@ -472,12 +473,21 @@ def test_a_manifest_is_what_sha256sum_checks_and_check_waits_for(drop: Path) -> 
     assert sha256sum(drop) == 0
 
 
-def test_a_manifest_is_of_one_version(drop: Path) -> None:
+def test_a_manifest_is_of_one_version_and_keeps_what_it_said_of_others(drop: Path) -> None:
+    path = drop / "industrial-safety" / "SHA256SUMS"
     add_version(drop, 2, "onnx", "torch")
-    assert run("models", "manifest", str(drop / "industrial-safety")).returncode == 0
-    text = (drop / "industrial-safety" / "SHA256SUMS").read_text()
-    assert "industrial-safety-onnx/2/model.onnx" in text
-    assert "industrial-safety-onnx/1/" not in text
+    assert run("models", "manifest", str(path.parent)).returncode == 0
+    assert "industrial-safety-onnx/2/model.onnx" in path.read_text()
+    assert "industrial-safety-onnx/1/" not in path.read_text()
+    assert run("models", "manifest", str(path.parent), "1").returncode == 0
+    assert sha256sum(drop) == 0
+    assert path.read_text().count("/model.onnx") == 2
+    shutil.rmtree(drop / "industrial-safety-onnx" / "2")
+    assert run("models", "manifest", str(path.parent), "1").returncode == 0
+    assert sha256sum(drop) == 0
+    path.write_text("no manifest")
+    assert run("models", "manifest", str(path.parent), "1").returncode == 0
+    assert sha256sum(drop) == 0
     assert "version 3 has no folder" in one_line("models", "manifest", str(drop / "industrial-safety"), "3")
     assert "there is no model 'nobody'" in one_line("models", "manifest", "nobody")
 

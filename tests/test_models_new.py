@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from gateway.layouts import named
 from gateway.local.tritonserver import EmbeddedTriton
 from gateway.messages import TensorSpec
 from gateway.models.onnx_file import OnnxFacts
+from gateway.models.rollout_spec import RolloutSpec
 from gateway.models.skeleton import TorchFacts, Wishes, outline
 from gateway.models.skeleton_files import config_pbtxt, labels_txt, model_yaml
 from gateway.models.spec import read_labels, read_spec
@@ -200,14 +203,16 @@ def test_a_torchscript_file_alone_has_to_be_told_its_shapes(repository: Path, tm
     assert [each.name for each in config.signature.outputs] == ["OUTPUT__0", "OUTPUT__1"]
 
 
-def test_pictures_for_golden_are_copied_and_what_is_missing_is_said(repository: Path) -> None:
-    pictures = sorted((SAMPLES / "walkway" / "golden").glob("*.jpg"))[:2]
-    said = new(repository, "walkway", *files_of("walkway"), *(f"--image={picture}" for picture in pictures))
-    assert sorted(path.name for path in (repository / "walkway" / "golden").iterdir()) == [
-        each.name for each in pictures
-    ]
-    assert "expected.json" in said
-    assert "without answers" in said
+def test_golden_examples_go_with_it(repository: Path, tmp_path: Path) -> None:
+    golden = SAMPLES / "walkway" / "golden"
+    labels = str(SAMPLES / "walkway" / "labels.txt")
+    said = new(repository, "walkway", *files_of("walkway"), "--golden", str(golden), "--labels", labels)
+    assert everything(repository / "walkway" / "golden") == everything(golden)
+    assert "expected.json" not in said
+    assert "x/golden/expected.json: nothing tells wrong weights" in new(repository, "x", *files_of("walkway"))
+    (tmp_path / "expected.json").write_text('[{"image": "gone.jpg", "predictions": []}]')
+    line = refused(repository, "y", *files_of("walkway"), "--golden", str(tmp_path))
+    assert f"{repository}/y/golden/gone.jpg" in line
 
 
 def test_a_name_that_yaml_reads_as_a_number_stays_a_name(repository: Path) -> None:
@@ -233,7 +238,7 @@ def test_a_name_that_yaml_reads_as_a_number_stays_a_name(repository: Path) -> No
         ([*files_of("walkway"), "--input", "3x640x640"], "--input says 3x640x640"),
         ([*files_of("walkway"), "--output", "2", "--output", "3"], "2 outputs are given, the ONNX file has 1"),
         ([*files_of("walkway"), "--input", "640,640"], "is no shape"),
-        ([*files_of("walkway"), "--image", "nowhere.jpg"], "nowhere.jpg"),
+        ([*files_of("walkway"), "--golden", "nowhere"], "nowhere: cannot be read"),
         ([*files_of("walkway"), "--version", "0"], "--version"),
     ],
 )
@@ -335,8 +340,10 @@ def test_the_next_version_leaves_all_else_as_it_is(walkway: Path) -> None:
 
 
 def test_a_version_that_brings_one_variant_only_says_so(walkway: Path) -> None:
+    (walkway / "walkway" / "model.sig").write_text("of version 1")
     said = new(walkway, "walkway", *files_of("walkway", "torch"))
     assert "Version 2 brings no onnx: it will be served without." in said
+    assert f"model.sig is not of version 2 yet: edge-gateway models sign {walkway}/walkway" in said
     assert not (walkway / "walkway-onnx" / "2").exists()
 
 
@@ -359,8 +366,6 @@ def test_another_models_files_are_no_next_version(walkway: Path, tmp_path: Path)
 
 
 def test_options_without_effect_on_a_model_that_is_there(walkway: Path) -> None:
-    line = refused(walkway, "walkway", *files_of("walkway"), "--layout", "classification", "--image", "x.jpg")
-    assert "x.jpg" in line  # is not there at all
     line = refused(walkway, "walkway", *files_of("walkway"), "--layout", "classification")
     assert "the model is there already, and --layout has no effect on it" in line
 
@@ -449,3 +454,57 @@ def test_triton_serves_what_it_wrote(repository: Path) -> None:
         client.close()
     assert answers[0].shape == (2, 32, 1)
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
+
+
+# --- the page that walks through it ---------------------------------------------------------------------
+
+PAGE = (ROOT / "docs" / "howto" / "new-model.md").read_text()
+
+
+def commands_of(page: str) -> list[list[str]]:
+    """The lines of `edge-gateway models new` on the page, as arguments."""
+    return [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("edge-gateway models new ")]
+
+
+def test_the_page_works_as_it_is_printed(tmp_path: Path) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    (tmp_path / "train.py").write_text(code)
+    (tmp_path / "prepared").mkdir()
+    (edit,) = re.findall(r"^sed .*$", PAGE, re.MULTILINE)
+    first, second = commands_of(PAGE)
+    gateway = [sys.executable, "-m", "gateway"]
+    for command in (
+        [sys.executable, "train.py"],
+        [*gateway, *first],
+        shlex.split(edit),
+        [*gateway, "models", "check", "prepared/door"],
+        [*gateway, "models", "manifest", "prepared/door"],
+        [*gateway, *second, "--repository", "prepared"],
+        [*gateway, "models", "manifest", "prepared/door"],
+        [*gateway, "models", "check", "prepared/door-onnx"],
+    ):
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            # The folder triton/ of this repository is not to be taken for the module that torch looks for.
+            env=environment(PYTHONPATH="" if "train.py" in command else str(ROOT)),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done
+    found = {path for path in everything(tmp_path / "prepared") if "." in path}
+    tree = re.search(r"^```\nprepared/\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    assert tree is not None
+    named = {name.strip() for line in tree[1].splitlines() for name in line.partition("/")[2].split(",")}
+    assert {path.partition("/")[2] for path in found if "/2/" not in path} >= named - {"golden/"}
+    assert "stretch" in (tmp_path / "prepared" / "door" / "model.yaml").read_text()
+
+
+def test_the_page_on_models_has_all_keys_of_rollout_with_their_usual_values() -> None:
+    text = (ROOT / "docs" / "models.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(rollout:\n.*?)^```", text, re.DOTALL | re.MULTILINE)
+    keys = yaml.safe_load(block)["rollout"]
+    assert set(keys) == set(RolloutSpec.model_fields)
+    assert RolloutSpec.model_validate(keys) == RolloutSpec()

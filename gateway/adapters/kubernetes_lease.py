@@ -223,13 +223,16 @@ class KubernetesLease:
     async def _ask(
         self, method: str, url: str, body: dict[str, Any] | None = None, *, refused_by: set[int]
     ) -> dict[str, Any] | None:
-        """The Lease in the answer; None for the statuses of `refused_by`. Raises _Trouble."""
+        """The Lease in the answer; None for the statuses of `refused_by`. Raises _Trouble and TimeoutError."""
         content = msgspec.json.encode(body) if body is not None else None
         try:
             headers = {"Authorization": f"Bearer {self._token()}", "Content-Type": "application/json"}
             client = self._client = self._client or self._connect()
             async with client.stream(method, url, content=content, headers=headers) as response:
                 data = await _limited(response)
+        except httpx.TimeoutException as error:
+            await self._disconnect()
+            raise TimeoutError from error
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             await self._disconnect()  # with the next one ca.crt is read again
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -266,7 +269,8 @@ class KubernetesLease:
         context = ssl.create_default_context(cafile=str(self._account / "ca.crt"))
         # Python 3.13 would refuse the authorities of many clusters, which lack an extension.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        return httpx.AsyncClient(verify=context, timeout=self._duration_s / 3, trust_env=False)
+        # Shorter than the limit of `hold`: cancelled from outside, httpx forgets a connection that is being made.
+        return httpx.AsyncClient(verify=context, timeout=self._duration_s / 4, trust_env=False)
 
     async def _disconnect(self) -> None:
         client, self._client = self._client, None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+
+SETTLED_S = 5.0  # a crashed process among others fails one request each second, as long as there are any
 
 
 class Crashes:
@@ -12,8 +16,9 @@ class Crashes:
     A request without a version went to the highest; it is noted as version "".
     """
 
-    def __init__(self) -> None:
-        self._crashed: set[tuple[str, str]] = set()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._crashed: dict[tuple[str, str], float] = {}
         self._loads: Counter[str] = Counter()
 
     def loads(self, model: str) -> int:
@@ -31,22 +36,29 @@ class Crashes:
         second, long after another has taken over.
         """
         if loads == self._loads[model]:
-            self._crashed.add((model, version))
+            self._crashed[model, version] = self._clock()
 
     def answered(self, model: str, *versions: str) -> None:
-        """These versions answer, so somebody else has loaded them again."""
+        """These versions answer: forget a crash after which no request has failed for a while, for then somebody
+        else has loaded the version again. Until then it may be another process of the same version that answers.
+        """
         if self._crashed:
-            self._crashed.difference_update((model, version) for version in versions)
+            settled = self._clock() - SETTLED_S
+            for version in versions:
+                if self._crashed.get((model, version), math.inf) < settled:
+                    del self._crashed[model, version]
 
     def loaded(self, model: str) -> None:
         """Nothing of before holds: the model was loaded again or unloaded."""
         self._loads[model] += 1
-        self._crashed = {crash for crash in self._crashed if crash[0] != model}
+        self._crashed = {crash: at for crash, at in self._crashed.items() if crash[0] != model}
 
     def among(self, model: str, listed: Collection[int]) -> frozenset[int]:
         """Those of the listed versions that have crashed; forgets what is not listed any more."""
-        gone = {version for name, version in self._crashed if name == model} - {"", *map(str, listed)}
-        self._crashed.difference_update((model, version) for version in gone)
+        still = {"", *map(str, listed)} if listed else set()
+        for name, version in list(self._crashed):
+            if name == model and version not in still:
+                del self._crashed[name, version]
         highest = max(listed, default=0)
         return frozenset(
             version

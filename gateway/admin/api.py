@@ -112,6 +112,7 @@ def _variant_state(variant: ServedVariant, model: ServedModel) -> dict[str, Any]
         "triton_model": variant.triton_model,
         "state": variant.state.value,
         "reason": variant.reason,
+        "fix": variant.fix,
         "version": variant.version,
         "input": {"height": plan.height, "width": plan.width} if isinstance(plan, InputPlan) else None,
         "on_gpu": variant.on_gpu,

@@ -70,6 +70,9 @@ class Health:
         for name, model in models.items():
             reasons += self._not_ready(name, model)
             degraded += self._degraded(name, model)
+        for name, state in self._commands.states.items():
+            if failure := failure_in_words(state):
+                degraded.append(f"model '{name}': {failure}")
         reasons += self._refused
         if not self._metrics.value("config_last_reload_successful"):
             degraded.append("the configuration as it reads now cannot be used, the one before holds; see the log")
@@ -104,8 +107,6 @@ class Health:
                 yield f"model '{name}' does not serve yet: {missing}"
             elif model.ready and not model.loading:
                 yield f"model '{name}': {missing}"
-        if failure := failure_in_words(state):
-            yield f"model '{name}': {failure}"
         yield from self._not_on_gpu(model)
 
     def _not_on_gpu(self, model: ServedModel) -> list[str]:

@@ -113,13 +113,20 @@ def _variants(state: ModelState | None, served: ServedModel | None) -> dict[str,
                 "triton_model": variant.triton_model,
                 "state": variant.state.value,
                 "reason": _clean(variant.reason),
+                "fix": _clean(variant.fix),
                 "version": variant.version,
             }
             for name, variant in served.variants.items()
         }
     stable = state.stable if state else None
     return {
-        _clean(name): {"triton_model": _clean(triton_model), "state": None, "reason": "", "version": str(version)}
+        _clean(name): {
+            "triton_model": _clean(triton_model),
+            "state": None,
+            "reason": "",
+            "fix": "",
+            "version": str(version),
+        }
         for name, (triton_model, version) in (stable.placements if stable else {}).items()
     }
 

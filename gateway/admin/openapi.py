@@ -157,7 +157,7 @@ def _kserve() -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     variant = _object(
-        triton_model=_TEXT, state={"enum": [*State, None]}, reason=_TEXT, version=_TEXT,
+        triton_model=_TEXT, state={"enum": [*State, None]}, reason=_TEXT, fix=_TEXT, version=_TEXT,
         input={"type": ["object", "null"]}, on_gpu={"type": ["boolean", "null"]},
         queue_ms=_MAYBE_NUMBER, compute_ms=_MAYBE_NUMBER, memory_mb=_MAYBE_NUMBER,
     )  # fmt: skip

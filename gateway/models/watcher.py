@@ -26,8 +26,8 @@ log = structlog.get_logger(__name__)
 POLL_S = 2.0
 """Between two looks without events."""
 SAFETY_POLL_S = 30.0
-"""Between two looks with events: they can be lost, and some volumes report only a part."""
-LEAST_GAP_S = 0.1
+"""Between two looks with events: they can be lost, and writes through a mapping make none."""
+LEAST_GAP_S, MOST_GAP_S = 0.1, 10.0
 BUSY_SHARE = 0.05
 """Of the time that looks may take while something changes."""
 IDLE_SHARE = 0.01
@@ -143,7 +143,7 @@ class DropWatcher:
 
     async def _wait(self) -> None:
         """Until it is time for the next look."""
-        await asyncio.sleep(max(LEAST_GAP_S, self._look_s / BUSY_SHARE))
+        await asyncio.sleep(min(max(LEAST_GAP_S, self._look_s / BUSY_SHARE), MOST_GAP_S))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._patience()):
                 await self._woken.wait()
@@ -155,7 +155,7 @@ class DropWatcher:
             due = min(unrest.last for unrest in self._restless.values()) + self._quiet_s - time.monotonic()
             return max(0.0, min(due, self._quiet_s / LOOKS_A_REST))
         has_events = self._events is not None and self._events.running
-        return max(SAFETY_POLL_S if has_events else self._poll_s, self._look_s / IDLE_SHARE)
+        return SAFETY_POLL_S if has_events else min(max(self._poll_s, self._look_s / IDLE_SHARE), SAFETY_POLL_S)
 
     # --- events -----------------------------------------------------------------------------------------
 

@@ -24,7 +24,8 @@ NAMESPACE = "site-7"
 PATH = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 SPEC = {"holderIdentity", "leaseDurationSeconds", "acquireTime", "renewTime", "leaseTransitions"}
 MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
-DURATION_S = 1
+DURATION_S = 2
+"""Where a test waits for it; the others have one that is never over."""
 TOKEN = "first.token"
 
 
@@ -163,7 +164,7 @@ NewLease = Callable[..., KubernetesLease]
 async def new_lease(server: ApiServer, account: Path) -> AsyncIterator[NewLease]:
     leases: list[KubernetesLease] = []
 
-    def make(gateway: str = "gw", duration_s: int = DURATION_S) -> KubernetesLease:
+    def make(gateway: str = "gw", duration_s: int = 60) -> KubernetesLease:
         url = f"https://127.0.0.1:{server.port}"
         leases.append(
             KubernetesLease(new_identity(gateway), url=url, namespace=NAMESPACE, account=account, duration_s=duration_s)
@@ -208,7 +209,7 @@ async def test_of_two_that_start_together_one_holds_it(server: ApiServer, new_le
 
 
 async def test_a_holder_that_goes_silent_is_followed_after_it_has_stepped_down(new_lease: NewLease) -> None:
-    first, second = new_lease("first"), new_lease("second")
+    first, second = new_lease("first", DURATION_S), new_lease("second", DURATION_S)
     assert await first.hold()
     begun = time.monotonic()
     moments: list[tuple[bool, bool]] = []
@@ -225,32 +226,31 @@ async def test_a_holder_that_goes_silent_is_followed_after_it_has_stepped_down(n
 
 
 async def test_among_many_there_is_one_at_each_moment(server: ApiServer, new_lease: NewLease) -> None:
-    leases = [new_lease(f"gw{number}") for number in range(5)]
+    leases = [new_lease(f"gw{number}", DURATION_S) for number in range(5)]
     dice = random.Random(7)
     running = True
 
     async def contend(lease: KubernetesLease) -> None:
         while running:
             await lease.hold()
-            if dice.random() < 0.3:
+            if dice.random() < 0.5:
                 await lease.release()
-            await asyncio.sleep(dice.choice((0.0, 0.01, 0.05, DURATION_S * 1.3)))
+            await asyncio.sleep(dice.choice((0.0, 0.01, 0.05, 0.05, DURATION_S * 1.3)))
 
     tasks = [asyncio.create_task(contend(lease)) for lease in leases]
-    deadline = time.monotonic() + 4
-    while time.monotonic() < deadline:
+    deadline = time.monotonic() + 60
+    while server.stored is None or server.stored["spec"]["leaseTransitions"] < 3:
+        assert time.monotonic() < deadline
         assert sum(lease.check() for lease in leases) <= 1
         await asyncio.sleep(0.001)
     running = False
     await asyncio.gather(*tasks)
-    assert server.stored is not None
-    assert server.stored["spec"]["leaseTransitions"] > 2
 
 
 @pytest.mark.parametrize("renewed", ["1999-01-01T00:00:00.000000Z", "2199-01-01T00:00:00.000000Z"])
 async def test_the_clock_of_the_other_is_not_believed(server: ApiServer, new_lease: NewLease, renewed: str) -> None:
     server.write(foreign(renewTime=renewed, strategy="OldestEmulationVersion"))
-    lease = new_lease()
+    lease = new_lease("gw", DURATION_S)
     begun = time.monotonic()
     while not await lease.hold():
         assert lease.holder == "far_123"
@@ -283,7 +283,7 @@ async def test_an_edit_by_somebody_costs_no_lease(server: ApiServer, new_lease: 
 
 
 async def test_somebody_who_took_it_is_noticed(server: ApiServer, new_lease: NewLease) -> None:
-    lease = new_lease(duration_s=600)
+    lease = new_lease()
     assert await lease.hold()
     server.write(foreign())
     assert not await lease.hold()
@@ -291,7 +291,7 @@ async def test_somebody_who_took_it_is_noticed(server: ApiServer, new_lease: New
 
 
 async def test_cut_off_it_steps_down_before_others_may_take_it(server: ApiServer, new_lease: NewLease) -> None:
-    lease = new_lease()
+    lease = new_lease("gw", DURATION_S)
     assert await lease.hold()
     begun = time.monotonic()
     await server.stop()
@@ -299,7 +299,7 @@ async def test_cut_off_it_steps_down_before_others_may_take_it(server: ApiServer
         assert await lease.hold()
         while await lease.hold():
             await asyncio.sleep(0.01)
-    assert 0.4 * DURATION_S < time.monotonic() - begun < 0.9 * DURATION_S
+    assert DURATION_S / 2 < time.monotonic() - begun < DURATION_S
     assert [entry["log_level"] for entry in logs] == ["error", "warning"]
     assert "cannot be asked" in lease.problem
     await server.start()
@@ -309,7 +309,7 @@ async def test_cut_off_it_steps_down_before_others_may_take_it(server: ApiServer
 
 async def test_a_server_that_hangs_is_not_waited_for(server: ApiServer, new_lease: NewLease) -> None:
     server.delay_s = 30
-    lease = new_lease()
+    lease = new_lease("gw", DURATION_S)
     begun = time.monotonic()
     assert not await lease.hold()
     assert time.monotonic() - begun < DURATION_S
@@ -334,24 +334,17 @@ async def test_a_renewed_token_and_a_renewed_authority_are_taken_over(
     lease = new_lease()
     assert await lease.hold()
     server.token = "second.token"
-    await until_false(lease)
+    await lease.hold()
     assert "401" in lease.problem
     (account / "token").write_text("second.token")
     assert await lease.hold()
     await server.stop()
     await server.start("new")
-    await until_false(lease)
+    await lease.hold()
     assert "CERTIFICATE_VERIFY_FAILED" in lease.problem
     (account / "ca.crt").write_bytes((certificates / "new.crt").read_bytes())
     assert await lease.hold()
     assert set(server.verbs) == {"GET", "POST", "PUT"}  # what RULE allows
-
-
-async def until_false(lease: KubernetesLease) -> None:
-    deadline = time.monotonic() + 5
-    while await lease.hold():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("token", [b"", b"two\nlines", b"\xff\xfe", b"secret\0x"])

@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2 as messages
 
 from gateway.adapters.triton import TritonServer
 from gateway.adapters.triton_config import MAX_CONFIG_BYTES
+from gateway.adapters.triton_crashes import SETTLED_S, Crashes
 from gateway.adapters.triton_override import override
 from gateway.errors import BackendUnavailable, ConfigError, ModelUnavailable
 from gateway.messages import InferRequest
@@ -255,21 +256,50 @@ async def test_a_crashed_model_without_versions_is_unloaded_first(triton: tuple[
     assert await server.serving("m") == (3,)
 
 
+async def test_after_a_restart_nothing_has_crashed(triton: tuple[Shelf, TritonServer]) -> None:
+    shelf, server = triton
+    await server.load("m")
+    shelf.crashed = {3}
+    with pytest.raises(ModelUnavailable):
+        await server.infer(asking())
+    shelf.ready = set()
+    assert await server.serving("m") == ()
+    shelf.ready = {3}
+
+    assert await server.serving("m") == (3,)
+
+
 async def test_a_version_that_somebody_else_has_loaded_again_serves(triton: tuple[Shelf, TritonServer]) -> None:
     shelf, server = triton
-    await server.load("m", (1,), CONFIG)
-    for leave in (True, False):
-        shelf.crashed = {1}
-        with pytest.raises(ModelUnavailable):
-            await server.infer(asking("1"))
-        shelf.crashed = set()
-        if leave:  # seen while it was gone
-            shelf.ready = set()
-            assert await server.serving("m") == ()
-            shelf.ready = {1}
-        else:  # seen by an answer
-            await server.infer(asking("1"))
-        assert await server.serving("m") == (1,)
+    await server.load("m", (1, 2), CONFIG)
+    shelf.crashed = {1}
+    with pytest.raises(ModelUnavailable):
+        await server.infer(asking("1"))
+    shelf.ready, shelf.crashed = {2}, set()
+    assert await server.serving("m") == (2,)
+    shelf.ready = {1, 2}
+
+    assert await server.serving("m") == (1, 2)
+
+
+def test_an_answer_counts_once_no_request_has_failed_for_a_while() -> None:
+    now = 100.0
+    crashes = Crashes(lambda: now)
+    crashes.crashed("m", "1", 0)
+    crashes.crashed("m", "", 0)
+    now += SETTLED_S - 1
+    crashes.answered("m", "1")  # another process of the same version
+    crashes.crashed("m", "1", 0)
+    now += SETTLED_S - 1
+    crashes.answered("m", "1")
+    assert crashes.among("m", (1, 2)) == {1, 2}
+    now += 2
+    crashes.answered("other", "1", "")
+    assert crashes.among("m", (1, 2)) == {1, 2}
+    crashes.answered("m", "1")
+    assert crashes.among("m", (1, 2)) == {2}
+    crashes.answered("m", "", "2")
+    assert crashes.among("m", (1, 2)) == set()
 
 
 async def test_a_late_word_of_a_crashed_process_says_nothing_of_the_next(triton: tuple[Shelf, TritonServer]) -> None:

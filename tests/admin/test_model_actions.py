@@ -41,7 +41,8 @@ async def test_each_action_is_carried_out(tmp_path: Path, action: Action) -> Non
 
 async def test_a_version_in_the_body_or_in_the_query(tmp_path: Path) -> None:
     async with office(api_token_file=with_token(tmp_path)) as place:
-        for more in ({"json": {"version": 4}}, {"params": {"version": "4"}}, {"json": {"version": None}}, {"json": {}}):
+        given: list[dict[str, Any]] = [{"json": {"version": 4}}, {"params": {"version": "4"}}, {"json": {}}, {}]
+        for more in given:
             assert (await place.http.post(PROMOTE, headers=BEARER, **more)).status_code == 202
         assert [command.version for command in place.commands.executed] == [4, 4, None, None]
 

@@ -21,6 +21,7 @@ from tests.test_messages_doc import EXAMPLES, shape_of
 
 PROMOTE = {"action": "promote", "model": "detector", "version": 3}
 BEARER = {"user_properties": (("authorization", "Bearer s3cret"),)}
+NO_VERSIONS: tuple[Any, ...] = (0, -1, 1e9, 3.0, "3", True, 2**31, [], {})
 END = {"action": "unload", "model": "end"}
 
 
@@ -148,7 +149,7 @@ async def test_off_ignores_what_an_old_subscription_still_brings() -> None:
         {"action": "promote", "model": ["detector"]},
         {"action": "promote", "model": 3},
         PROMOTE | {"verison": 3},
-        *(PROMOTE | {"version": version} for version in (0, -1, 1e9, 3.0, "3", True, 2**31, [], {})),
+        *(PROMOTE | {"version": version} for version in NO_VERSIONS),
     ],
 )
 async def test_what_is_no_command_reaches_nobody(payload: object) -> None:

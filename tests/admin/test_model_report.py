@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -21,7 +22,7 @@ BOTH_ASLEEP = served(onnx=State.ASLEEP, torch=State.ASLEEP)
 BOTH_UNLOADED = served(onnx=State.UNLOADED, torch=State.UNLOADED)
 
 
-def with_rollout(**more: object) -> ModelState:
+def with_rollout(**more: Any) -> ModelState:
     return msgspec.structs.replace(STABLE, rollout=rollout(**more))
 
 
@@ -51,9 +52,9 @@ def test_all_of_it() -> None:
     refusal = RefusalRecord(5, Step.VERIFIED, "labels.txt has 2 lines", "Add one", 1_700_000_050.0)
     model = served()
     for name in model.variants:
-        model = model.with_variant(replace(model.variants[name], version="1"))
+        model = model.with_variant(replace(model.variants[name], version="1", fix=""))
     report = model_report("detector", msgspec.structs.replace(with_rollout(), refused=(refusal,)), model)
-    variant = {"triton_model": "detector-onnx", "state": "ready", "reason": "", "version": "1"}
+    variant = {"triton_model": "detector-onnx", "state": "ready", "reason": "", "fix": "", "version": "1"}
     assert report == {
         "model_name": "detector",
         "status": "rolling_out",
@@ -90,7 +91,7 @@ def test_all_of_it() -> None:
 
 def test_what_is_remembered_alone_names_the_variants_too() -> None:
     variants = model_report("detector", STABLE, None)["variants"]
-    assert variants["onnx"] == {"triton_model": "detector-onnx", "state": None, "reason": "", "version": "3"}
+    assert variants["onnx"] == {"triton_model": "detector-onnx", "state": None, "reason": "", "fix": "", "version": "3"}
 
 
 def test_the_lines_say_where_a_rollout_stands() -> None:

@@ -24,6 +24,11 @@ def on(place: Office, topic: str = MODELS_TOPIC) -> list[Message]:
     return [message for message in place.seen if message.topic == topic]
 
 
+async def messages(place: Office, count: int) -> None:
+    """Wait until so many have come."""
+    await until(lambda: len(on(place)) >= count, f"{count} messages")
+
+
 async def newcomer(place: Office) -> list[Message]:
     """What the broker keeps of models."""
     client = place.broker.client("newcomer", ["edge-ai/+/+/+/ai/models/+", "end"])
@@ -69,7 +74,7 @@ async def test_every_step_of_a_rollout_is_told() -> None:
         await until(lambda: bool(on(place)), "the first message")
         for number, step in enumerate(Step):
             place.commands.put(msgspec.structs.replace(STABLE, rollout=rollout(step=step)))
-            await until(lambda wanted=number: len(on(place)) >= wanted + 2, step)
+            await messages(place, number + 2)
         place.commands.put(msgspec.structs.replace(STABLE, rollout=refused()))
         await until(lambda: place.bodies(MODELS_TOPIC)[-1]["rollout"]["ending"] == "refused", "the end")
     told = [body["rollout"]["step"] for body in place.bodies(MODELS_TOPIC)[1:-1]]

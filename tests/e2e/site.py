@@ -38,7 +38,7 @@ _numbers = itertools.count(1)
 
 @functools.cache
 def _state_dir() -> str:
-    """One for all gateways of a run, so that the second one remembers what the first has verified; not in the sources."""
+    """One for all gateways of a run: the second one remembers what the first has verified. Not in the sources."""
     folder = tempfile.mkdtemp(prefix="edge-gateway-state-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.errors import BackendRejected, BackendUnavailable, ModelUnavailable
 from gateway.layouts.binding import BoundOutput
@@ -198,14 +199,16 @@ async def test_an_answer_of_the_candidate_that_makes_no_sense_is_its_fault() -> 
 
     for scene in (defect, sees((32.0, 32.0, 20.0, 40.0, 0, float("nan")))):
         jury = Witness()
-        async with flow(1) as place:
-            await place.add(2, scene)
-            place.models.put(on_trial(release(1), release(2), jury, HALF))
-            place.send(INSIDE)
-            await place.answered(1)
+        with capture_logs() as logs:  # a traceback in colours takes seconds
+            async with flow(1) as place:
+                await place.add(2, scene)
+                place.models.put(on_trial(release(1), release(2), jury, HALF))
+                place.send(INSIDE)
+                await place.answered(1)
         assert place.outcomes() == {"published": 1}
         assert place.results[0]["model_version"] == "1"
         assert jury.seen[0].candidate["onnx"].error is not None
+        assert ("A defect with a new version" in {line["event"] for line in logs}) is (scene is defect)
 
 
 async def test_a_damaged_picture_is_nobodys_fault() -> None:
@@ -277,13 +280,15 @@ async def test_a_jury_with_a_defect_costs_no_snapshot_its_answer() -> None:
         def saw(self, observation: Observation) -> None:
             raise RuntimeError("a defect")
 
-    async with flow(1, 2) as place:
-        for share in (0.0, HALF):
-            place.models.put(on_trial(release(1), release(2), Defective(), share))
-            place.send(INSIDE)
-        await place.answered(2)
+    with capture_logs() as logs:
+        async with flow(1, 2) as place:
+            for share in (0.0, HALF):
+                place.models.put(on_trial(release(1), release(2), Defective(), share))
+                place.send(INSIDE)
+                await place.answered(1 + bool(share))
     assert place.outcomes() == {"published": 2}
     assert not place.errors
+    assert [line["event"] for line in logs].count("A defect in judging a new version") == 4
 
 
 def thermometer(version: int, window: int) -> ServedModel:

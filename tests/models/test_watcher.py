@@ -318,14 +318,12 @@ async def main():
         os.close(held.pop())
         os.close(held.pop())
     async with DropWatcher(root, root / "state", 0.3, "events") as watcher, asyncio.timeout(20):
-        await watcher.settled()
         (root / "model" / "2").mkdir()
         print(await watcher.settled())
 
 asyncio.run(main())
 """
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "x").write_bytes(b"just now")
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
     )

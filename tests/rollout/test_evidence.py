@@ -106,7 +106,14 @@ def test_an_error_of_the_candidate_alone_counts() -> None:
     assert jury.verdict.gate is Gate.ERRORS
 
 
-@pytest.mark.parametrize("stable", [error(BackendTimeout), error(BackendTimeout, variant="torch")])
+@pytest.mark.parametrize(
+    "stable",
+    [
+        error(BackendTimeout),
+        error(BackendTimeout, variant="torch"),
+        {**error(BackendTimeout), **answer(saw(), variant="torch")},
+    ],
+)
 def test_a_snapshot_on_which_the_stable_version_failed_too_says_nothing(stable: dict[str, VariantResult]) -> None:
     jury = shadow()
     for _ in range(50):

@@ -73,7 +73,7 @@ def test_errors_fail_early_only_where_no_further_answer_can_help() -> None:
 
 def test_each_variant_is_held_to_the_error_rate_by_itself() -> None:
     seen = {"onnx": VariantSeen(answers=99), "torch": VariantSeen(answers=1, errors={"BACKEND_REJECTED": 1})}
-    verdict = judge(Figures(snapshots=100, variants=seen), spec(), 50)
+    verdict = judge(Figures(snapshots=100, variants=seen), spec(max_error_rate=0.1), 50)
     assert failed(verdict) is Gate.ERRORS
     assert verdict.reason.startswith("torch failed on 1 of 2")
 

@@ -24,7 +24,7 @@ from gateway.rollout.lease import FileLease, new_identity
 from tests.command_line import ROOT, environment
 from tests.harness import until
 
-TTL_S = 1.0
+TTL_S = 2.0
 # Contends, and says of each turn when it looked, whether it held the lease for sure, and when it had done its work.
 GATEWAY = """
 import asyncio, sys, time
@@ -113,7 +113,7 @@ async def test_the_next_one_follows_a_killed_holder_at_once(rival: NewRival) -> 
     first = rival("first")
     await until(lambda: bool(first.turns))
     second = rival("second")
-    await asyncio.sleep(TTL_S * 1.5)  # for as long as the holder lives, nobody else gets it
+    await asyncio.sleep(TTL_S * 1.2)  # for as long as the holder lives, nobody else gets it
     assert second.turns == []
     first.kill()
     killed = time.monotonic()
@@ -134,12 +134,12 @@ async def test_a_stopped_holder_loses_it_and_steps_down_when_it_wakes(folder: Pa
     assert lock_files(folder) == ["roller.2.lock"]
     first.send(signal.SIGCONT)
     woken = time.monotonic()
-    await until(lambda: second.held_since(woken + TTL_S * 1.5))
+    await until(lambda: second.held_since(woken + TTL_S))
     # The one write for which it had looked before it was stopped cannot be called back; after that there is none.
     assert len([begin for begin, end in first.turns if end > woken]) <= 1
     assert not [begin for begin, _ in first.turns if begin > woken]
     second.kill()
-    await until(lambda: first.held_since(woken + TTL_S * 1.5))
+    await until(lambda: first.held_since(woken + TTL_S))
 
 
 async def test_among_many_there_is_one_at_each_moment(rival: NewRival) -> None:
@@ -183,10 +183,10 @@ async def test_a_deleted_file_is_noticed_before_the_next_write(folder: Path) -> 
 
 
 async def test_a_holder_that_was_away_asks_again_before_it_writes(folder: Path) -> None:
-    lease = FileLease(folder, "gw/1", ttl_s=0.3)
+    lease = FileLease(folder, "gw/1", ttl_s=1.0)
     assert await lease.hold()
     assert lease.check()
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.8)
     assert not lease.check()
     assert await lease.hold()  # nobody has taken it
     assert lock_files(folder) == ["roller.1.lock"]
@@ -217,15 +217,15 @@ async def test_given_back_it_is_free_at_once(folder: Path) -> None:
 
 
 async def test_a_holder_that_wakes_during_the_takeover_keeps_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = FileLease(folder, "first/1", ttl_s=0.3), FileLease(folder, "second/2", ttl_s=0.3)
+    first, second = FileLease(folder, "first/1", ttl_s=1.0), FileLease(folder, "second/2", ttl_s=1.0)
     assert await first.hold()
     assert not await second.hold()
-    await asyncio.sleep(0.35)
+    await asyncio.sleep(1.0)
     lock = fcntl.flock
 
     def lock_while_the_first_renews(descriptor: int, operation: int) -> None:
         lock(descriptor, operation)
-        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("roller.2.lock"):
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name == "roller.2.lock":
             os.utime(folder / "roller.1.lock")
 
     monkeypatch.setattr(fcntl, "flock", lock_while_the_first_renews)
@@ -266,7 +266,7 @@ async def test_an_unlocked_file_of_another_machine_is_believed_until_it_stands_s
     written = time.monotonic()
     while not await lease.hold():
         await asyncio.sleep(0.01)
-    assert 0.2 < time.monotonic() - written < 2
+    assert 0.2 < time.monotonic() - written < 10
     assert lock_files(folder) == ["roller.3.lock"]
     # And should it be alive after all, whoever finds the other's name in the file gives way.
     path.write_text(json.dumps(record))
@@ -329,9 +329,9 @@ from pathlib import Path
 from gateway.rollout.lease import FileLease
 
 async def main(folder):
-    first, second = FileLease(Path(folder), "a/1", 0.3), FileLease(Path(folder), "b/2", 0.3)
+    first, second = FileLease(Path(folder), "a/1", 1.0), FileLease(Path(folder), "b/2", 1.0)
     held = [await first.hold()]
-    for _ in range(30):
+    for _ in range(50):
         await asyncio.sleep(0.03)
         held.append(await first.hold() and not await second.hold())
     print(all(held), any(held), first.problem)

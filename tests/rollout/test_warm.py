@@ -93,22 +93,28 @@ async def test_a_variant_that_does_not_serve_is_not_asked() -> None:
     assert {name for name, _ in asked(triton)} == {"onnx"}
 
 
-async def test_inputs_beside_the_picture_and_models_without_a_batch_axis() -> None:
+@pytest.mark.parametrize(
+    ("batch", "max_batch", "images"), [((), 0, [(3, 64, 64)]), ((-1,), 2, [(1, 3, 64, 64), (2, 3, 64, 64)])]
+)
+async def test_inputs_beside_the_picture_and_models_without_a_batch_axis(
+    batch: tuple[int, ...], max_batch: int, images: list[tuple[int, ...]]
+) -> None:
     triton, seen = MemoryTriton(), []
 
     def answer(inputs: Arrays) -> Arrays:
-        seen.append({name: (array.shape, array.dtype.name) for name, array in inputs.items()})
-        return {"output0": np.zeros((7, 10), np.float32)}
+        seen.append((inputs["images"].shape, inputs["size"].shape, inputs["size"].dtype.name))
+        return {"output0": np.zeros((*inputs["images"].shape[:-3], 7, 10), np.float32)}
 
-    inputs = (TensorSpec("images", "FP32", (3, 64, 64)), TensorSpec("size", "INT64", (2,)))
-    triton.add_model(ModelSignature("detector-onnx", "2", inputs, (TensorSpec("output0", "FP32", (7, 10)),)), answer)
+    inputs = (TensorSpec("images", "FP32", (*batch, 3, 64, 64)), TensorSpec("size", "INT64", (2,)))
+    outputs = (TensorSpec("output0", "FP32", (*batch, 7, 10)),)
+    triton.add_model(ModelSignature("detector-onnx", "2", inputs, outputs), answer)
     await triton.load("detector-onnx")
     model = served()
     plan = InputPlan("images", 64, 64, extras=(ExtraInput("size", "input_width_height", "INT64", batch_axis=False),))
-    output = {"output": BoundOutput("output0", batch_axis=False)}
-    variant = replace(model.variants["onnx"], version="2", plan=plan, outputs=output, max_batch=0)
-    assert await warm(replace(model, variants={"onnx": variant}), triton, 30) == ROUNDS
-    assert seen == [{"images": ((3, 64, 64), "float32"), "size": ((2,), "int64")}] * ROUNDS
+    output = {"output": BoundOutput("output0", batch_axis=bool(batch))}
+    variant = replace(model.variants["onnx"], version="2", plan=plan, outputs=output, max_batch=max_batch)
+    await warm(replace(model, variants={"onnx": variant}), triton, 30)
+    assert seen[::ROUNDS] == [(shape, (2,), "int64") for shape in images]
 
 
 async def test_a_model_on_plain_numbers_gets_mean_readings() -> None:

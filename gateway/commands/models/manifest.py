@@ -9,6 +9,7 @@ import click
 from gateway.commands.models.target import (
     MODEL,
     VERSION,
+    Target,
     files_in_words,
     find_target,
     replace_file,
@@ -16,6 +17,7 @@ from gateway.commands.models.target import (
 )
 from gateway.commands.options import CONFIG, examples
 from gateway.config import load_settings
+from gateway.errors import ConfigError
 
 FIX = "Check the free space, and that this user may write there"
 
@@ -36,7 +38,7 @@ def write_manifest(model: str, version: int | None, config: Path | None) -> None
 
     NAME_OR_DIR is a model of MODEL_REPOSITORY, or the folder of a model.yaml, whose Triton models lie beside it.
     Without VERSION, the highest on disk. With it beside model.yaml, a drop is read when all files are there and match,
-    however slowly they are copied; copy it last. An older one is replaced.
+    however slowly they are copied; copy it last. Of an older one the lines of other versions that are there stay.
     """
     from gateway.models.drop import digests_of
     from gateway.models.drop_files import SUMS_FILE
@@ -46,5 +48,25 @@ def write_manifest(model: str, version: int | None, config: Path | None) -> None
     path = target.model.path.parent / SUMS_FILE
     require_replaceable(path, FIX)
     drop = target.take()
-    replace_file(path, manifest_text(digests_of(drop)).encode(), FIX)
+    digests = {**_of_other_versions(target), **digests_of(drop)}
+    replace_file(path, manifest_text(digests).encode(), FIX)
     click.echo(f"{files_in_words(drop)}, written to {path}")
+
+
+def _of_other_versions(target: Target) -> dict[str, str]:
+    """What the manifest there is says of the other version folders of the model; nothing where it is damaged."""
+    from gateway.models.drop import versions_on_disk
+    from gateway.models.drop_files import scope_of
+    from gateway.models.manifest import read_manifest
+
+    try:
+        before = read_manifest(target.model.path.parent)
+    except ConfigError:
+        return {}
+    versions = set(versions_on_disk(target.model, target.repository)) - {target.version}
+    scopes = [scope_of(target.model, target.repository, version) for version in versions]
+    return {
+        path: digest
+        for path, digest in (before.digests if before else {}).items()
+        if any(scope.in_version_folder(path) for scope in scopes) and (target.repository / path).is_file()
+    }

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FILES = {"onnx": "model.onnx", "torch": "model.pt"}
 PROGRESS_BYTES = 32 << 20
 """Less is copied in the blink of an eye."""
-OF_NEW_MODELS = ("--labels", "--type", "--layout", "--input", "--output", "--image")
+OF_NEW_MODELS = ("--labels", "--type", "--layout", "--input", "--output", "--golden")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class Request:
     layout: str = ""
     input: str = ""
     outputs: tuple[str, ...] = ()
-    images: tuple[Path, ...] = field(default=())
+    golden: Path | None = None
 
     def only_for_new_models(self) -> list[str]:
         """The options given that have no effect on a model that is there."""
-        values = (self.labels, self.model_type, self.layout, self.input, self.outputs, self.images)
+        values = (self.labels, self.model_type, self.layout, self.input, self.outputs, self.golden)
         return [option for option, value in zip(OF_NEW_MODELS, values, strict=True) if value]
 
 
@@ -54,7 +54,7 @@ class Request:
     "new",
     epilog=examples(
         "edge-gateway models new helmets --onnx best.onnx --torch best.torchscript",
-        "edge-gateway models new walkway --onnx model.onnx --labels labels.txt --layout classification",
+        "edge-gateway models new door --onnx door.onnx --labels labels.txt --golden golden",
         "edge-gateway models new mine --torch model.pt --input 3x480x640 --output 7x6300",
     ),
 )
@@ -68,7 +68,7 @@ class Request:
 @click.option("--layout", default="", help="One of `models layouts`.  [default: what the outputs fit]")
 @click.option("--input", "shape", default="", metavar="SHAPE", help="Where the file leaves it open: 3x480x640.")
 @click.option("--output", "outputs", multiple=True, metavar="SHAPE", help="As --input; once for each output.")
-@click.option("--image", "images", type=FILE, multiple=True, help="Picture for golden/; can be repeated.")
+@click.option("--golden", type=FILE, help="Folder of golden examples to copy: pictures or readings, expected.json.")
 @CONFIG
 def new(
     name: str,
@@ -81,7 +81,7 @@ def new(
     layout: str,
     shape: str,
     outputs: tuple[str, ...],
-    images: tuple[Path, ...],
+    golden: Path | None,
     config: Path | None,
 ) -> None:
     """Write the drop of a model from its files, or add the next version of one that is there.
@@ -96,10 +96,10 @@ def new(
     files = {variant: path for variant, path in (("onnx", onnx), ("torch", torch)) if path is not None}
     if not files:
         raise ConfigError("no model file is given", where="models new", fix="Give --onnx FILE, --torch FILE, or both")
-    request = Request(name, files, version, labels, model_type, layout, shape, outputs, images)
+    request = Request(name, files, version, labels, model_type, layout, shape, outputs, golden)
     root = repository or settings.model_repository
     require_folder(root)
-    _refuse_large([*files.values(), *images], settings.max_model_bytes)
+    _refuse_large([*files.values(), *_files_in(golden)], settings.max_model_bytes)
     if os.path.lexists(root / name / "model.yaml"):
         _add_version(request, root, settings)
     else:
@@ -131,14 +131,13 @@ def _write_model(request: Request, root: Path) -> None:
 
     skeleton = _outline(request)
     version = request.version or 1
-    names = _golden_names(request.images)
     with Staging(root, request.name) as staging, _progress(request) as advance:
         for variant, path in request.files.items():
             folder = skeleton.variants[variant]
             staging.copy(path, f"{folder}/{version}/{FILES[variant]}", advance)
             staging.write(f"{folder}/config.pbtxt", config_pbtxt(skeleton, variant))
-        for name, path in names.items():
-            staging.copy(path, f"{request.name}/golden/{name}", advance)
+        for path in _files_in(request.golden):
+            staging.copy(path, f"{request.name}/golden/{path.name}", advance)
         if labels := labels_txt(skeleton):
             staging.write(f"{request.name}/labels.txt", labels)
         staging.write(f"{request.name}/model.yaml", model_yaml(skeleton))
@@ -201,11 +200,17 @@ def _labels(path: Path) -> tuple[str, ...]:
     return read_labels(parse(ModelSpec, data, where=str(path)), path.parent / "model.yaml")
 
 
-def _golden_names(images: tuple[Path, ...]) -> dict[str, Path]:
-    names = {path.name: path for path in images}
-    if len(names) < len(images):
-        raise ConfigError("two pictures have the same name", where="--image", fix="Rename one of them")
-    return names
+def _files_in(golden: Path | None) -> list[Path]:
+    """The files of a folder, but for hidden ones; raises ConfigError."""
+    if golden is None:
+        return []
+    try:
+        return sorted(path for path in golden.iterdir() if path.is_file() and not path.name.startswith("."))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"cannot be read: {reason}", where=str(golden), fix="Name a folder with expected.json and its pictures"
+        ) from error
 
 
 def _next_steps(skeleton: Skeleton, request: Request, root: Path) -> Iterator[str]:
@@ -224,8 +229,8 @@ def _next_steps(skeleton: Skeleton, request: Request, root: Path) -> Iterator[st
     yield f"  edge-gateway models check {folder}"
     question = "photo.jpg" if skeleton.takes_pictures else f"--values {','.join(['0'] * skeleton.sensor[1])}"
     yield f"  edge-gateway send {question} --model {request.name}"
-    if request.images:
-        yield f"  {folder / 'golden'} holds pictures without answers: see docs/howto/new-model.md on expected.json."
+    if not (folder / "golden" / "expected.json").exists():
+        yield f"  No {folder / 'golden' / 'expected.json'}: nothing tells wrong weights, see docs/models.md."
 
 
 # --- the next version ---------------------------------------------------------------------------------
@@ -304,8 +309,9 @@ def _after_a_version(model: LogicalModel, folders: Mapping[str, str], version: i
     missing = [name for name in model.spec.variants if name not in folders]
     if missing:
         yield f"\nVersion {version} brings no {' and no '.join(missing)}: it will be served without."
-    if (root / model.path.parent.name / "SHA256SUMS").exists():
-        yield f"\nSHA256SUMS is of another version: edge-gateway models manifest {model.path.parent} {version}"
+    for name, command in (("SHA256SUMS", "manifest"), ("model.sig", "sign")):
+        if (model.path.parent / name).exists():
+            yield f"\n{name} is not of version {version} yet: edge-gateway models {command} {model.path.parent}"
 
 
 # --- both ---------------------------------------------------------------------------------------------
@@ -313,6 +319,12 @@ def _after_a_version(model: LogicalModel, folders: Mapping[str, str], version: i
 
 def _refuse_unfit(folder: Path, staged: Path, root: Path) -> None:
     """Raise ConfigError for the first thing that `models check` would find wrong with the drop."""
+    from gateway.rollout.golden import read_golden
+
+    try:
+        read_golden(folder)
+    except ConfigError as error:
+        raise _in_place(error, staged, root) from error
     for checked in examine(folder):
         for problem in (checked.problem, *(report.problem for report in checked.reports)):
             if problem is not None:
@@ -333,7 +345,7 @@ def _show(folder: Path) -> None:
 @contextmanager
 def _progress(request: Request) -> Iterator[Callable[[int], None]]:
     """A bar where somebody waits for a large file; on a terminal only."""
-    total = sum(path.stat().st_size for path in (*request.files.values(), *request.images))
+    total = sum(path.stat().st_size for path in (*request.files.values(), *_files_in(request.golden)))
     if total < PROGRESS_BYTES or not sys.stderr.isatty():
         yield lambda _: None
         return
