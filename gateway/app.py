@@ -89,7 +89,7 @@ class Gateway:
         )  # fmt: skip
         self._roller = Roller(tools, lease)
         self._roller.begin(logical, errors)
-        self.health = Health(self.live, broker, self._loader, models, metrics, tuple(map(str, errors)), self._roller)
+        self.health = Health(self.live, broker, self._loader, models, metrics, self._roller)
         self._status = StatusPublisher(settings, broker, self.health, models, metrics)
         self._models_topic = ModelsTopic(settings, broker, models, self._roller)
         self._commands = ModelCommandTopic(settings, broker, CommandDesk(self._roller, models, metrics), models)
@@ -209,6 +209,7 @@ class Gateway:
     async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
         """Finish what was accepted, then disconnect."""
         self.health.stopping = True
+        self._pipeline.wind_down()
         log.info("Stopping: finishing what was accepted", limit_s=self.live.current.drain_timeout_s)
         by_name = {task.get_name(): task for task in tasks}
         by_name["intake"].cancel()

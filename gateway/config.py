@@ -147,6 +147,8 @@ class Settings(BaseSettings):
     """What happens to a load beyond the budget: it is refused, or the least recently used model is unloaded for it."""
     rollout_lease: Literal["file", "kubernetes"] = "file"
     """Which of several gateways on one model volume runs rollouts: a lock file on the volume, or a Kubernetes Lease."""
+    rollout_lease_name: str = Field("edge-gateway-roller", pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")
+    """Name of the Kubernetes Lease; one for each model volume of a namespace."""
     layouts_dir: Path | None = None
     """Folder of Python files with layouts of your own for `inference.output`; their code runs in the gateway."""
     default_backend: str = "onnx"

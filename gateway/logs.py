@@ -41,7 +41,7 @@ def configure_logging(level: str, log_format: str, stream: TextIO | None = None)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for noisy in ("aiohttp.access", "httpx", "httpcore", "PIL", "asyncio", "grpc"):
+    for noisy in ("aiohttp.access", "httpx", "httpcore", "PIL", "asyncio", "grpc", "watchfiles"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # A client that hangs up is no error here, and what is one our own middleware logs.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)

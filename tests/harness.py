@@ -14,6 +14,7 @@ import msgspec
 import yaml
 from numpy.typing import NDArray
 
+from gateway.admin.model_commands import command_topic
 from gateway.admin.status import status_publication
 from gateway.app import Gateway
 from gateway.errors import Outcome
@@ -135,7 +136,7 @@ async def site(
     metrics = Metrics()
     client = broker.client(
         "gateway",
-        [pattern.subscription for pattern in config.patterns],
+        [*(pattern.subscription for pattern in config.patterns), command_topic(config)],
         status_publication(config, "offline", reason="connection lost"),
     )
     gateway = Gateway(config, client, triton, metrics)
@@ -146,6 +147,8 @@ async def site(
     async def view() -> None:
         async for message in viewer.messages():
             viewer.acknowledge(message)
+            if not message.payload:  # a retained message that is cleared
+                continue
             place.seen.append((message.topic, msgspec.json.decode(message.payload), message.properties))
 
     watching = [asyncio.create_task(viewer.run()), asyncio.create_task(view())]

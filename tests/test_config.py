@@ -19,8 +19,8 @@ from gateway.config import (
     Settings,
     load_settings,
 )
-from gateway.config_warnings import settings_warnings, suspicious_variables
 from gateway.config_files import missing_files, require_files
+from gateway.config_warnings import settings_warnings, suspicious_variables
 from gateway.errors import ConfigError
 from gateway.models.repository import read_model
 from gateway.models.spec import ModelSpec, read_spec

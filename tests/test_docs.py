@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from gateway.admin.model_actions import STATUS as COMMAND_CODES
 from gateway.cli import cli
 from gateway.config import RELOADABLE, Settings
 from gateway.errors import SnapshotError
@@ -25,10 +26,20 @@ METRICS = {PREFIX + item.name for item in CATALOGUE} | {item.name for item in CA
 OTHERS = {"DEMO_SECONDS", "RUST_LOG", "NO_COLOR", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "MODEL_CARD", "IMAGENET1K_V2"}
 OTHERS |= {"TYPE_FP32", "KIND_CPU", "DISABLE_OPTIMIZED_EXECUTION"}  # of config.pbtxt
 OTHERS |= {"REQUEST_TIMEOUT"}  # a code of HTTP alone: no snapshot has come of it
+OTHERS |= {"MODEL_SIGNING_PASSWORD", "SHA256SUMS", *COMMAND_CODES}  # and the codes of commands
 # Options of the programs beside ours that the pages show.
 FOREIGN_OPTIONS = {"--model-control-mode", "--strict-readiness", "--check", "--grid", "--decode", "--end", "--max-wh"}
 # Programs beside ours: what they take on their lines is not ours to check.
-FOREIGN_PROGRAMS = ("python ", "yolo ", "curl ", "anomalib ", "pip ", "mosquitto_pub ")
+FOREIGN_PROGRAMS = (
+    "python ",
+    "yolo ",
+    "curl ",
+    "anomalib ",
+    "pip ",
+    "mosquitto_pub ",
+    "mosquitto_rr ",
+    "model_signing ",
+)
 # What is written down for a time when it was different.
 HISTORY = {"CHANGELOG.md"}
 

@@ -433,6 +433,17 @@ def test_unsigned_drops_are_refused_where_a_key_is_configured(drop: Path, tmp_pa
     assert "the drop is not signed" in problem["message"]
 
 
+def test_what_is_logged_does_not_stand_in_the_json(drop: Path) -> None:
+    change(drop / "industrial-safety" / "model.yaml", backend="candle")
+    (drop / ".edge-gateway").mkdir()
+    (drop / ".edge-gateway" / "industrial-safety.json").write_text("{damaged")
+    done = run("models", "check", str(drop), "--json")
+    assert json.loads(done.stdout)["ok"]
+    assert "backend 'candle' is no variant here" in done.stderr
+    assert "What was remembered of a model cannot be used" in done.stderr
+    assert all(line.startswith("edge-gateway: ") for line in done.stderr.splitlines())
+
+
 def test_golden_examples_that_cannot_be_used_are_a_problem(drop: Path) -> None:
     (drop / "industrial-safety" / "golden" / "scene-210009.jpg").unlink()
     assert "scene-210009.jpg" in outlook(drop, 2)["problem"]["where"]

@@ -10,6 +10,7 @@ import base64
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,11 +93,18 @@ class SignatureVerifier:
     certificate: Path | None = None
     """PEM file of one or more authorities: MODEL_CERTIFICATE_FILE."""
 
-    def verify(self, signature: Path | bytes, digests: Mapping[str, str], bytecode: Sequence[str] = ()) -> str:
+    def verify(
+        self,
+        signature: Path | bytes,
+        digests: Mapping[str, str],
+        bytecode: Sequence[str] = (),
+        at: float | None = None,
+    ) -> str:
         """Who signed exactly these files, in words; raises ConfigError for all that is not so.
 
         `digests` has the SHA-256 in hex of each file of the drop, by its path in the repository. `bytecode` has the
-        folders of compiled Python, which no signature is over, and which Triton would run all the same.
+        folders of compiled Python, which no signature is over, and which Triton would run all the same. Certificates
+        have to be valid now, or at the time `at` in seconds since 1970, when the version went into service.
         """
         _require_installed()
         where = str(signature) if isinstance(signature, Path) else "model.sig"
@@ -104,7 +112,8 @@ class SignatureVerifier:
         if self.public_key is not None:
             signer, verifier = self._of_key(self.public_key, bundle, where)
         elif self.certificate is not None:
-            signer, verifier = self._of_certificate(self.certificate, bundle, where)
+            when = datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)
+            signer, verifier = self._of_certificate(self.certificate, bundle, where, when)
         else:
             raise ValueError("a verifier needs a public key or a certificate")
         _compare(_signed_digests(verifier, bundle, where), digests, where)
@@ -133,7 +142,7 @@ class SignatureVerifier:
         pem = keys[named].public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         return f"key {named[:16]}", Verifier(_held(pem))
 
-    def _of_certificate(self, path: Path, bundle: _Bundle, where: str) -> tuple[str, Any]:
+    def _of_certificate(self, path: Path, bundle: _Bundle, where: str, at: datetime) -> tuple[str, Any]:
         from model_signing._signing.sign_certificate import Verifier
 
         authorities = read_authorities(path)
@@ -144,8 +153,8 @@ class SignatureVerifier:
                 fix="Sign with --certificate too, or configure MODEL_PUBLIC_KEY_FILE instead",
             )
         chain = _certificates(bundle.verification_material.x509_certificate_chain, where)
-        check_may_sign(chain[0], where)
-        check_chain(chain, authorities, where)
+        check_may_sign(chain[0], where, at)
+        check_chain(chain, authorities, where, at)
         return subject_of(chain[0]), Verifier([_held(_pem(authorities))])
 
 
@@ -192,7 +201,7 @@ def _signer(private_key: Path, password: Callable[[], str], certificate: Path | 
     own, between = [], []
     if certificate is not None:
         own = list(read_certificates(certificate, "Name the signer's certificate in PEM with --certificate"))
-        check_may_sign(own[0], str(certificate))
+        check_may_sign(own[0], str(certificate, datetime.now(UTC)))
         between = [each for path in chain for each in read_certificates(path, "Name certificates in PEM with --chain")]
     elif chain:
         fix = "Name the signer's own certificate with --certificate"

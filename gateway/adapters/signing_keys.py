@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,8 +114,8 @@ def subject_of(certificate: x509.Certificate) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def check_may_sign(certificate: x509.Certificate, where: str) -> None:
-    """Raise ConfigError unless the certificate is valid now and meant for signatures.
+def check_may_sign(certificate: x509.Certificate, where: str, at: datetime) -> None:
+    """Raise ConfigError unless the certificate is valid at that time and meant for signatures.
 
     The library takes the time from the certificate itself, so that none ever expires, and takes those of TLS servers
     too, of which a company's authority has issued many.
@@ -124,12 +124,12 @@ def check_may_sign(certificate: x509.Certificate, where: str) -> None:
     from cryptography.x509.oid import ExtendedKeyUsageOID
 
     _elliptic(certificate.public_key(), where)
-    subject, now = subject_of(certificate), datetime.now(UTC)
-    if now > certificate.not_valid_after_utc:
+    subject = subject_of(certificate)
+    if at > certificate.not_valid_after_utc:
         when = f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
         fix = "Sign again with a certificate that is valid"
         raise ConfigError(f"the certificate of {subject} expired on {when}", where=where, fix=fix)
-    if now < certificate.not_valid_before_utc:
+    if at < certificate.not_valid_before_utc:
         when = f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
         fix = "Check the clock of this machine, or sign with a certificate that is valid"
         raise ConfigError(f"the certificate of {subject} is not valid before {when}", where=where, fix=fix)
@@ -145,11 +145,14 @@ def check_may_sign(certificate: x509.Certificate, where: str) -> None:
         )
 
 
-def check_chain(chain: Sequence[x509.Certificate], authorities: Sequence[x509.Certificate], where: str) -> None:
-    """Raise ConfigError unless the authorities vouch for the first of `chain` now, if need be through the others."""
+def check_chain(
+    chain: Sequence[x509.Certificate], authorities: Sequence[x509.Certificate], where: str, at: datetime
+) -> None:
+    """Raise ConfigError unless the authorities vouch for the first of `chain` then, if need be through the others."""
     from OpenSSL import crypto
 
     store = crypto.X509Store()
+    store.set_time(at)
     for authority in authorities:
         store.add_cert(crypto.X509.from_cryptography(authority))
     leaf, *between = (crypto.X509.from_cryptography(each) for each in chain)

@@ -43,7 +43,6 @@ class Health:
         triton: TritonWatch,
         models: Models,
         metrics: Metrics,
-        refused: tuple[str, ...],
         commands: Commands,
     ) -> None:
         self._live = live
@@ -51,7 +50,6 @@ class Health:
         self._triton = triton
         self._models = models
         self._metrics = metrics
-        self._refused = refused
         self._commands = commands
         self.started = False
         self.stopping = False
@@ -65,7 +63,8 @@ class Health:
         if not self._triton.triton_ready:
             reasons.append("Triton cannot be reached")
         models = self._models.current.models
-        if not models and not self._refused:
+        unreadable = self._commands.unreadable
+        if not models and not unreadable:
             reasons.append("no model.yaml in the model repository")
         for name, model in models.items():
             reasons += self._not_ready(name, model)
@@ -73,7 +72,9 @@ class Health:
         for name, state in self._commands.states.items():
             if failure := failure_in_words(state):
                 degraded.append(f"model '{name}': {failure}")
-        reasons += self._refused
+        degraded += [f"model '{name}': {problem}" for name, problem in self._commands.problems.items()]
+        # A drop that cannot be read must not take the gateway from the models that serve.
+        (degraded if self.started else reasons).extend(unreadable)
         if not self._metrics.value("config_last_reload_successful"):
             degraded.append("the configuration as it reads now cannot be used, the one before holds; see the log")
         ready = not reasons
@@ -89,7 +90,7 @@ class Health:
         serve must not take the gateway from them.
         """
         state = self._commands.states.get(name)
-        if model.asleep or is_unloaded(state, model) or (self.started and _is_new(state)):
+        if model.asleep or model.waking or is_unloaded(state, model) or (self.started and _is_new(state)):
             return
         if not model.ready:
             yield f"model '{name}' does not serve: {model.why_not_ready()}"

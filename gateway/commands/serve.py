@@ -68,10 +68,8 @@ def compose(settings: Settings, config_file: Path | None = None) -> Gateway:
     mqtt = mqtt_settings(
         settings,
         client_id=settings.client_id,
-        subscriptions=(
-            *(pattern.subscription for pattern in settings.patterns),
-            *([command_topic(settings)] if settings.mqtt_commands != "off" else []),
-        ),
+        subscriptions=tuple(pattern.subscription for pattern in settings.patterns),
+        optional_subscriptions=(command_topic(settings),) if settings.mqtt_commands != "off" else (),
         will=status_publication(settings, "offline", reason="connection lost"),
         session_expiry_s=settings.aio_mqtt_session_expiry,
     )
@@ -104,7 +102,7 @@ def _lease(settings: Settings) -> Lease | None:
     from gateway.adapters.kubernetes_lease import KubernetesLease
     from gateway.rollout.lease import new_identity
 
-    return KubernetesLease.in_cluster(new_identity(settings.gateway_id))
+    return KubernetesLease.in_cluster(new_identity(settings.gateway_id), name=settings.rollout_lease_name)
 
 
 def _check_environment(settings: Settings) -> None:

@@ -91,6 +91,7 @@ def _response_topic(origin: Origin, model: MqttSpec | None, settings: Settings) 
     if not topic or len(topic) > MAX_RESPONSE_TOPIC or not is_publishable(topic) or topic.startswith("$"):
         return None
     own = [settings.status_topic, settings.metrics_topic, settings.alert_topic, settings.error_topic]
+    own += [settings.models_topic, settings.model_commands_topic]
     own += [settings.result_topic, settings.sensor_result_topic, settings.comparison_topic, GATEWAYS]
     if model is not None:
         templates = (model.output_topic_template, model.comparison_topic_template, model.error_topic_template)

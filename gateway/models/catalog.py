@@ -80,6 +80,8 @@ class ServedModel:
     """Of the logical model; 0 where Triton decides which version serves."""
     trial: Trial | None = None
     """The next version, while some snapshots go to it."""
+    waking: bool = False
+    """Being loaded again since somebody asked for it."""
 
     @property
     def ready(self) -> bool:

@@ -109,7 +109,8 @@ class Fleet:
         """Load again what was taken out."""
         shelf = self._shelves.get(name)
         if shelf is not None and shelf.out is not None:
-            shelf.out = None
+            waking, shelf.out = shelf.out is State.ASLEEP, None
+            shelf.held = {version: replace(model, waking=waking) for version, model in shelf.held.items()}
             self._set_all(name, State.LOADING, "being loaded again")
             self._models.woken.set()
 
@@ -232,7 +233,8 @@ class Fleet:
     def put(self, key: Key, variant: ServedVariant) -> None:
         """Note how a variant of a wanted release stands."""
         shelf = self._shelves[key[0]]
-        shelf.held[key[1]] = shelf.held[key[1]].with_variant(variant)
+        model = shelf.held[key[1]].with_variant(variant)
+        shelf.held[key[1]] = replace(model, waking=model.waking and model.loading)
         self._publish(key[0])
 
     def put_figures(self, name: str, variant: str, figures: VariantFigures) -> None:

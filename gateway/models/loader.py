@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import structlog
@@ -15,7 +15,7 @@ from gateway.metrics import Metrics
 from gateway.models.catalog import Models, ServedVariant, State
 from gateway.models.fleet import Fleet, Key
 from gateway.models.memory import Memory
-from gateway.models.release import Placement
+from gateway.models.release import Placement, Release
 from gateway.models.signature import fit
 from gateway.ports import InferenceServer
 
@@ -48,6 +48,8 @@ class Loader:
         self._fleet = fleet
         self._metrics = metrics
         self._memory = memory
+        self.guard: Callable[[Release], None] | None = None
+        """Raises ConfigError for a release whose files are not those that were verified; may block."""
         self._serving: dict[str, tuple[int, ...]] = {}
         """What Triton served of each of its models at the last look."""
         self._extras: dict[str, int] = {}
@@ -56,6 +58,8 @@ class Loader:
         self._looked = asyncio.Event()
         self._waiting = False
         self.triton_ready = False
+        self.outages = 0
+        """How often Triton has gone away."""
 
     async def run(self) -> None:
         """Reconcile for ever."""
@@ -126,6 +130,7 @@ class Loader:
             return None
 
     def _say_answering(self, answering: bool) -> None:
+        self.outages += self.triton_ready and not answering
         self.triton_ready = answering
         self._metrics.triton_ready.set(answering)
         if not answering and not self._waiting:
@@ -238,6 +243,7 @@ class Loader:
                 loaded = {name for name, versions in self._serving.items() if versions}
                 if not self._memory.admit(key, release, loaded):
                     return  # the next look sees whether there is room
+            await self._refuse_changed(placement.triton_model, self._beside(placement))
             await self._server.load(
                 placement.triton_model, self._beside(placement), release.configs.get(placement.triton_model)
             )
@@ -253,6 +259,13 @@ class Loader:
         watched.retry_at = time.monotonic() + RETRY_REFUSED_S
         if self._fleet.release(key) is release and self._fleet.variant(key).state is State.REFUSED:
             self._fleet.put(key, replace(variant, state=State.LOADING, reason="loaded, not checked yet"))
+
+    async def _refuse_changed(self, triton_model: str, versions: tuple[int, ...]) -> None:
+        """Triton loads whatever lies there now, also for a version that serves: hold it against what was verified."""
+        wanted, guard = self._fleet.wanted().get(triton_model, {}), self.guard
+        for version in versions:
+            if guard is not None and version in wanted:
+                await asyncio.to_thread(guard, wanted[version])
 
     def _beside(self, placement: Placement) -> tuple[int, ...]:
         """The versions to load: this one, and those that serve and shall go on."""
@@ -272,6 +285,7 @@ class Loader:
         self._extras.pop(triton_model, None)
         try:
             if left:
+                await self._refuse_changed(triton_model, left)
                 await self._server.load(triton_model, left, wanted[left[-1]].configs.get(triton_model))
             elif not wanted:
                 await self._server.unload(triton_model)

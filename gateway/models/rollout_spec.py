@@ -41,7 +41,7 @@ class RolloutSpec(StrictModel):
     max_error_rate: float = Field(0.01, ge=0, le=1)
     """Share of the new version's answers that may fail."""
     max_slowdown: float = Field(2.0, ge=1, le=1000)
-    """How many times as long as the stable version's p99 the new version's p99 may be."""
+    """How many times as long as the stable version's p99 and median those of the new version may be."""
     min_agreement: float = Field(0.5, ge=0, le=1)
     """Least mean agreement with the stable version on the same snapshots, 0..1; a better model may differ."""
     min_variant_agreement: float = Field(0.9, ge=0, le=1)

@@ -41,6 +41,16 @@ class Commands(Protocol):
         """By model; without those of which nothing is remembered yet."""
         ...
 
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """By model, what people should know although it serves."""
+        ...
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """What is wrong with the models of which nothing serves since their model.yaml cannot be read."""
+        ...
+
     async def changed(self) -> None:
         """Return at the next change of `states`."""
         ...

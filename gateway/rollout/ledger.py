@@ -53,9 +53,11 @@ class Ledger:
     async def put(self, model: str, **changes: Any) -> ModelState:
         """Remember something, on the volume before anywhere else; raises StateNotKept."""
         state = self._changed_state(model, changes)
-        if not self._lease.check():
+        if not self._lease.check() and not await self._lease.hold():
             raise StateNotKept(
-                "another gateway runs the rollouts now", where=f"model '{model}'", fix="Nothing: it goes on there"
+                self._lease.problem or "another gateway runs the rollouts now",
+                where=f"model '{model}'",
+                fix="" if self._lease.problem else "Nothing: it goes on there",
             )
         try:
             await asyncio.to_thread(self.store.write, state)

@@ -58,7 +58,7 @@ def kept_release(
     placements = {variant: Placement(*place) for variant, place in record.placements.items()}
     refuse_other_weights(name, record, repository, trust_stamps=checks.verify_signature is None)
     if checks.verify_signature is not None:
-        checks.verify_signature(logical / SIGNATURE_FILE, record.digests)
+        checks.verify_signature(logical / SIGNATURE_FILE, record.digests, (), record.promoted_at or None)
     configs = {place.triton_model: folder / place.triton_model / CONFIG_FILE for place in placements.values()}
     return Release(
         version=record.version,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import structlog
 
 from gateway.errors import CommandRefused, ConfigError
+from gateway.models.release import Release
 from gateway.models.repository import LogicalModel, read_served
 from gateway.models.watcher import DropWatcher
 from gateway.rollout.caretaker import Caretaker
@@ -15,6 +16,7 @@ from gateway.rollout.commands import Command
 from gateway.rollout.following import follow
 from gateway.rollout.lease import Lease
 from gateway.rollout.orders import execute
+from gateway.rollout.releases import refuse_other_weights
 from gateway.rollout.state import ModelState
 from gateway.rollout.transaction import Tools
 
@@ -35,6 +37,7 @@ class Roller:
         self._watcher = DropWatcher(
             settings.model_repository, settings.state_dir, settings.drop_quiet_s, settings.drop_watch
         )
+        tools.loader.guard = self._refuse_changed
         self._asked = asyncio.Event()
         self.acting = False
         """Whether this gateway runs the rollouts: it holds the lease, or nobody can have it."""
@@ -104,6 +107,13 @@ class Roller:
         self._tools.fleet.remove(name)
         self._tools.ledger.say_changed()
         await self._tools.end_model(name)
+
+    def _refuse_changed(self, release: Release) -> None:
+        """Raise ConfigError when Triton would load other weights than those that served. Blocking."""
+        state = self._tools.ledger.get(release.name)
+        for record in (state.stable, state.previous):
+            if record is not None and record.version == release.version:
+                refuse_other_weights(release.name, record, self._tools.live.current.model_repository)
 
     # --- drops --------------------------------------------------------------------------------------
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 LOOK_S = 0.1
 LOSSES = 2
 """How often Triton may lose a candidate while it is tried; a Triton that is away loses nothing."""
+OUTAGES = 3
+"""How often Triton may go away meanwhile: the candidate may be what ends it."""
 JUST_ABOVE = 2.0**-31
 """Added to the place of a camera, so that it lies below the share."""
 
@@ -57,6 +59,7 @@ async def run_trial(transaction: Transaction, step: Step, percent: int, hold_s: 
     evidence = Evidence(transaction.release.model.spec, step)
     lookout = Lookout(name, evidence, tools.metrics)
     share, started = transaction.record.share if percent else 0.0, time.monotonic()
+    outages = tools.loader.outages
     tools.fleet.try_out(name, version, lookout, share, percent)
     while True:
         if transaction.skip_trials.is_set():
@@ -66,7 +69,7 @@ async def run_trial(transaction: Transaction, step: Step, percent: int, hold_s: 
             raise StepFailed(verdict.reason, fix=verdict.fix)
         if verdict.passed and passed_s >= hold_s:
             return evidence.progress
-        _refuse_lost(transaction)
+        _refuse_lost(transaction, tools.loader.outages - outages)
         _refuse_endless(transaction, evidence)
         if percent and share <= lookout.nearest < 1.0 and passed_s >= LOOK_S:
             share = lookout.nearest + JUST_ABOVE
@@ -76,7 +79,9 @@ async def run_trial(transaction: Transaction, step: Step, percent: int, hold_s: 
         await asyncio.sleep(LOOK_S)
 
 
-def _refuse_lost(transaction: Transaction) -> None:
+def _refuse_lost(transaction: Transaction, outages: int) -> None:
+    if outages >= OUTAGES:
+        raise StepFailed(f"Triton has gone away {outages} times since", fix="See Triton's log for what ended it")
     losses = transaction.tools.fleet.losses(transaction.name, transaction.version)
     if losses >= LOSSES:
         raise StepFailed(f"Triton lost it {losses} times", fix="See Triton's log for why it does not stay loaded")

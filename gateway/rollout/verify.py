@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.errors import ConfigError
 from gateway.models.drop import Drop, digest_of_all, digests_of, take_drop
 from gateway.models.drop_files import SIGNATURE_FILE, FileStamp
-from gateway.models.manifest import incomplete, read_manifest
+from gateway.models.manifest import Manifest, incomplete, read_manifest
 from gateway.models.repository import LogicalModel, read_model
 from gateway.ports import InferenceServer
 from gateway.rollout.state import ReleaseRecord
@@ -19,8 +19,12 @@ GPU_SHARE = 1.5
 
 Examine = Callable[[Path, LogicalModel, str, int], ConfigError | None]
 """What is wrong with one variant's folder (folder, model, variant, version), by its files."""
-VerifySignature = Callable[[Path, Mapping[str, str]], object]
-"""Raises ConfigError when the signature at this path is not over files with these digests by a trusted key."""
+VerifySignature = Callable[[Path, Mapping[str, str], Sequence[str], float | None], object]
+"""Raises ConfigError when the signature at this path is not over files with these digests by a trusted key.
+
+The other arguments are folders of compiled Python, which nothing vouches for, and when the signature has to have been
+valid, in seconds since 1970, None for now.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +90,16 @@ def read_drop(
     """
     model = read_model(path, repository, version)
     drop = take_drop(model, repository, version, max_bytes)
-    digests = digests_of(drop, _known(known))
     manifest = read_manifest(path.parent)
-    if manifest is not None and (why := incomplete(manifest, drop, digests)):
-        raise NotComplete(why, where=str(path.parent), fix="Copy what is missing, or write SHA256SUMS anew")
+    _refuse_incomplete(manifest, drop, None)  # what is missing is seen without reading what is there
+    digests = digests_of(drop, _known(known))
+    _refuse_incomplete(manifest, drop, digests)
     return drop, digests
+
+
+def _refuse_incomplete(manifest: Manifest | None, drop: Drop, digests: Mapping[str, str] | None) -> None:
+    if manifest is not None and (why := incomplete(manifest, drop, digests)):
+        raise NotComplete(why, where=str(drop.model.path.parent), fix="Copy what is missing, or write SHA256SUMS anew")
 
 
 def _known(record: ReleaseRecord | None) -> dict[str, tuple[FileStamp, str]]:
@@ -106,7 +115,7 @@ def verify(drop: Drop, digests: Mapping[str, str], checks: Checks, *, tolerant: 
     serves yet, what works shall.
     """
     if checks.verify_signature is not None:
-        checks.verify_signature(drop.model.path.parent / SIGNATURE_FILE, digests)
+        checks.verify_signature(drop.model.path.parent / SIGNATURE_FILE, digests, drop.bytecode, None)
     spoilt: dict[str, ConfigError] = {}
     for variant, placement in drop.release.placements.items():
         if checks.examine is None:

@@ -70,6 +70,8 @@ class Scripted:
 
     def __init__(self) -> None:
         self.states: dict[str, ModelState] = {"detector": ModelState("detector", release(3), release(2), roller="gw-1")}
+        self.problems: dict[str, str] = {}
+        self.unreadable: tuple[str, ...] = ()
         self.executed: list[Command] = []
         self.refusal: Exception | None = None
         self.begins: ModelState | None = None
@@ -170,7 +172,7 @@ async def office(
     models.put(served())
     metrics.config_last_reload_successful.set(1)
     client, viewer = broker.client("gateway", [COMMAND_TOPIC]), broker.client("viewer", ["edge-ai/#", "answers/#"])
-    health = Health(live, client, Watch(), models, metrics, (), commands)
+    health = Health(live, client, Watch(), models, metrics, commands)
     server = HttpServer(
         "127.0.0.1",
         0,

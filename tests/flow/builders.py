@@ -131,7 +131,7 @@ def served(model: ModelSpec | None = None, **states: State) -> ServedModel:
             triton,
             states.get(name, State.READY),
             "",
-            "1",
+            version="1",
             plan=InputPlan("images", 64, 64),
             outputs={"output": BoundOutput("output0", batch_axis=True)},
             classes=3,

@@ -1,15 +1,19 @@
-"""`edge-gateway models`: what there is to serve, and whether a drop would fit."""
+"""`edge-gateway models`: what there is to serve, new drops, signatures over them, and commands to those in service."""
 
 from __future__ import annotations
 
+import sys
+
 import click
 
+from gateway.commands.models.actions import ACTIONS
 from gateway.commands.models.check import check_drops
 from gateway.commands.models.layouts import list_layouts
 from gateway.commands.models.listing import list_models
 from gateway.commands.models.manifest import write_manifest
 from gateway.commands.models.new import new
 from gateway.commands.models.reading import load_layouts, read_models
+from gateway.commands.models.signing import sign, verify
 from gateway.commands.options import examples
 from gateway.terminal.overview import Commands
 
@@ -18,9 +22,12 @@ __all__ = ["load_layouts", "models", "read_models"]
 
 @click.group(cls=Commands, epilog=examples("edge-gateway models list", "edge-gateway models check model_repository"))
 def models() -> None:
-    """List models, and check a drop before it goes into service."""
+    """List models, write and check drops, and say which version serves."""
+    from gateway.logs import configure_logging
+
+    configure_logging("WARNING", "sentence", sys.stderr)
 
 
 # In the order in which the help shows them.
-for _command in (list_models, check_drops, new, write_manifest, list_layouts):
+for _command in (list_models, check_drops, new, write_manifest, sign, verify, *ACTIONS, list_layouts):
     models.add_command(_command)

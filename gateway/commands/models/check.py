@@ -133,7 +133,8 @@ def _logical(path: Path) -> Checked:
         model = read_model(path)
         versions = versions_on_disk(model, root)
         version = max(versions, default=None)
-        model = read_model(path, root, version)
+        if len(versions) > 1:  # without labels.txt the files of that version name the classes
+            model = read_model(path, root, version)
     except ConfigError as error:
         return Checked(path.parent.name, str(path), problem=error)
     bringing = versions[version] if version is not None else ()
