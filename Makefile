@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXPORTS := .venv-exports
 
-.PHONY: help demo test test-exports check format sample-models measure bench-resources stack docs clean
+.PHONY: help demo test test-rollouts test-exports check format sample-models measure bench-resources stack docs clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -20,7 +20,10 @@ stack: $(VENV)/.installed ## The embedded broker and Triton only
 	@exec $(BIN)/edge-gateway stack
 
 test: $(VENV)/.installed ## All tests, on a real Mosquitto and a real Triton
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not long'
+
+test-rollouts: $(VENV)/.installed ## Model drops from outside, the long tests too (half an hour on 2 cores)
+	$(BIN)/python -m pytest --timeout=1800 tests/rollouts
 
 # The tools' packages are of no use to anything else: they have an environment of their own, and write only to .cache.
 test-exports: $(VENV)/.installed .cache/exports/.made ## Export models with their own public tools and ask them through the gateway (up to an hour on 2 cores)

@@ -75,7 +75,7 @@ class Gateway:
         self._server = server
         self._metrics = metrics
         self.live = Live(settings)
-        self._models = models = Models()
+        self.models = models = Models()
         self._fleet = Fleet(models, metrics, settings.default_backend)
         self._figures = Measurements(server, models, self._fleet)
         self._memory = Memory(self.live, self._fleet, self._figures)
@@ -87,23 +87,23 @@ class Gateway:
             self.live, server, self._fleet, self._loader, ledger, metrics, checks or Checks(),
             self._pipeline.aside, self._pipeline.in_flight, self._pipeline.end_model,
         )  # fmt: skip
-        self._roller = Roller(tools, lease)
-        self._roller.begin(logical, errors)
-        self.health = Health(self.live, broker, self._loader, models, metrics, self._roller)
+        self.rollouts = Roller(tools, lease)
+        self.rollouts.begin(logical, errors)
+        self.health = Health(self.live, broker, self._loader, models, metrics, self.rollouts)
         self._status = StatusPublisher(settings, broker, self.health, models, metrics)
-        self._models_topic = ModelsTopic(settings, broker, models, self._roller)
-        self._commands = ModelCommandTopic(settings, broker, CommandDesk(self._roller, models, metrics), models)
+        self._models_topic = ModelsTopic(settings, broker, models, self.rollouts)
+        self._commands = ModelCommandTopic(settings, broker, CommandDesk(self.rollouts, models, metrics), models)
         self._pipeline.intake.handlers[self._commands.topic] = self._commands.take
         self._http = HttpServer(
             settings.http_host,
             settings.http_port,
             self.health,
             metrics,
-            Api(self.live, self.health, models, metrics, self._roller),
+            Api(self.live, self.health, models, metrics, self.rollouts),
             InferApi(self.live, self._pipeline.intake.ask),
             KServe(self.health, models),
         )
-        self._reloader = Reloader(self.live, config_file, self._read_again, self._roller.take_over, metrics)
+        self._reloader = Reloader(self.live, config_file, self._read_again, self.rollouts.take_over, metrics)
         self._stop = asyncio.Event()
         self._failed = False
         self.http_port = 0
@@ -131,7 +131,7 @@ class Gateway:
             broker=f"{self._settings.aio_broker_hostname}:{self._settings.aio_broker_tcp_port}",
             triton=self._settings.triton_grpc_url,
             http_port=self.http_port,
-            models=sorted(self._models.current.models),
+            models=sorted(self.models.current.models),
             topics=self._settings.mqtt_input_topics,
         )
         try:
@@ -153,7 +153,7 @@ class Gateway:
             "models": self._loader.run(),
             "figures": self._figures.run(),
             "memory": self._memory.run(),
-            "rollouts": self._roller.run(),
+            "rollouts": self.rollouts.run(),
             "status": self._status.run(),
             "models-topic": self._models_topic.run(),
             "model-commands": self._commands.run(),
@@ -189,7 +189,7 @@ class Gateway:
         """The models as their files read now; raises ConfigError for one that serves and cannot be read any more."""
         logical, errors = read_served(settings.model_repository, settings.model_config_path)
         for error in errors:
-            if error.where.partition(":")[0] in self._roller.paths:
+            if error.where.partition(":")[0] in self.rollouts.paths:
                 raise error
         refuse_loops(settings, logical)
         return logical

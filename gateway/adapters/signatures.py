@@ -201,7 +201,7 @@ def _signer(private_key: Path, password: Callable[[], str], certificate: Path | 
     own, between = [], []
     if certificate is not None:
         own = list(read_certificates(certificate, "Name the signer's certificate in PEM with --certificate"))
-        check_may_sign(own[0], str(certificate, datetime.now(UTC)))
+        check_may_sign(own[0], str(certificate), datetime.now(UTC))
         between = [each for path in chain for each in read_certificates(path, "Name certificates in PEM with --chain")]
     elif chain:
         fix = "Name the signer's own certificate with --certificate"

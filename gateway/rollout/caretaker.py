@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 REFUSALS_KEPT = 8
 ATTEMPTS = 3
 """How often a rollout is begun again that the gateway's death has broken off."""
+BEGIN_LIMIT_S = 5.0
+"""For a rollout by command to begin; one that is under way has to be undone before."""
 RETRY_S = 30.0
 """Until a model of which nothing serves is tried again: the fault may be Triton's."""
 
@@ -51,6 +53,7 @@ class Caretaker:
         self._floor = 0
         self._order: tuple[int, bool] | None = None
         self._return: tuple[ReleaseRecord, str] | None = None
+        self._begun = asyncio.Event()
         self._nudged = asyncio.Event()
         self._transaction: Transaction | None = None
         self._work: asyncio.Task[None] | None = None
@@ -179,8 +182,10 @@ class Caretaker:
         if self._order is not None:
             (version, plain), self._order = self._order, None
             refused = tuple(each for each in state.refused if each.version != version)
-            await self.tools.ledger.note(self.name, refused=refused)
-            return RolloutRecord(version, Step.STABLE_ON_DISK, now(), plain=plain or self.stable is None)
+            record = RolloutRecord(version, Step.STABLE_ON_DISK, now(), plain=plain or self.stable is None)
+            await self.tools.ledger.note(self.name, refused=refused, rollout=record)
+            self._begun.set()
+            return record
         if self.stable is not None and not self.tools.ledger.writable:
             self.problem = self.tools.ledger.why_not_writable
             return None
@@ -213,6 +218,9 @@ class Caretaker:
         log.info("A rollout begins", model=self.name, version=record.version, attempt=record.attempts)
         failure: GatewayError | None = None
         if record.attempts > ATTEMPTS:
+            with contextlib.suppress(ConfigError):
+                await transaction.look()
+            transaction.was_loaded = True  # most likely
             failure = StepFailed(
                 f"the gateway has ended {ATTEMPTS} times in the middle of its rollout",
                 fix="See the gateway's log and the machine's memory; then drop it as the next version",
@@ -334,11 +342,14 @@ class Caretaker:
             self._transaction.given_up = why
             self._work.cancel()
 
-    def order(self, version: int, *, plain: bool) -> None:
-        """Let this version be rolled out next, also when it has been refused."""
-        self._order = (version, plain)
+    async def order(self, version: int, *, plain: bool) -> None:
+        """Let this version be rolled out next, also when it has been refused; returns when that has begun."""
+        self._order, self._begun = (version, plain), asyncio.Event()
         self.end(StepFailed(f"version {version} is to serve by command"))
         self.nudge()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BEGIN_LIMIT_S):
+                await self._begun.wait()
 
     def return_soon(self, record: ReleaseRecord, by: str) -> None:
         """Serve that release again once it is loaded."""

@@ -31,7 +31,7 @@ async def _promote(caretaker: Caretaker, command: Command) -> str:
         raise CommandRefused("NOTHING_TO_DO", "no version is being tried", fix="Name a version")
     _refuse_stable(caretaker, version)
     await _require_on_disk(caretaker, version)
-    caretaker.order(version, plain=True)
+    await caretaker.order(version, plain=True)
     return f"version {version} serves as soon as it is loaded and its golden examples are right"
 
 
@@ -47,7 +47,7 @@ async def _rollback(caretaker: Caretaker, command: Command) -> str:
     if version is not None and (previous is None or version != previous.version):
         _refuse_stable(caretaker, version)
         await _require_on_disk(caretaker, version)
-        caretaker.order(version, plain=True)
+        await caretaker.order(version, plain=True)
         return f"version {version} serves as soon as it is loaded and its golden examples are right"
     assert previous is not None
     return await _return_to(caretaker, previous, command.by)
@@ -72,7 +72,7 @@ async def _load(caretaker: Caretaker, command: Command) -> str:
         await _require_on_disk(caretaker, version)
         await _put(caretaker, unloaded=False)
         caretaker.tools.fleet.bring_back(name)
-        caretaker.order(version, plain=False)
+        await caretaker.order(version, plain=False)
         return f"version {version} is tried"
     shelf = caretaker.tools.fleet.shelves.get(name)
     if shelf is None or shelf.out is None:

@@ -67,4 +67,7 @@ def is_another(tools: Tools, path: Path, refusal: RefusalRecord) -> bool:
         drop, digests = read_drop(path, settings.model_repository, refusal.version, settings.max_model_bytes)
     except ConfigError as error:
         return said(error) != refusal.reason
-    return Verified(drop, digests, {}).digest != refusal.digest
+    found = Verified(drop, digests, {})
+    if refusal.step is Step.PROMOTED:  # who saw it serve wants it no more, whatever becomes of the labels beside it
+        return found.weights != refusal.weights
+    return found.digest != refusal.digest

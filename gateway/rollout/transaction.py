@@ -156,15 +156,20 @@ class Transaction:
 
     # --- the steps ----------------------------------------------------------------------------------
 
-    async def _verify(self) -> str:
+    async def look(self) -> Verified:
+        """Read the files, of which the record of a refusal tells; raises ConfigError."""
         settings = self.tools.live.current
         before = self.tools.ledger.get(self.name)
         known = before.stable if before.stable and before.stable.version == self.version else None
         drop, digests = await asyncio.to_thread(
             read_drop, self.path, settings.model_repository, self.version, settings.max_model_bytes, known
         )
-        seen = Verified(drop, digests, {})
-        self.verified = seen  # for the record of a refusal
+        self.verified = Verified(drop, digests, {})
+        return self.verified
+
+    async def _verify(self) -> str:
+        seen = await self.look()
+        drop, digests = seen.drop, seen.digests
         if {self.record.weights, self.loaded_before} - {"", seen.weights}:
             raise StepFailed(
                 f"version {self.version} has been tried with other weights, and Triton may still have those",
@@ -224,7 +229,9 @@ class Transaction:
         return f"{len(candidate.labels)} labels" if candidate.labels else "no labels"
 
     async def _warm(self) -> str:
-        count = await warm(self._candidate, self.tools.server, WARM_LIMIT_S)
+        # Of a model of which nothing serves yet, snapshots wait: the sizes that may come of joining are left for later.
+        join = self.stable is not None
+        count = await warm(self._candidate, self.tools.server, WARM_LIMIT_S, join=join)
         return f"{count} requests"
 
     async def _golden(self) -> str:

@@ -32,17 +32,17 @@ SIDES = (64, 48)
 Tensors = dict[str, NDArray[Any]]
 
 
-async def warm(candidate: ServedModel, server: InferenceServer, timeout_s: float) -> int:
+async def warm(candidate: ServedModel, server: InferenceServer, timeout_s: float, *, join: bool = True) -> int:
     """Ask every variant that serves, one after the other, for each batch size; returns how many requests that took.
 
-    First the sizes that the gateway sends, then those up to 8 that Triton may join them to; when the time runs out,
+    First the sizes that the gateway sends, then those up to 8 that Triton may `join` them to; when the time runs out,
     the rest of the latter is left out. Raises BackendUnavailable and ModelUnavailable, which say nothing of the model,
     and ConfigError with the variant and the batch size when one fails.
     """
     until = time.monotonic() + timeout_s
     asked = 0
     for variant, singles, sizes, joined in await asyncio.to_thread(_questions, candidate):
-        for size in sizes:
+        for size in sizes if join or not joined else ():
             try:
                 for _ in range(ROUNDS):
                     await _ask(variant, _batch(singles, size, variant), size, server, until)

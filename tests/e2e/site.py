@@ -90,6 +90,8 @@ class RealSite:
         self.unit = f"unit{next(_numbers)}"
         self.http_port = free_ports(1)[0]
         self._environment = environment
+        self.launcher: tuple[str, ...] = ()
+        """A program that starts the gateway's, with its arguments."""
         self._process: ChildProcess | None = None
         self._viewer: Client | None = None
         self._camera: Client | None = None
@@ -129,7 +131,9 @@ class RealSite:
             "LOG_FORMAT": "json",
         }
         environ = {**os.environ, **given, **self._environment, **environment}
-        self._process = ChildProcess("the gateway", [sys.executable, "-m", "gateway", "serve"], env=environ)
+        self._process = ChildProcess(
+            "the gateway", [*self.launcher, sys.executable, "-m", "gateway", "serve"], env=environ
+        )
         self._process.start()
 
     @property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from gateway.commands.models.actions import ACTIONS
@@ -23,9 +21,6 @@ __all__ = ["load_layouts", "models", "read_models"]
 @click.group(cls=Commands, epilog=examples("edge-gateway models list", "edge-gateway models check model_repository"))
 def models() -> None:
     """List models, write and check drops, and say which version serves."""
-    from gateway.logs import configure_logging
-
-    configure_logging("WARNING", "sentence", sys.stderr)
 
 
 # In the order in which the help shows them.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.commands.models.reading import load_layouts
+from gateway.commands.models.reading import load_layouts, log_to_stderr
 from gateway.commands.options import CONFIG, FILE, JSON, examples, require_folder
 from gateway.config import Settings, load_settings
 from gateway.errors import ConfigError
@@ -63,6 +63,7 @@ def check_drops(folder: Path, repository: Path | None, config: Path | None, as_j
     whether the highest version fits, which version it would be held against, and the steps that it would go through.
     Exit code 2 when it would be refused.
     """
+    log_to_stderr()
     settings = load_settings(config)
     load_layouts(settings)
     if repository is not None:

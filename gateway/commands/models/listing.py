@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.commands.models.reading import read_models
+from gateway.commands.models.reading import log_to_stderr, read_models
 from gateway.commands.options import CONFIG, JSON, examples
 from gateway.config import Settings, load_settings
 from gateway.errors import BackendUnavailable
@@ -29,6 +29,7 @@ TRITON_LIMIT_S = 6.0
 def list_models(config: Path | None, as_json: bool) -> None:
     """List the models of MODEL_REPOSITORY, their variants, and how they stand at Triton."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    log_to_stderr()
     settings = load_settings(config)
     logical, errors = read_models(settings)
     index, unreachable = asyncio.run(_index(settings))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from gateway.commands.models.reading import log_to_stderr
 from gateway.commands.models.target import (
     MODEL,
     VERSION,
@@ -44,6 +45,7 @@ def write_manifest(model: str, version: int | None, config: Path | None) -> None
     from gateway.models.drop_files import SUMS_FILE
     from gateway.models.manifest import manifest_text
 
+    log_to_stderr()
     target = find_target(model, version, load_settings(config))
     path = target.model.path.parent / SUMS_FILE
     require_replaceable(path, FIX)

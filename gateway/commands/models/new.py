@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gateway.commands.models.check import examine, in_words
-from gateway.commands.models.reading import load_layouts
+from gateway.commands.models.reading import load_layouts, log_to_stderr
 from gateway.commands.models.staging import Staging
 from gateway.commands.options import CONFIG, FILE, examples, require_folder
 from gateway.config import Settings, load_settings
@@ -91,6 +91,7 @@ def new(
     what does not fit model.yaml, is not written. SHAPE is without the batch; another type than FP32 goes in front, as
     in uint8:480x640x3.
     """
+    log_to_stderr()
     settings = load_settings(config)
     load_layouts(settings)
     files = {variant: path for variant, path in (("onnx", onnx), ("torch", torch)) if path is not None}

@@ -183,9 +183,7 @@ def _steps(
 def _remarks(model: LogicalModel, state: ModelState, version: int, missing: tuple[str, ...]) -> Iterator[str]:
     if missing:
         yield f"version {version} brings no {' and no '.join(missing)}: the model is served without"
-    if state.stable is not None and version == state.stable.version:
-        yield f"version {version} serves already: no rollout"
-    elif state.stable is not None and version < state.stable.version:
+    if state.stable is not None and version < state.stable.version:
         yield f"version {state.stable.version} serves, and version {version} is lower: no rollout"
     under_way = state.rollout
     if under_way is not None and under_way.ending is Ending.UNDER_WAY and under_way.version != version:
@@ -199,12 +197,16 @@ def _remarks(model: LogicalModel, state: ModelState, version: int, missing: tupl
 
 def outlook_in_words(found: Outlook) -> Iterator[str]:
     """The lines that a person reads."""
-    against = f" against version {found.stable}, which serves" if found.stable not in (None, found.version) else ""
+    against = f" against version {found.stable}, which serves," if found.stable not in (None, found.version) else ""
     if found.problem is not None:
         yield f"  version {found.version}{against} would be refused"
         yield f"    problem   {found.problem}"
     elif found.steps:
         yield f"  version {found.version}{against} would be tried"
+    elif found.version == found.stable:
+        yield f"  version {found.version} serves already"
+    else:
+        yield f"  version {found.version}{against} would not be tried"
     yield from (f"    remark    {text}" for text in found.remarks)
     yield from (f"    would     {step}: {text}" for step, text in found.steps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from gateway.config import Settings
@@ -25,3 +26,10 @@ def load_layouts(settings: Settings) -> None:
 
     if settings.layouts_dir is not None:
         load_custom_layouts(settings.layouts_dir)
+
+
+def log_to_stderr() -> None:
+    """What is logged while models are read, as sentences; on stdout it would stand in the JSON."""
+    from gateway.logs import configure_logging
+
+    configure_logging("warning", "sentence", sys.stderr)
