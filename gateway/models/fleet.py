@@ -44,6 +44,8 @@ class Fleet:
         self._shelves: dict[str, Shelf] = {}
         self._watched: dict[Key, Watched] = {}
         self._moved = asyncio.Event()
+        self.let_go: dict[str, set[int]] = {}
+        """Versions of Triton models that were wanted here and are not any more."""
         self.leaving: set[str] = set()
         """Triton models of which nothing is wanted any more, until Triton serves none of them."""
 
@@ -128,9 +130,14 @@ class Fleet:
     @contextmanager
     def _leaving_behind(self, shelf: Shelf) -> Iterator[None]:
         """Around a change of what is wanted: what is not wanted after it leaves Triton."""
-        before = {placement.triton_model for _, _, placement in shelf.placements()}
+        before = {(placement.triton_model, placement.version) for _, _, placement in shelf.placements()}
         yield
-        self.leaving |= before - self.wanted().keys()
+        wanted = self.wanted()
+        for name, version in before:
+            if name not in wanted:
+                self.leaving.add(name)
+            elif version not in wanted[name]:
+                self.let_go.setdefault(name, set()).add(version)
         known = {(name, version) for name, shelf in self._shelves.items() for version in shelf.releases}
         self._watched = {key: watched for key, watched in self._watched.items() if key[:2] in known}
         self._models.woken.set()

@@ -27,8 +27,8 @@ DESCRIBE_LIMIT_S = 2.0
 """For the signature of a model that has come into service; the looks wait for it."""
 RETRY_REFUSED_S = 30.0
 """Until a refused variant is tried again: a file may have been mended, but Triton should not be kept busy."""
-LOOKS_UNTIL_EXTRA = 2
-"""A version that nobody wants is unloaded when it is seen so often: another gateway may just have wanted it."""
+STRANGE_FOR_S = 4.0
+"""Until a version is unloaded that this gateway never wanted: another one may, and its state come in a moment."""
 
 AWAY = "Triton cannot be reached"
 
@@ -52,8 +52,8 @@ class Loader:
         """Raises ConfigError for a release whose files are not those that were verified; may block."""
         self._serving: dict[str, tuple[int, ...]] = {}
         """What Triton served of each of its models at the last look."""
-        self._extras: dict[str, int] = {}
-        """In how many looks a Triton model has had versions that nobody wants."""
+        self._extras: dict[str, float] = {}
+        """Since when a Triton model has had versions that nobody wants; those that were let go here, for ever."""
         self._under_way: asyncio.Task[None] | None = None
         self._looked = asyncio.Event()
         self._waiting = False
@@ -187,15 +187,19 @@ class Loader:
         self._fleet.put(key, ready)
 
     def _count_extras(self, known: Mapping[str, tuple[int, ...]]) -> None:
-        wanted = self._fleet.wanted()
+        wanted, now = self._fleet.wanted(), time.monotonic()
         for name, versions in known.items():
             here = wanted.get(name, {})
             if not versions:
                 self._fleet.leaving.discard(name)
-            if 0 not in here and set(versions) - here.keys():
-                self._extras[name] = self._extras.get(name, 0) + 1
+            extra = set(versions) - here.keys() if 0 not in here else set()
+            if extra & self._fleet.let_go.get(name, set()) or (extra and name in self._fleet.leaving):
+                self._extras[name] = 0.0
+            elif extra:
+                self._extras.setdefault(name, now)
             else:
                 self._extras.pop(name, None)
+                self._fleet.let_go.pop(name, None)
 
     # --- load and unload ----------------------------------------------------------------------------
 
@@ -277,7 +281,8 @@ class Loader:
 
     def _most_in_the_way(self) -> str | None:
         """A Triton model of which versions are loaded that nobody wants."""
-        return next((name for name, looks in self._extras.items() if looks >= LOOKS_UNTIL_EXTRA), None)
+        now = time.monotonic()
+        return next((name for name, since in self._extras.items() if now - since >= STRANGE_FOR_S), None)
 
     async def _unload_extras(self, triton_model: str) -> None:
         wanted, serving = self._fleet.wanted().get(triton_model, {}), set(self._serving.get(triton_model, ()))

@@ -36,6 +36,8 @@ WARM_LIMIT_S = 120.0
 DRAIN_LIMIT_S = 30.0
 GONE_LIMIT_S = 30.0
 POLL_S = 0.05
+FOLLOWERS_S = 2.0
+"""Until other gateways on the volume have read that a version is not to be asked any more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -283,12 +285,12 @@ class Transaction:
 
     async def _drain(self, old: Release) -> str:
         await asyncio.sleep(self._spec.keep)
-        await _wait(lambda: not self.tools.in_flight(self.name, old.version), DRAIN_LIMIT_S)
         return await unload(self.tools, self.name, old)
 
 
 async def unload(tools: Tools, name: str, release: Release) -> str:
     """Let a version go once no snapshot uses it, and wait until Triton has let it go."""
+    await asyncio.sleep(FOLLOWERS_S)
     await _wait(lambda: not tools.in_flight(name, release.version), DRAIN_LIMIT_S)
     tools.fleet.drop(name, release.version)
     try:

@@ -288,7 +288,7 @@ async def test_a_snapshot_whose_model_has_become_another_meanwhile_is_answered(t
         await place.triton.wait_until_held("detector-onnx")
         place.snapshot(jpeg(seed=1))
         await until(lambda: place.received == 2, "the second")
-        models = place.gateway._models
+        models = place.gateway.models
         served = models.current.models["detector"]
         models.put(replace(served, spec=sensor_spec("detector")))
         place.triton.release("detector-onnx")

@@ -34,6 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loader's own intervals, only shorter."""
     monkeypatch.setattr(loader_module, "CHECK_INTERVAL_S", 0.02)
     monkeypatch.setattr(loader_module, "RETRY_REFUSED_S", 0.1)
+    monkeypatch.setattr(loader_module, "STRANGE_FOR_S", 0.1)
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

@@ -34,7 +34,8 @@ def test_a_model_falls_asleep_and_wakes_up_for_a_snapshot(broker: EmbeddedBroker
         bench.audit()
 
 
-@pytest.mark.parametrize("policy", ["refuse", pytest.param("evict", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("policy", ["refuse", "evict"])
 def test_a_budget(broker: EmbeddedBroker, tmp_path: Path, policy: str) -> None:
     with Bench(broker, tmp_path, MODEL_MEMORY_BUDGET_MB=f"{BUDGET_MB:.1f}", MODEL_MEMORY_POLICY=policy) as bench:
         first, second = bench.model("first"), bench.model("second")

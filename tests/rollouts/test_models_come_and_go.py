@@ -11,7 +11,7 @@ import pytest
 from gateway.local.broker import EmbeddedBroker
 from tests.e2e.site import Client
 from tests.rollouts import detectors
-from tests.rollouts.bench import Bench, wait
+from tests.rollouts.bench import CAMERAS, Bench, wait
 from tests.rollouts.drops import AT_ONCE
 
 pytestmark = pytest.mark.triton
@@ -28,6 +28,7 @@ def test_a_new_model_and_its_removal(broker: EmbeddedBroker, tmp_path: Path) -> 
         newcomer.drop(1)
         bench.is_promoted(newcomer, 1)
         bench.watch("newcomer")
+        wait(lambda: len(bench.auditor.versions("newcomer")) == CAMERAS, "answers of the new model to all cameras")
         bench.audit()
         bench.changes_once(newcomer, 1)
 
