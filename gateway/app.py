@@ -39,6 +39,7 @@ from gateway.models.fleet import Fleet
 from gateway.models.loader import Loader
 from gateway.models.memory import Memory
 from gateway.models.repository import LogicalModel, read_served
+from gateway.models.watcher import DropWatcher
 from gateway.ports import Broker, InferenceServer
 from gateway.rollout.lease import FileLease, Lease, new_identity
 from gateway.rollout.ledger import Ledger
@@ -83,11 +84,12 @@ class Gateway:
         self._pipeline = Pipeline(self.live, broker, server, models, metrics)
         lease = lease or FileLease(settings.state_dir, new_identity(settings.gateway_id))
         ledger = Ledger(StateStore(settings.state_dir), lease, settings.gateway_id)
+        watcher = DropWatcher(settings.model_repository, settings.state_dir, settings.drop_quiet_s, settings.drop_watch)
         tools = Tools(
             self.live, server, self._fleet, self._loader, ledger, metrics, checks or Checks(),
-            self._pipeline.aside, self._pipeline.in_flight, self._pipeline.end_model,
+            self._pipeline.aside, self._pipeline.in_flight, watcher, self._pipeline.end_model,
         )  # fmt: skip
-        self.rollouts = Roller(tools, lease)
+        self.rollouts = Roller(tools, lease, lambda model: loop_of(self.live.current, model))
         self.rollouts.begin(logical, errors)
         self.health = Health(self.live, broker, self._loader, models, metrics, self.rollouts)
         self._status = StatusPublisher(settings, broker, self.health, models, metrics)
@@ -191,7 +193,10 @@ class Gateway:
         for error in errors:
             if error.where.partition(":")[0] in self.rollouts.paths:
                 raise error
-        refuse_loops(settings, logical)
+        refuse_loops(settings)
+        for model in logical:
+            if objection := loop_of(settings, model):
+                raise objection
         return logical
 
     async def _say_ready(self) -> None:
@@ -249,28 +254,39 @@ class Gateway:
 
 def read_models(settings: Settings) -> tuple[list[LogicalModel], list[ConfigError]]:
     """The models to serve, and what is wrong with the others; raises ConfigError when the place itself is wrong."""
-    logical, errors = read_served(settings.model_repository, settings.model_config_path)
-    refuse_loops(settings, logical)
-    return logical, errors
+    refuse_loops(settings)
+    return read_served(settings.model_repository, settings.model_config_path)
 
 
-def refuse_loops(settings: Settings, logical: list[LogicalModel]) -> None:
+def refuse_loops(settings: Settings) -> None:
     """Raise ConfigError when an input topic also receives what a gateway publishes: each answer would be answered."""
     outputs = [settings.result_topic, settings.sensor_result_topic, settings.comparison_topic, settings.error_topic]
     outputs += [settings.alert_topic, settings.status_topic, settings.metrics_topic]
     outputs += [settings.models_topic, settings.model_commands_topic]
-    for model in logical:
-        mqtt = model.spec.mqtt
-        own = (mqtt.output_topic_template, mqtt.comparison_topic_template, mqtt.error_topic_template)
-        outputs += [template for template in (*own, mqtt.alert_topic_template) if template]
-    for given in settings.mqtt_input_topics:
-        for template in outputs:
-            if overlap(given, template):
-                raise ConfigError(
-                    f"'{given}' also receives what the gateway publishes on '{template}', which would never end",
-                    where="MQTT_INPUT_TOPICS",
-                    fix="Name the topics of the cameras more narrowly, or publish elsewhere",
-                )
+    if found := _received(settings, outputs):
+        raise ConfigError(
+            f"'{found[0]}' also receives what the gateway publishes on '{found[1]}', which would never end",
+            where="MQTT_INPUT_TOPICS",
+            fix="Name the topics of the cameras more narrowly, or publish elsewhere",
+        )
+
+
+def loop_of(settings: Settings, model: LogicalModel) -> ConfigError | None:
+    """What is wrong with a model whose answers an input topic would receive; one such drop must end no gateway."""
+    mqtt = model.spec.mqtt
+    own = (mqtt.output_topic_template, mqtt.comparison_topic_template, mqtt.error_topic_template)
+    found = _received(settings, [template for template in (*own, mqtt.alert_topic_template) if template])
+    return found and ConfigError(
+        f"'{found[0]}' of MQTT_INPUT_TOPICS also receives what would be published on '{found[1]}', without end",
+        where=str(model.path),
+        fix="Publish elsewhere, or name the topics of the cameras more narrowly",
+    )
+
+
+def _received(settings: Settings, templates: list[str]) -> tuple[str, str] | None:
+    """An input topic and a template of an output that it receives."""
+    pairs = ((given, template) for given in settings.mqtt_input_topics for template in templates)
+    return next((pair for pair in pairs if overlap(*pair)), None)
 
 
 def stop_on_signals(gateway: Gateway) -> None:

@@ -177,6 +177,10 @@ class ModelUnavailable(SnapshotError):
     default_fix = "See /ready and the gateway's log for why the model is not loaded"
 
 
+class ModelCrashed(ModelUnavailable):
+    """The process of the model has ended at Triton, which is the model's own doing."""
+
+
 class BackendUnavailable(SnapshotError):
     """Triton cannot be reached."""
 

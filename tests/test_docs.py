@@ -29,6 +29,7 @@ OTHERS |= {"REQUEST_TIMEOUT"}  # a code of HTTP alone: no snapshot has come of i
 OTHERS |= {"MODEL_SIGNING_PASSWORD", "SHA256SUMS", *COMMAND_CODES}  # and the codes of commands
 # Options of the programs beside ours that the pages show.
 FOREIGN_OPTIONS = {"--model-control-mode", "--strict-readiness", "--check", "--grid", "--decode", "--end", "--max-wh"}
+FOREIGN_OPTIONS |= {"--ignore-paths"}
 # Programs beside ours: what they take on their lines is not ours to check.
 FOREIGN_PROGRAMS = (
     "python ",

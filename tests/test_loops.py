@@ -10,7 +10,7 @@ from gateway.app import read_models
 from gateway.errors import ConfigError
 from gateway.topics import overlap
 from tests.flow.builders import settings
-from tests.harness import write_model
+from tests.harness import site, write_model
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,15 @@ def test_a_filter_over_the_own_answers_is_refused(tmp_path: Path, topic: str) ->
     assert caught.value.where == "MQTT_INPUT_TOPICS"
 
 
-def test_so_is_an_output_topic_of_a_model_among_the_inputs(tmp_path: Path) -> None:
-    write_model(tmp_path, mqtt={"output_topic_template": "azure-iot-operations/data/{device_id}/result"})
-    with pytest.raises(ConfigError, match="azure-iot-operations"):
-        read_models(settings(model_repository=tmp_path))
+async def test_a_model_that_publishes_among_the_inputs_is_refused_and_takes_service_from_no_other(
+    tmp_path: Path,
+) -> None:
+    write_model(tmp_path)
+    mqtt = {"output_topic_template": "azure-iot-operations/data/{device_id}/result"}
+    write_model(tmp_path, "other", mqtt=mqtt)
+    async with site(tmp_path, wait=False) as place:
+        assert set(place.gateway.models.current.models) == {"detector"}
+        assert any("azure-iot-operations" in reason for reason in place.gateway.health.report().reasons)
 
 
 def test_the_defaults_do_not_loop(tmp_path: Path) -> None:

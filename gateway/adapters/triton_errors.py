@@ -7,7 +7,14 @@ from collections.abc import Iterable
 
 from grpc import StatusCode  # type: ignore[import-untyped]
 
-from gateway.errors import BackendRejected, BackendTimeout, BackendUnavailable, ModelUnavailable, SnapshotError
+from gateway.errors import (
+    BackendRejected,
+    BackendTimeout,
+    BackendUnavailable,
+    ModelCrashed,
+    ModelUnavailable,
+    SnapshotError,
+)
 
 REASON_LENGTH = 400
 
@@ -64,7 +71,7 @@ def answer_error(code: StatusCode, details: str | None, *, model: str, connected
         case StatusCode.UNAVAILABLE | StatusCode.CANCELLED | StatusCode.DEADLINE_EXCEEDED:
             return BackendUnavailable(f"Triton cannot be reached ({text})", where=where)
         case _ if process_has_ended(details):
-            return ModelUnavailable(f"the process of the model has ended ({text})", where=where, fix=CRASHED)
+            return ModelCrashed(f"the process of the model has ended ({text})", where=where, fix=CRASHED)
         case _:
             return BackendRejected(f"{text} ({_name(code)})", where=where, fix=FIXES.get(code, ""))
 

@@ -199,13 +199,13 @@ def _read_models(paths: dict[str, Path]) -> tuple[list[LogicalModel], list[Confi
 
 
 def _loops(settings: Settings, models: list[LogicalModel]) -> list[ConfigError]:
-    from gateway.app import refuse_loops
+    from gateway.app import loop_of, refuse_loops
 
     try:
-        refuse_loops(settings, models)
+        refuse_loops(settings)
     except ConfigError as error:
         return [error]
-    return []
+    return [found for model in models if (found := loop_of(settings, model))]
 
 
 def _model_warnings(settings: Settings, models: list[LogicalModel], errors: list[ConfigError]) -> Iterator[str]:

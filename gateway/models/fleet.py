@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ from gateway.metrics import Metrics
 from gateway.models.catalog import Models, ServedModel, ServedVariant, State, VariantFigures
 from gateway.models.release import Placement, Release
 from gateway.models.repository import LogicalModel
-from gateway.models.shelf import Shelf, TrialTerms, announcement
+from gateway.models.shelf import Shelf, TrialTerms, announcement, taken_out, with_state
 from gateway.models.signature import fit
 from gateway.models.trial import Jury
 
@@ -69,6 +69,7 @@ class Fleet:
             if refitted is not None:
                 shelf.held[stable.version] = refitted
             shelf.keep_only({stable.version, *([kept.version] if kept else [])})
+            shelf.kept = kept.version if kept and kept.version != stable.version else None
             shelf.stable, shelf.terms, shelf.announced = stable.version, None, None
         self._publish(stable.name)
 
@@ -76,7 +77,9 @@ class Fleet:
         """Let this release be loaded beside the one that answers."""
         for key in [key for key in self._watched if key[:2] == (candidate.name, candidate.version)]:
             del self._watched[key]
-        self._shelf(candidate.name).hold(candidate)
+        shelf = self._shelf(candidate.name)
+        shelf.hold(candidate)
+        shelf.kept = None if shelf.kept == candidate.version else shelf.kept
         self._models.woken.set()
 
     def drop(self, name: str, version: int) -> None:
@@ -105,7 +108,7 @@ class Fleet:
         shelf = self._shelf(name)
         with self._leaving_behind(shelf):
             shelf.out = state
-        self._set_all(name, state, "unloaded to save memory" if state is State.ASLEEP else "unloaded by command")
+        self._set_all(name, lambda model: taken_out(model, state))
 
     def bring_back(self, name: str) -> None:
         """Load again what was taken out."""
@@ -113,7 +116,7 @@ class Fleet:
         if shelf is not None and shelf.out is not None:
             waking, shelf.out = shelf.out is State.ASLEEP, None
             shelf.held = {version: replace(model, waking=waking) for version, model in shelf.held.items()}
-            self._set_all(name, State.LOADING, "being loaded again")
+            self._set_all(name, lambda model: with_state(model, State.LOADING, "being loaded again"))
             self._models.woken.set()
 
     def remove(self, name: str) -> None:
@@ -142,13 +145,9 @@ class Fleet:
         self._watched = {key: watched for key, watched in self._watched.items() if key[:2] in known}
         self._models.woken.set()
 
-    def _set_all(self, name: str, state: State, reason: str) -> None:
+    def _set_all(self, name: str, change: Callable[[ServedModel], ServedModel]) -> None:
         shelf = self._shelves[name]
-        for version, model in shelf.held.items():
-            for variant in model.variants.values():
-                if variant.state is not State.ABSENT:
-                    model = model.with_variant(replace(variant, state=state, reason=reason, fix=""))
-            shelf.held[version] = model
+        shelf.held = {version: change(model) for version, model in shelf.held.items()}
         self._publish(name)
 
     def _refitted(self, shelf: Shelf, release: Release) -> ServedModel | None:
@@ -208,6 +207,10 @@ class Fleet:
     def answers(self, key: Key) -> bool:
         """Whether it is of the release that answers."""
         return key[1] == self._shelves[key[0]].stable
+
+    def is_kept(self, key: Key) -> bool:
+        """Whether it is of a release that only stays loaded, and is not loaded again for that."""
+        return key[1] == self._shelves[key[0]].kept
 
     def served(self, name: str, version: int) -> ServedModel | None:
         """How a release stands; None when it is not wanted."""

@@ -54,6 +54,8 @@ class Loader:
         """What Triton served of each of its models at the last look."""
         self._extras: dict[str, float] = {}
         """Since when a Triton model has had versions that nobody wants; those that were let go here, for ever."""
+        self._unload_at: dict[str, float] = {}
+        """When a Triton model is tried again whose extra versions could not be unloaded."""
         self._under_way: asyncio.Task[None] | None = None
         self._looked = asyncio.Event()
         self._waiting = False
@@ -152,7 +154,10 @@ class Loader:
     def _note_missing(self, key: Key) -> None:
         watched, variant = self._fleet.watched(key), self._fleet.variant(key)
         watched.missing = True
-        if variant.state is State.READY:
+        if self._fleet.is_kept(key):
+            if variant.state is State.READY:
+                self._fleet.put(key, replace(variant, state=State.LOADING, reason="not loaded any more"))
+        elif variant.state is State.READY:
             watched.losses += 1
             self._metrics.model_repairs.labels(key[0], "lost").inc()
             log.warning("A model is gone from Triton; loading it again", **_named(key))
@@ -173,7 +178,8 @@ class Loader:
         except (BackendUnavailable, TimeoutError):
             return  # the next look tells why, or tries again
         except (ConfigError, SnapshotError) as error:
-            self._refuse(key, error)
+            if self._fleet.release(key) is not None:
+                self._refuse(key, error)
             return
         log.info(
             "A model serves",
@@ -229,7 +235,11 @@ class Loader:
             variant, watched = self._fleet.variant(key), self._fleet.watched(key)
             # Who tries a candidate decides himself whether it is tried again.
             again = variant.state is State.REFUSED and self._fleet.answers(key)
-            if now >= watched.retry_at and (again or (variant.state is State.LOADING and watched.missing)):
+            if (
+                now >= watched.retry_at
+                and not self._fleet.is_kept(key)
+                and (again or (variant.state is State.LOADING and watched.missing))
+            ):
                 due.append((again, *self._fleet.rank(key), place, key))
         return min(due)[-1] if due else None
 
@@ -246,7 +256,8 @@ class Loader:
             if self._memory is not None:
                 loaded = {name for name, versions in self._serving.items() if versions}
                 if not self._memory.admit(key, release, loaded):
-                    return  # the next look sees whether there is room
+                    watched.retry_at = time.monotonic() + CHECK_INTERVAL_S  # others are unloaded first
+                    return
             await self._refuse_changed(placement.triton_model, self._beside(placement))
             await self._server.load(
                 placement.triton_model, self._beside(placement), release.configs.get(placement.triton_model)
@@ -282,19 +293,25 @@ class Loader:
     def _most_in_the_way(self) -> str | None:
         """A Triton model of which versions are loaded that nobody wants."""
         now = time.monotonic()
-        return next((name for name, since in self._extras.items() if now - since >= STRANGE_FOR_S), None)
+        due = (name for name, since in self._extras.items() if now - since >= STRANGE_FOR_S)
+        return next((name for name in due if now >= self._unload_at.get(name, 0.0)), None)
 
     async def _unload_extras(self, triton_model: str) -> None:
         wanted, serving = self._fleet.wanted().get(triton_model, {}), set(self._serving.get(triton_model, ()))
         left, extra = tuple(sorted(wanted.keys() & serving)), sorted(serving - wanted.keys())
-        self._extras.pop(triton_model, None)
+        if self._extras.pop(triton_model, 0.0):
+            owner = next((key[0] for key, place in self._fleet.places() if place.triton_model == triton_model), "")
+            self._metrics.model_repairs.labels(owner, "strange").inc()
+            log.warning("Somebody else has loaded versions", triton_model=triton_model, versions=extra)
         try:
             if left:
                 await self._refuse_changed(triton_model, left)
                 await self._server.load(triton_model, left, wanted[left[-1]].configs.get(triton_model))
-            elif not wanted:
+            else:
                 await self._server.unload(triton_model)
+            self._unload_at.pop(triton_model, None)
         except GatewayError as error:
+            self._unload_at[triton_model] = time.monotonic() + RETRY_REFUSED_S
             log.warning("A version cannot be unloaded", triton_model=triton_model, reason=error.message)
             return
         log.info("Versions that nobody wants are unloaded", triton_model=triton_model, versions=extra, left=list(left))

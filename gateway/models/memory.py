@@ -57,6 +57,8 @@ class Memory:
         taken = sum(self._need(each, None) for each in loaded)
         if taken + need <= budget:
             return True
+        if self._fleet.leaving & loaded:
+            return False
         if settings.model_memory_policy == "evict" and need <= budget and (name := self._least_recent(key[0])):
             log.info("A model is unloaded to make room", model=name, for_model=key[0], budget_mb=budget)
             self._fleet.take_out(name, State.ASLEEP)

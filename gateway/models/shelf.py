@@ -28,6 +28,8 @@ class Shelf:
     releases: dict[int, Release] = field(default_factory=dict)
     held: dict[int, ServedModel] = field(default_factory=dict)
     stable: int | None = None
+    kept: int | None = None
+    """A release that stays loaded for a rollback, for as long as Triton has it."""
     announced: ServedModel | None = None
     """What the catalogue shows while no release has come into service."""
     terms: TrialTerms | None = None
@@ -39,12 +41,15 @@ class Shelf:
         known = self.releases.get(release.version)
         if known is None or known.placements != release.placements:
             self.held[release.version] = newcomer(release)
+            if self.out is not None:
+                self.held[release.version] = taken_out(self.held[release.version], self.out)
         self.releases[release.version] = release
 
     def keep_only(self, versions: set[int]) -> None:
         """Let no other release be loaded."""
         for version in set(self.releases) - versions:
             del self.releases[version], self.held[version]
+        self.kept = self.kept if self.kept in versions else None
 
     def placements(self) -> Iterator[tuple[int, str, Placement]]:
         """Release, variant and place of everything that shall be loaded, the stable release first."""
@@ -79,6 +84,20 @@ def newcomer(release: Release) -> ServedModel:
             reason = release.missing.get(name, f"version {release.version} does not bring it")
             variants[name] = ServedVariant(name, triton_model, State.ABSENT, reason)
     return ServedModel(spec, release.model.labels, variants, version=release.version)
+
+
+def taken_out(model: ServedModel, state: State) -> ServedModel:
+    """A release of a model that is ASLEEP or UNLOADED."""
+    reason = "unloaded to save memory" if state is State.ASLEEP else "unloaded by command"
+    return with_state(model, state, reason)
+
+
+def with_state(model: ServedModel, state: State, reason: str) -> ServedModel:
+    """The same release with all variants that it brings in this state."""
+    for variant in model.variants.values():
+        if variant.state is not State.ABSENT:
+            model = model.with_variant(replace(variant, state=state, reason=reason, fix=""))
+    return model
 
 
 def announcement(model: LogicalModel, state: State, reason: str) -> ServedModel:

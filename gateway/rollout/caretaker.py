@@ -17,11 +17,14 @@ from gateway.models.drop import versions_on_disk
 from gateway.models.drop_files import SUMS_FILE
 from gateway.models.release import Placement, Release
 from gateway.models.repository import LogicalModel
+from gateway.rollout.candidates import newest
 from gateway.rollout.refreshing import refresh
-from gateway.rollout.refusals import is_another, note_refusal, now, refusal_of, refusal_of_serving, said
-from gateway.rollout.releases import kept_release
+from gateway.rollout.refusals import RETRY_S, note_refusal, now, refusal_of, said
+from gateway.rollout.releases import forget_old, kept_release
+from gateway.rollout.returning import return_to
 from gateway.rollout.state import ReleaseRecord, RolloutRecord
 from gateway.rollout.steps import Ending, Step, StepFailed
+from gateway.rollout.store import StateNotKept
 from gateway.rollout.transaction import Tools, Transaction, unload
 from gateway.rollout.verify import read_drop
 
@@ -32,8 +35,6 @@ ATTEMPTS = 3
 """How often a rollout is begun again that the gateway's death has broken off."""
 BEGIN_LIMIT_S = 5.0
 """For a rollout by command to begin; one that is under way has to be undone before."""
-RETRY_S = 30.0
-"""Until a model of which nothing serves is tried again: the fault may be Triton's."""
 
 
 class Caretaker:
@@ -50,7 +51,8 @@ class Caretaker:
         """The version before, while it is still loaded."""
         self.problem = ""
         """What people should know although the model serves."""
-        self._floor = 0
+        self._may_be_unmanaged = False
+        self.returning = False  # to a version that served before; then nothing else is begun
         self._order: tuple[int, bool] | None = None
         self._return: tuple[ReleaseRecord, str] | None = None
         self._begun = asyncio.Event()
@@ -61,28 +63,37 @@ class Caretaker:
 
     # --- at the start -------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Let serve what served last, as far as it is remembered; blocking, before anything runs."""
-        state, model = self.tools.ledger.get(self.name), self.on_disk
+    def remembered(self) -> Release | None:
+        """The version that served last, or the one before it, as far as they can serve again. Blocking."""
+        state = self.tools.ledger.get(self.name)
         for record in (state.stable, state.previous):
             if record is None:
                 continue
             try:
-                self.stable = self.kept_release(record)
+                return self.kept_release(record)
             except ConfigError as error:
                 log.error("A version cannot serve again", model=self.name, reason=str(error))
                 self.problem = error.message
-                continue
-            self.tools.fleet.serve(self.stable)
-            if state.unloaded:
+        return None
+
+    def begin(self, release: Release | None, *, from_start: bool) -> None:
+        """Let that release serve; without one announce the model, or leave it to Triton which version serves.
+
+        The latter only `from_start`: of a model that has just come its versions may still be on their way.
+        """
+        model, self._may_be_unmanaged = self.on_disk, from_start
+        if release is not None:
+            self.stable = release
+            self.tools.fleet.serve(release)
+            if self.tools.ledger.get(self.name).unloaded:
                 self.tools.fleet.take_out(self.name, State.UNLOADED)
-            return
-        if model is not None and not self._managed(model):
+        elif model is not None and self._may_be_left(model):
             self._serve_unmanaged(model)
         elif model is not None:
             self.tools.fleet.announce(model, "being checked")
 
     def kept_release(self, record: ReleaseRecord) -> Release:
+        """The release of a record, as it served. Blocking; raises ConfigError."""
         tools = self.tools
         return kept_release(
             tools.ledger.store, self.name, record, self.path, tools.live.current.model_repository, tools.checks
@@ -93,6 +104,17 @@ class Caretaker:
         repository = self.tools.live.current.model_repository
         inside = model.path.name == "model.yaml" and model.path.parent.parent.absolute() == repository.absolute()
         return inside and bool(versions_on_disk(model, repository))
+
+    def _may_be_left(self, model: LogicalModel) -> bool:
+        """Whether it may be left to Triton which version serves, since none can be seen from here."""
+        return not self._managed(model) and self._may_be_unmanaged and self.tools.checks.verify_signature is None
+
+    @property
+    def _restless(self) -> bool:
+        """Whether files of the model are still being written."""
+        model = self.on_disk
+        folders = {self.path.parent.name, *(model.spec.variants.values() if model else ())}
+        return bool(folders & self.tools.watcher.restless.keys())
 
     def _serve_unmanaged(self, model: LogicalModel) -> None:
         placements = {name: Placement(triton_model, 0) for name, triton_model in model.spec.variants.items()}
@@ -108,7 +130,7 @@ class Caretaker:
         stable, checks = self.stable, self.tools.checks
         if stable is None or stable.model == model or self._transaction is not None:
             return
-        if stable.version == 0 and not self._managed(model):
+        if stable.version == 0 and self._may_be_left(model):
             self._serve_unmanaged(model)
             return
         highest = max(versions_on_disk(model, self.tools.live.current.model_repository), default=0)
@@ -128,27 +150,42 @@ class Caretaker:
         """Roll out what is new, one version at a time, for ever."""
         while True:
             self._nudged.clear()
-            self._retry_at = float("inf")
-            again = await self._look_after()
+            if time.monotonic() >= self._retry_at:
+                self._retry_at = float("inf")
+            again = await self._safely()
             if not again:
                 with contextlib.suppress(TimeoutError):
                     wait_s = self._retry_at - time.monotonic()
                     async with asyncio.timeout(None if wait_s == float("inf") else max(0.0, wait_s)):
                         await self._nudged.wait()
 
+    async def _safely(self) -> bool:
+        """Look after the model; a defect on one drop must not end the gateway."""
+        try:
+            return await self._look_after()
+        except Exception as error:
+            log.exception("A defect of the gateway", model=self.name)
+            self.problem = f"a defect of the gateway: {type(error).__name__}; see its log"
+            self._retry_at = time.monotonic() + RETRY_S
+            return False
+
     async def _look_after(self) -> bool:
         """Do what is most urgent; True when there may be more to do at once."""
         model, state = self.on_disk, self.tools.ledger.get(self.name)
-        if model is None or (state.unloaded and self._order is None):
-            return False
-        if not self._managed(model) and (self.stable is None or self.stable.version == 0):
-            if self.stable is None or self.stable.model != model:
-                self._serve_unmanaged(model)
+        if self.returning:
             return False
         await self._tidy_up()
         if self._return is not None:
             await self._return_now()
             return True
+        if model is None or (state.unloaded and self._order is None) or self._restless:
+            return False  # it is looked at again when the files are at rest
+        if not self._managed(model) and (self.stable is None or self.stable.version == 0):
+            if self._may_be_left(model) and (self.stable is None or self.stable.model != model):
+                self._serve_unmanaged(model)
+            elif self.stable is None:
+                self.tools.fleet.announce(model, "no version of it is there yet")
+            return False
         record = await self._next(model)
         if record is None:
             await refresh(self, model)
@@ -171,7 +208,7 @@ class Caretaker:
         assert self._return is not None
         (record, by), self._return = self._return, None
         try:
-            await self.return_to(record, by)
+            await return_to(self, record, by)
         except GatewayError as error:
             log.error("Not rolled back", model=self.name, reason=error.message, fix=error.fix)
             self.problem = f"not rolled back to version {record.version}: {error.message}"
@@ -183,7 +220,10 @@ class Caretaker:
             (version, plain), self._order = self._order, None
             refused = tuple(each for each in state.refused if each.version != version)
             record = RolloutRecord(version, Step.STABLE_ON_DISK, now(), plain=plain or self.stable is None)
-            await self.tools.ledger.note(self.name, refused=refused, rollout=record)
+            floor = state.floor
+            if self.stable is not None and version < self.stable.version:
+                floor = max(versions_on_disk(model, self.tools.live.current.model_repository), default=version)
+            await self.tools.ledger.note(self.name, refused=refused, rollout=record, floor=floor)
             self._begun.set()
             return record
         if self.stable is not None and not self.tools.ledger.writable:
@@ -192,28 +232,21 @@ class Caretaker:
         rollout = state.rollout
         if rollout is not None and rollout.ending is Ending.UNDER_WAY:
             return msgspec.structs.replace(rollout, attempts=rollout.attempts + 1)
-        version = await asyncio.to_thread(self._newest, model)
+        version = await asyncio.to_thread(newest, self.tools, self.path, model, self.stable)
         return RolloutRecord(version, Step.STABLE_ON_DISK, now(), plain=self.stable is None) if version else None
-
-    def _newest(self, model: LogicalModel) -> int:
-        """The highest version beyond the stable one that has not been refused as it is, or 0. Blocking."""
-        settings, state = self.tools.live.current, self.tools.ledger.get(self.name)
-        floor = self.stable.version if self.stable else self._floor
-        refused = {each.version: each for each in state.refused}
-        for version in sorted(versions_on_disk(model, settings.model_repository), reverse=True):
-            if version <= floor:
-                return 0
-            refusal = refused.get(version)
-            if refusal is None or is_another(self.tools, self.path, refusal):
-                return version
-        return 0
 
     # --- a rollout ----------------------------------------------------------------------------------
 
     async def _roll_out(self, record: RolloutRecord) -> None:
         refused = {each.version: each.weights for each in self.tools.ledger.get(self.name).refused}
         transaction = Transaction(
-            self.tools, self.name, self.path, record.version, record, self.stable, refused.get(record.version, "")
+            self.tools,
+            self.name,
+            self.path,
+            record.version,
+            record,
+            self.stable,
+            refused.get(record.version) or record.weights,
         )
         log.info("A rollout begins", model=self.name, version=record.version, attempt=record.attempts)
         failure: GatewayError | None = None
@@ -231,7 +264,8 @@ class Caretaker:
             await self._settle_in(transaction)
         elif self.stable is None or self.tools.ledger.writable or transaction.given_up:
             await self._refuse(transaction, failure)
-        # else another gateway has taken over, and goes on with it
+        else:  # another gateway has taken over and goes on with it, or this one does when it can write again
+            self.tools.fleet.end_trial(self.name)
 
     async def _carried_out(self, transaction: Transaction, work: Coroutine[None, None, None]) -> GatewayError | None:
         """Run it until it ends, or somebody ends it; returns why it failed."""
@@ -260,9 +294,9 @@ class Caretaker:
         model, verified = self.on_disk, transaction.verified
         if verified is None or model is None or transaction.record.ending is Ending.PROMOTED:
             return
-        newest = await asyncio.to_thread(self._newest, model)
-        if newest > transaction.version and not transaction.record.plain:
-            self.end(StepFailed(f"version {newest} has been dropped meanwhile", fix="Nothing: that one is tried"))
+        highest = await asyncio.to_thread(newest, self.tools, self.path, model, self.stable)
+        if highest > transaction.version and not transaction.record.plain:
+            self.end(StepFailed(f"version {highest} has been dropped meanwhile", fix="Nothing: that one is tried"))
             return
         settings = self.tools.live.current
         try:
@@ -286,7 +320,7 @@ class Caretaker:
         if old is not None and old.version != transaction.version:
             self.kept = old
             failure = await self._carried_out(transaction, transaction.drain(old))
-            if self.stable is not transaction.release:
+            if self.stable is not transaction.release or self.returning:
                 return  # rolled back meanwhile
             if failure is not None:
                 log.warning("The version before is not drained", model=self.name, reason=failure.message)
@@ -295,18 +329,15 @@ class Caretaker:
         await self.tools.ledger.note(
             self.name, rollout=msgspec.structs.replace(transaction.record, ended_at=now(), progress="")
         )
-        await self._forget_old()
-
-    async def _forget_old(self) -> None:
-        state = self.tools.ledger.get(self.name)
-        wanted = {record.version for record in (state.stable, state.previous) if record is not None}
-        with contextlib.suppress(ConfigError):  # it costs a few bytes only
-            await asyncio.to_thread(self.tools.ledger.store.drop_releases, self.name, wanted)
+        await asyncio.to_thread(forget_old, self.tools.ledger.store, self.tools.ledger.get(self.name))
 
     async def _refuse(self, transaction: Transaction, failure: GatewayError) -> None:
         """The stable version alone goes on; the candidate is unloaded, and what is wrong with it remembered."""
         tools, record = self.tools, transaction.record
         tools.fleet.end_trial(self.name)
+        if transaction.verified is None:
+            with contextlib.suppress(ConfigError):
+                await transaction.look()
         rolled_back = record.step in (Step.CANARY, Step.PROMOTED)
         ending = Ending.ROLLED_BACK if rolled_back else Ending.REFUSED
         log.error(
@@ -317,11 +348,13 @@ class Caretaker:
         release = transaction.verified.drop.release if transaction.verified else None
         if self.stable is None and self.on_disk is not None:
             tools.fleet.announce(self.on_disk, failure.message, refused=True)
-            self._retry_at = time.monotonic() + RETRY_S
         record = msgspec.structs.replace(
             record, ending=ending, reason=said(failure), fix=failure.fix, ended_at=now(), progress="", share=0.0
         )
-        refusal = refusal_of(transaction, record, again=self.stable is None and not transaction.was_loaded)
+        first = self.stable is None and not transaction.was_loaded
+        refusal = refusal_of(transaction, record, again=first or isinstance(failure, StateNotKept))
+        if not refusal.digest:
+            self._retry_at = time.monotonic() + RETRY_S
         await note_refusal(tools.ledger, self.name, refusal, rollout=record)
         tools.metrics.rollouts.labels(self.name, ending).inc()
         tools.metrics.rollout_percent.labels(self.name).set(0)
@@ -336,10 +369,10 @@ class Caretaker:
         transaction = self._transaction
         return transaction if transaction and transaction.record.ending is Ending.UNDER_WAY else None
 
-    def end(self, why: GatewayError) -> None:
-        """Give up what is under way, rollout or drain."""
+    def end(self, why: GatewayError, *, commanded: bool = False) -> None:
+        """Give up what is under way, rollout or drain; `commanded`: for a person does not want that version."""
         if self._transaction is not None and self._work is not None:
-            self._transaction.given_up = why
+            self._transaction.given_up, self._transaction.commanded = why, commanded
             self._work.cancel()
 
     async def order(self, version: int, *, plain: bool) -> None:
@@ -354,33 +387,6 @@ class Caretaker:
     def return_soon(self, record: ReleaseRecord, by: str) -> None:
         """Serve that release again once it is loaded."""
         self._return = (record, by)
-        self.nudge()
-
-    async def return_to(self, record: ReleaseRecord, by: str) -> None:
-        """Serve a release that served before: at once when it is still loaded. Raises GatewayError."""
-        tools, old, state = self.tools, self.stable, self.tools.ledger.get(self.name)
-        release = await asyncio.to_thread(self.kept_release, record)
-        known = tools.fleet.served(self.name, record.version)
-        if known is None or not known.ready:
-            tools.fleet.also(release)
-            known = await tools.fleet.settled(self.name, record.version)
-        if not known.ready:
-            tools.fleet.drop(self.name, record.version)
-            raise StepFailed(f"version {record.version} cannot be loaded: {known.why_not_ready()}")
-        rollout = state.rollout
-        if rollout is not None:
-            rollout = msgspec.structs.replace(
-                rollout, ending=Ending.ROLLED_BACK, reason=f"rolled back by {by}", ended_at=now(), progress=""
-            )
-        await tools.ledger.note(self.name, stable=record, previous=None, rollout=rollout)
-        tools.fleet.serve(release, old)
-        self.stable, self.kept = release, old
-        self.end(StepFailed("rolled back"))
-        log.warning("Rolled back", model=self.name, version=record.version, by=by)
-        tools.metrics.rollouts.labels(self.name, Ending.ROLLED_BACK).inc()
-        if state.stable is not None:
-            refusal = refusal_of_serving(self.name, state.stable, by)
-            await note_refusal(tools.ledger, self.name, refusal)
         self.nudge()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
-from gateway.errors import BackendUnavailable, DeadlineExceeded, ModelUnavailable
+from gateway.errors import BackendUnavailable, DeadlineExceeded, ModelCrashed, ModelUnavailable
 from gateway.flow.compare import agree
 from gateway.messages import Prediction, VariantResult
 from gateway.models.spec import ModelSpec
@@ -226,7 +226,7 @@ def _tells(result: VariantResult) -> bool:
     error = result.error
     if isinstance(error, DeadlineExceeded):
         return result.infer_ms >= NOT_ASKED_MS
-    return not isinstance(error, BackendUnavailable | ModelUnavailable)
+    return isinstance(error, ModelCrashed) or not isinstance(error, BackendUnavailable | ModelUnavailable)
 
 
 def _both_failed(result: VariantResult, name: str, stable: Results) -> bool:

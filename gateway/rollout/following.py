@@ -29,12 +29,15 @@ class Bystander:
         """Nothing: who runs the rollout judges by what he sees himself."""
 
 
-async def follow(caretaker: Caretaker) -> None:
-    """Let this gateway serve a model as its state says now."""
+async def follow(caretaker: Caretaker) -> bool:
+    """Let this gateway serve a model as its state says now; False when that has to be tried again."""
     tools, name = caretaker.tools, caretaker.name
     state = tools.ledger.get(name)
     if state.stable is None:
-        return
+        rollout = state.rollout
+        if rollout is not None and rollout.ending is Ending.REFUSED and caretaker.on_disk is not None:
+            tools.fleet.announce(caretaker.on_disk, rollout.reason, refused=True)
+        return True
     try:
         await _serve(caretaker, state.stable, state.rollout)
         await _try_out(caretaker, state.rollout)
@@ -42,12 +45,13 @@ async def follow(caretaker: Caretaker) -> None:
         if caretaker.problem != error.message:
             log.error("What another gateway rolls out cannot be followed", model=name, reason=str(error))
         caretaker.problem = error.message
-        return
+        return False
     caretaker.problem = ""
     if state.unloaded:
         tools.fleet.take_out(name, State.UNLOADED)
     else:
         tools.fleet.bring_back(name)
+    return True
 
 
 async def _serve(caretaker: Caretaker, record: ReleaseRecord, rollout: RolloutRecord | None) -> None:
@@ -67,6 +71,8 @@ async def _serve(caretaker: Caretaker, record: ReleaseRecord, rollout: RolloutRe
 async def _try_out(caretaker: Caretaker, rollout: RolloutRecord | None) -> None:
     """Load what is tried, and let it answer its share of the cameras; unload what is tried no more."""
     tools, name = caretaker.tools, caretaker.name
+    if name not in tools.fleet.shelves:
+        return  # removed meanwhile
     tried = rollout if rollout and rollout.ending is Ending.UNDER_WAY and rollout.step in TRIED else None
     shelf = tools.fleet.shelves[name]
     staying = {each.version for each in (caretaker.stable, caretaker.kept) if each is not None}

@@ -160,6 +160,7 @@ def _judge_times(figures: Figures, slowdown: float, needed: int) -> Verdict | No
     if figures.samples < needed:
         return None
     for name, called, share, times in _comparable(figures, needed):
+        share = max(share, 1 / (len(times.stable) + 1))  # few times tell nothing of what is rarer than one of them
         base = quantile(times.stable, share)
         limit = max(base * slowdown, base + FLOOR_MS)
         slower, asked = sum(each > limit for each in times.candidate), len(times.candidate)

@@ -28,6 +28,7 @@ class Ledger:
         self._states = store.read_all()
         self._print = store.fingerprint()
         self._changed = asyncio.Event()
+        self._writing = asyncio.Lock()
         self.problem = ""
         """Why the last state could not be written; empty while all are."""
 
@@ -52,21 +53,29 @@ class Ledger:
 
     async def put(self, model: str, **changes: Any) -> ModelState:
         """Remember something, on the volume before anywhere else; raises StateNotKept."""
-        state = self._changed_state(model, changes)
-        if not self._lease.check() and not await self._lease.hold():
+        async with self._writing:
+            if not self._lease.check():
+                await self._regain(model)
+            state = self._changed_state(model, changes)
+            try:
+                await asyncio.to_thread(self.store.write, state)
+            except StateNotKept as error:
+                self.problem = error.message
+                raise
+            self.problem = ""
+            self._take(state)
+            return state
+
+    async def _regain(self, model: str) -> None:
+        """Hold the lease again, and know what others have written meanwhile; raises StateNotKept."""
+        if not await self._lease.hold():
+            problem = self._lease.problem
             raise StateNotKept(
-                self._lease.problem or "another gateway runs the rollouts now",
+                problem or "another gateway runs the rollouts now",
                 where=f"model '{model}'",
-                fix="" if self._lease.problem else "Nothing: it goes on there",
+                fix="" if problem else "Nothing: it goes on there",
             )
-        try:
-            await asyncio.to_thread(self.store.write, state)
-        except StateNotKept as error:
-            self.problem = error.message
-            raise
-        self.problem = ""
-        self._take(state)
-        return state
+        await asyncio.to_thread(self.refresh)
 
     async def note(self, model: str, **changes: Any) -> ModelState:
         """Remember something, in memory alone where the volume does not take it."""

@@ -7,6 +7,7 @@ from gateway.models.catalog import State
 from gateway.models.drop import versions_on_disk
 from gateway.rollout.caretaker import Caretaker
 from gateway.rollout.commands import Action, Command
+from gateway.rollout.returning import return_to
 from gateway.rollout.state import ReleaseRecord
 from gateway.rollout.steps import StepFailed
 
@@ -19,6 +20,10 @@ async def execute(caretaker: Caretaker, command: Command) -> str:
             f"Triton decides which version of '{command.model}' serves",
             fix="Put the model's folders into MODEL_REPOSITORY, where the gateway sees them too",
         )
+    shelf = caretaker.tools.fleet.shelves.get(caretaker.name)
+    if command.action in (Action.PROMOTE, Action.ROLLBACK) and shelf is not None and shelf.out is not None:
+        await _put(caretaker, unloaded=False)
+        caretaker.tools.fleet.bring_back(caretaker.name)
     return await _DO[command.action](caretaker, command)
 
 
@@ -39,7 +44,7 @@ async def _rollback(caretaker: Caretaker, command: Command) -> str:
     transaction, version = caretaker.under_way, command.version
     stable = caretaker.stable.version if caretaker.stable else None
     if transaction is not None and version in (None, stable):
-        caretaker.end(StepFailed(f"rolled back by {command.by}"))
+        caretaker.end(StepFailed(f"rolled back by {command.by}"), commanded=True)
         return f"version {transaction.version} is given up, version {stable} serves"
     previous = caretaker.tools.ledger.get(caretaker.name).previous
     if version is None and previous is None:
@@ -59,7 +64,7 @@ async def _return_to(caretaker: Caretaker, previous: ReleaseRecord, by: str) -> 
         caretaker.return_soon(previous, by)
         return f"version {previous.version} is being loaded, and serves then"
     try:
-        await caretaker.return_to(previous, by)
+        await return_to(caretaker, previous, by)
     except GatewayError as error:
         raise CommandRefused("COMMAND_FAILED", error.message, fix=error.fix, where=error.where) from error
     return f"version {previous.version} serves"
@@ -91,7 +96,7 @@ async def _unload(caretaker: Caretaker, command: Command) -> str:
         caretaker.tools.fleet.take_out(caretaker.name, State.UNLOADED)
         return "the model is out of service"
     if transaction is not None and transaction.version == version:
-        caretaker.end(StepFailed(f"unloaded by {command.by}"))
+        caretaker.end(StepFailed(f"unloaded by {command.by}"), commanded=True)
         return f"version {version} is given up"
     if caretaker.kept is not None and caretaker.kept.version == version:
         caretaker.end(StepFailed(f"unloaded by {command.by}"))

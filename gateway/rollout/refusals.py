@@ -11,9 +11,11 @@ from gateway.rollout.ledger import Ledger
 from gateway.rollout.state import RefusalRecord, ReleaseRecord, RolloutRecord
 from gateway.rollout.steps import Step
 from gateway.rollout.transaction import Tools, Transaction
-from gateway.rollout.verify import Verified, read_drop, weights_digest
+from gateway.rollout.verify import Verified, are_others, read_drop, weights_in
 
-REFUSALS_KEPT = 8
+REFUSALS_KEPT = 16
+RETRY_S = 30.0
+"""Until what may have been no fault of the drop is tried again."""
 
 
 def now() -> float:
@@ -42,7 +44,8 @@ def refusal_of(transaction: Transaction, record: RolloutRecord, *, again: bool) 
         fix=record.fix,
         at=now(),
         digest=verified.digest if verified and not again else "",
-        weights=verified.weights if verified and transaction.was_loaded else transaction.loaded_before,
+        weights=verified.weights if verified and transaction.was_loaded else dict(transaction.loaded_before),
+        commanded=transaction.commanded,
     )
 
 
@@ -56,18 +59,21 @@ def refusal_of_serving(name: str, record: ReleaseRecord, by: str) -> RefusalReco
         f"edge-gateway models load {name} {record.version}",
         at=now(),
         digest=digest_of_all(record.digests),
-        weights=weights_digest(record),
+        weights=weights_in(record),
+        commanded=True,
     )
 
 
 def is_another(tools: Tools, path: Path, refusal: RefusalRecord) -> bool:
     """Whether what lies on disk now is worth another try. Blocking."""
+    if not refusal.digest and now() - refusal.at < RETRY_S:
+        return False
     settings = tools.live.current
     try:
         drop, digests = read_drop(path, settings.model_repository, refusal.version, settings.max_model_bytes)
     except ConfigError as error:
         return said(error) != refusal.reason
     found = Verified(drop, digests, {})
-    if refusal.step is Step.PROMOTED:  # who saw it serve wants it no more, whatever becomes of the labels beside it
-        return found.weights != refusal.weights
+    if refusal.commanded:
+        return are_others(refusal.weights, found.weights)
     return found.digest != refusal.digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import replace
@@ -13,7 +14,7 @@ from gateway.models.drop_files import SIGNATURE_FILE, stamp_of
 from gateway.models.release import Placement, Release
 from gateway.models.repository import read_model
 from gateway.regular_file import open_regular
-from gateway.rollout.state import ReleaseRecord
+from gateway.rollout.state import ModelState, ReleaseRecord
 from gateway.rollout.store import StateStore
 from gateway.rollout.verify import Checks, weights_of
 
@@ -74,9 +75,21 @@ def kept_release(
     )
 
 
+def forget_old(store: StateStore, state: ModelState) -> None:
+    """Remove what is kept of versions that will not serve again. Blocking."""
+    wanted = {record.version for record in (state.stable, state.previous) if record is not None}
+    with contextlib.suppress(ConfigError):  # it costs a few bytes only
+        store.drop_releases(state.model, wanted)
+
+
 def _text(path: Path) -> str:
-    with open_regular(path) as file:
-        return file.read(MAX_KEPT_BYTES).decode()
+    try:
+        with open_regular(path) as file:
+            return file.read(MAX_KEPT_BYTES).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"what was kept cannot be read: {error}", where=str(path), fix="Drop it again under the next number"
+        ) from error
 
 
 def refuse_other_weights(name: str, record: ReleaseRecord, repository: Path, *, trust_stamps: bool = True) -> None:
@@ -92,7 +105,7 @@ def refuse_other_weights(name: str, record: ReleaseRecord, repository: Path, *, 
             raise ConfigError(
                 f"version {record.version} cannot be loaded again: {error.strerror}",
                 where=str(repository / path),
-                fix="Put the file back, or drop the next version",
+                fix="Put the file back",
             ) from error
         if digest != record.digests[path]:
             raise ConfigError(

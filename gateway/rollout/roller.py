@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
 from gateway.errors import CommandRefused, ConfigError
 from gateway.models.release import Release
 from gateway.models.repository import LogicalModel, read_served
-from gateway.models.watcher import DropWatcher
 from gateway.rollout.caretaker import Caretaker
 from gateway.rollout.commands import Command
 from gateway.rollout.following import follow
@@ -28,15 +27,17 @@ FOLLOW_INTERVAL_S = 1.0
 class Roller:
     """All models of the repository, each with its caretaker; carries out commands (see `Commands`)."""
 
-    def __init__(self, tools: Tools, lease: Lease) -> None:
+    def __init__(
+        self, tools: Tools, lease: Lease, objection: Callable[[LogicalModel], ConfigError | None] | None = None
+    ) -> None:
         self._tools = tools
         self._lease = lease
         self._caretakers: dict[str, Caretaker] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        settings = tools.live.current
-        self._watcher = DropWatcher(
-            settings.model_repository, settings.state_dir, settings.drop_quiet_s, settings.drop_watch
-        )
+        self._objection = objection
+        self._watched = asyncio.Event()
+        self._reading = asyncio.Lock()
+        self._not_followed: set[str] = set()
         tools.loader.guard = self._refuse_changed
         self._asked = asyncio.Event()
         self.acting = False
@@ -46,8 +47,10 @@ class Roller:
 
     def begin(self, models: list[LogicalModel], errors: list[ConfigError]) -> None:
         """Let serve what served last, and announce the rest; blocking, before anything runs."""
+        models, errors = self._without_objectionable(models, errors)
         for model in models:
-            self._take_in(model)
+            caretaker = self._caretakers[model.spec.name] = Caretaker(self._tools, model)
+            caretaker.begin(caretaker.remembered(), from_start=True)
         self._note_unreadable(errors)
 
     async def run(self) -> None:
@@ -59,11 +62,20 @@ class Roller:
 
     # --- the models ---------------------------------------------------------------------------------
 
-    def _take_in(self, model: LogicalModel) -> Caretaker:
+    async def _take_in(self, model: LogicalModel) -> None:
         caretaker = Caretaker(self._tools, model)
+        release = await asyncio.to_thread(caretaker.remembered)
         self._caretakers[caretaker.name] = caretaker
-        caretaker.begin()
-        return caretaker
+        caretaker.begin(release, from_start=False)
+
+    def _without_objectionable(
+        self, models: list[LogicalModel], errors: list[ConfigError]
+    ) -> tuple[list[LogicalModel], list[ConfigError]]:
+        """Those that the gateway can serve as it is configured, and what is wrong with the others."""
+        if self._objection is None:
+            return models, errors
+        objections = {model.spec.name: found for model in models if (found := self._objection(model))}
+        return [model for model in models if model.spec.name not in objections], [*errors, *objections.values()]
 
     def _note_unreadable(self, errors: list[ConfigError]) -> None:
         """What cannot be read serves on as it did; what has never served is said to be unreadable."""
@@ -88,14 +100,15 @@ class Roller:
             known = self._caretakers.get(name)
             if known is None:
                 log.info("A new model", model=name, model_yaml=str(model.path))
-                self._take_in(model)
+                await self._take_in(model)
                 if self.acting:
                     self._start(name, group)
             else:
                 known.on_disk, known.path = model, model.path
         for name in [name for name in self._caretakers if name not in found]:
             caretaker = self._caretakers[name]
-            if str(caretaker.path) not in broken and not caretaker.path.exists():
+            renamed = any(model.path == caretaker.path for model in found.values())
+            if renamed or (str(caretaker.path) not in broken and not caretaker.path.exists()):
                 await self._let_go(name)
         self._note_unreadable(errors)
 
@@ -118,7 +131,8 @@ class Roller:
     # --- drops --------------------------------------------------------------------------------------
 
     async def _watch(self, group: asyncio.TaskGroup) -> None:
-        async with self._watcher as watcher:
+        async with self._tools.watcher as watcher:
+            self._watched.set()
             while True:
                 await watcher.settled()
                 await self._read_again(group)
@@ -132,12 +146,13 @@ class Roller:
     async def _read_again(self, group: asyncio.TaskGroup) -> None:
         """Read the repository again, and let every caretaker look."""
         settings = self._tools.live.current
-        try:
-            models, errors = await asyncio.to_thread(read_served, settings.model_repository, settings.model_config_path)
-        except ConfigError as error:
-            log.error("The models cannot be read; what serves goes on", reason=str(error))
-            return
-        await self.look_again(models, errors, group)
+        async with self._reading:
+            try:
+                found = await asyncio.to_thread(read_served, settings.model_repository, settings.model_config_path)
+            except ConfigError as error:
+                log.error("The models cannot be read; what serves goes on", reason=str(error))
+                return
+            await self.look_again(*self._without_objectionable(*found), group)
         for caretaker in self._caretakers.values():
             caretaker.nudge()
 
@@ -145,12 +160,20 @@ class Roller:
 
     async def _hold_lease(self, group: asyncio.TaskGroup) -> None:
         """Act while the lease is held, else follow."""
+        await self._watched.wait()  # until then nobody knows which files are at rest
+        was_held = False
         try:
             while True:
                 held = await self._lease.hold()
                 acting = held or bool(self._lease.problem)
+                if acting and not self.acting:
+                    await self._follow()  # what the one before has written last
                 if acting is not self.acting:
                     self._change_sides(acting, group)
+                elif held and not was_held:
+                    for caretaker in self._caretakers.values():
+                        caretaker.nudge()
+                was_held = held
                 self._tools.metrics.roller.set(held)
                 if not acting:
                     await self._follow()
@@ -169,15 +192,23 @@ class Roller:
             for task in self._tasks.values():
                 task.cancel()
             self._tasks.clear()
+            self._not_followed = set(self._caretakers)
 
     def _start(self, name: str, group: asyncio.TaskGroup) -> None:
         self._tasks[name] = group.create_task(self._caretakers[name].run(), name=f"rollouts: {name}")
 
     async def _follow(self) -> None:
         changed = await asyncio.to_thread(self._tools.ledger.refresh)
+        due, self._not_followed = changed | self._not_followed, set()
         for name, caretaker in list(self._caretakers.items()):
-            if name in changed or caretaker.stable is None:
-                await follow(caretaker)
+            if name in due or caretaker.stable is None:
+                try:
+                    followed = await follow(caretaker)
+                except Exception:
+                    log.exception("A defect of the gateway", model=name)
+                    followed = False
+                if not followed:
+                    self._not_followed.add(name)
         if changed:
             self._tools.ledger.say_changed()
 

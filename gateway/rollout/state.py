@@ -41,8 +41,8 @@ class RolloutRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     ended_at: float | None = None
     attempts: int = 1
     """How often it was begun; a gateway that was killed in the middle begins again."""
-    weights: str = ""
-    """One digest of the files that Triton loads, once they are verified."""
+    weights: dict[str, str] = {}
+    """SHA-256 of the files that Triton loads by path, once they are verified."""
     plain: bool = False
     """Without shadow and canary: there is nothing to compare with, or a command said so."""
 
@@ -70,8 +70,10 @@ class RefusalRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     at: float
     digest: str = ""
     """Of all its files together; another one at the same version is another drop. Empty: worth another look anyway."""
-    weights: str = ""
-    """Of the files that Triton had loaded; other ones need another number. Empty: it never had."""
+    weights: dict[str, str] = {}
+    """SHA-256 of the files that Triton had loaded; other ones need another number. Empty: it never had."""
+    commanded: bool = False
+    """A person does not want it, whatever becomes of the files beside its weights."""
 
 
 class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -83,6 +85,8 @@ class ModelState(msgspec.Struct, frozen=True, omit_defaults=True):
     rollout: RolloutRecord | None = None
     refused: tuple[RefusalRecord, ...] = ()
     """The newest first; a few are kept."""
+    floor: int = 0
+    """No version up to this one is tried by itself: a person went back behind it."""
     unloaded: bool = False
     """Taken out of service by command."""
     roller: str = ""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import structlog
 
-from gateway.errors import BackendUnavailable, GatewayError, ModelUnavailable
+from gateway.errors import BackendUnavailable, GatewayError, ModelCrashed, ModelUnavailable
 from gateway.flow.answering import Answering
 from gateway.live import Live
 from gateway.metrics import Metrics
@@ -20,6 +20,7 @@ from gateway.models.fleet import Fleet
 from gateway.models.loader import Loader
 from gateway.models.release import Release
 from gateway.models.rollout_spec import RolloutSpec
+from gateway.models.watcher import DropWatcher
 from gateway.ports import InferenceServer
 from gateway.rollout.golden import check_golden, read_golden
 from gateway.rollout.ledger import Ledger
@@ -27,7 +28,7 @@ from gateway.rollout.releases import keep
 from gateway.rollout.state import RolloutRecord, StepRecord
 from gateway.rollout.steps import Ending, Step, StepFailed
 from gateway.rollout.trials import LOSSES, run_trial
-from gateway.rollout.verify import Checks, Verified, read_drop, refuse_without_room, verify
+from gateway.rollout.verify import Checks, Verified, are_others, read_drop, refuse_without_room, verify
 from gateway.rollout.warm import warm
 
 log = structlog.get_logger(__name__)
@@ -55,6 +56,7 @@ class Tools:
     """Asks a version as a snapshot would, uncounted."""
     in_flight: Callable[[str, int], int]
     """Snapshots of a model that a version is asked about now."""
+    watcher: DropWatcher
     end_model: Callable[[str], Awaitable[None]]
     """Ends what is open of a model that is gone."""
 
@@ -70,13 +72,15 @@ class Transaction:
     version: int
     record: RolloutRecord
     stable: Release | None
-    loaded_before: str = ""
-    """One digest of the weights that Triton has had under this number in an earlier rollout."""
+    loaded_before: Mapping[str, str] = field(default_factory=dict)
+    """The digests of the weights that Triton has had under this number in an earlier rollout."""
     verified: Verified | None = None
     was_loaded: bool = False
     skip_trials: asyncio.Event = field(default_factory=asyncio.Event)
     given_up: GatewayError | None = None
     """Why somebody has ended it from outside."""
+    commanded: bool = False
+    """Whether that was a person who does not want the version."""
 
     async def run(self) -> None:
         """All steps up to PROMOTED; raises GatewayError, with `record.step` the step that said no."""
@@ -141,7 +145,9 @@ class Transaction:
         while True:
             try:
                 return await work()
-            except (BackendUnavailable, ModelUnavailable):
+            except (BackendUnavailable, ModelUnavailable) as error:
+                if isinstance(error, ModelCrashed):
+                    raise
                 if self.tools.fleet.losses(self.name, self.version) >= LOSSES:
                     raise
                 self.tools.ledger.progress(self.name, "waits for Triton")
@@ -172,7 +178,7 @@ class Transaction:
     async def _verify(self) -> str:
         seen = await self.look()
         drop, digests = seen.drop, seen.digests
-        if {self.record.weights, self.loaded_before} - {"", seen.weights}:
+        if are_others(self.record.weights, seen.weights) or are_others(self.loaded_before, seen.weights):
             raise StepFailed(
                 f"version {self.version} has been tried with other weights, and Triton may still have those",
                 fix=f"Count up: drop these as version {self.version + 1}",
@@ -185,6 +191,9 @@ class Transaction:
         return f"{len(digests)} files{signed}{missing}"
 
     async def _load(self) -> str:
+        shelf = self.tools.fleet.shelves.get(self.name)
+        if shelf is not None and shelf.out is State.ASLEEP:
+            self.tools.fleet.bring_back(self.name)
         self.tools.fleet.also(self.release)
         await self._loaded()
         await asyncio.to_thread(self._refuse_changed)

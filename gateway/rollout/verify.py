@@ -50,9 +50,9 @@ class Verified:
         return digest_of_all(self.digests)
 
     @property
-    def weights(self) -> str:
-        """One for the files that Triton loads."""
-        return weights_digest(self.record(0.0))
+    def weights(self) -> dict[str, str]:
+        """The digests of the files that Triton loads."""
+        return weights_in(self.record(0.0))
 
     def record(self, promoted_at: float) -> ReleaseRecord:
         """What is remembered of it."""
@@ -72,9 +72,14 @@ def weights_of(record: ReleaseRecord) -> list[str]:
     return [path for path in record.digests if path.startswith(folders)]
 
 
-def weights_digest(record: ReleaseRecord) -> str:
-    """One digest of the files that Triton loads."""
-    return digest_of_all({path: record.digests[path] for path in weights_of(record)})
+def weights_in(record: ReleaseRecord) -> dict[str, str]:
+    """The digests of the files that Triton loads."""
+    return {path: record.digests[path] for path in weights_of(record)}
+
+
+def are_others(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Whether a file that Triton has had is another one now; a variant that has come since is none of these."""
+    return any(before[path] != now[path] for path in before.keys() & now.keys())
 
 
 class NotComplete(ConfigError):

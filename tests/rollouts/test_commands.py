@@ -25,6 +25,7 @@ def loads_of(bench: Bench) -> int:
     return bench.log().count('"event": "A model serves"')
 
 
+@pytest.mark.long
 def test_rollback_promote_unload_and_load(broker: EmbeddedBroker, tmp_path: Path) -> None:
     with Bench(broker, tmp_path) as bench:
         model = bench.model()

@@ -43,6 +43,7 @@ def test_a_slow_copy_is_never_loaded_by_halves(broker: EmbeddedBroker, tmp_path:
         bench.changes_once(model, 1, 2)
 
 
+@pytest.mark.long
 def test_a_version_of_one_variant_is_served_by_that_one(broker: EmbeddedBroker, tmp_path: Path) -> None:
     with Bench(broker, tmp_path) as bench:
         model = bench.model("detector", "onnx", "torch")

@@ -62,6 +62,7 @@ def test_killed_in_a_step(broker: EmbeddedBroker, tmp_path: Path, step: str) -> 
         assert all(seen[-1] == "2" for seen in bench.auditor.versions(model.name).values())
 
 
+@pytest.mark.long
 def test_killed_and_the_drop_taken_away(broker: EmbeddedBroker, tmp_path: Path) -> None:
     """Nothing half-done stays loaded."""
     with Bench(broker, tmp_path) as bench:

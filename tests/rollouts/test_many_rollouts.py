@@ -17,7 +17,8 @@ SETTLED = 3
 GROWTH_MB = 20.0
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("count", [4, 100])
 def test_in_a_row(broker: EmbeddedBroker, tmp_path: Path, count: int) -> None:
     with Bench(broker, tmp_path, DROP_QUIET_S="0.2") as bench:
         model = bench.model()

@@ -13,6 +13,7 @@ from tests.rollouts.drops import AT_ONCE
 pytestmark = pytest.mark.triton
 
 
+@pytest.mark.long
 def test_other_weights_under_a_number_that_was_used(broker: EmbeddedBroker, tmp_path: Path) -> None:
     with Bench(broker, tmp_path) as bench:
         model = bench.model()

@@ -18,7 +18,7 @@ from gateway.rollout.golden import read_golden
 from gateway.rollout.state import ModelState
 from gateway.rollout.steps import Ending, Step
 from gateway.rollout.store import StateStore
-from gateway.rollout.verify import Verified, weights_digest
+from gateway.rollout.verify import Verified, are_others, weights_in
 
 STATE_FOLDER = ".edge-gateway"
 
@@ -108,12 +108,12 @@ def _refuse_used_number(drop: Drop, digests: Mapping[str, str], state: ModelStat
     """Raise ConfigError for a number that has stood for other weights, or that has been refused with these files."""
     seen = Verified(drop, digests, {})
     for record in (state.stable, state.previous):
-        if record is not None and record.version == drop.version and weights_digest(record) != seen.weights:
+        if record is not None and record.version == drop.version and are_others(weights_in(record), seen.weights):
             raise _count_up(drop, "has served with other weights")
     for refusal in state.refused:
         if refusal.version != drop.version:
             continue
-        if refusal.weights not in ("", seen.weights):
+        if are_others(refusal.weights, seen.weights):
             raise _count_up(drop, "has been loaded with other weights, and was refused")
         if refusal.digest == seen.digest:
             raise ConfigError(
