@@ -66,7 +66,7 @@ def _model_yamls(root: Path) -> list[Path]:
     try:
         if not root.is_dir():
             raise ConfigError("no such folder", where=where, fix=fix)
-        return sorted(root.glob("*/model.yaml"))
+        return sorted(path for path in root.glob("*/model.yaml") if not path.parent.name.startswith("."))
     except (OSError, ValueError) as error:  # a name that is too long, a disk that is gone
         raise ConfigError(f"cannot be read: {_reason(error)}", where=where, fix=fix) from error
 
