@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-from gateway.models.drop import versions_on_disk
+from gateway.errors import ConfigError
+from gateway.models.drop import take_drop, versions_on_disk
 from gateway.models.release import Release
 from gateway.models.repository import LogicalModel
 from gateway.rollout.refusals import REFUSALS_KEPT, is_another
 from gateway.rollout.transaction import Tools
+
+
+def rest_in_s(tools: Tools, model: LogicalModel, version: int) -> float:
+    """Seconds until the files of a version have been left alone for DROP_QUIET_S; 0 when they have. Blocking.
+
+    The watcher tells of changes a moment later only, and somebody may look sooner. A volume whose clock is another one
+    is left to the watcher.
+    """
+    settings = tools.live.current
+    try:
+        drop = take_drop(model, settings.model_repository, version, settings.max_model_bytes)
+    except ConfigError:
+        return 0.0  # who tries it says what is wrong
+    age_s = time.time() - max((stamp[1] for stamp in drop.files.values()), default=0) / 1e9
+    return settings.drop_quiet_s - age_s if 0 <= age_s < settings.drop_quiet_s else 0.0
 
 
 def newest(tools: Tools, path: Path, model: LogicalModel, stable: Release | None) -> int:

@@ -17,7 +17,7 @@ from gateway.models.drop import versions_on_disk
 from gateway.models.drop_files import SUMS_FILE
 from gateway.models.release import Placement, Release
 from gateway.models.repository import LogicalModel
-from gateway.rollout.candidates import newest
+from gateway.rollout.candidates import newest, rest_in_s
 from gateway.rollout.refreshing import refresh
 from gateway.rollout.refusals import RETRY_S, note_refusal, now, refusal_of, said
 from gateway.rollout.releases import forget_old, kept_release
@@ -25,7 +25,7 @@ from gateway.rollout.returning import return_to
 from gateway.rollout.state import ReleaseRecord, RolloutRecord
 from gateway.rollout.steps import Ending, Step, StepFailed
 from gateway.rollout.store import StateNotKept
-from gateway.rollout.transaction import Tools, Transaction, unload
+from gateway.rollout.transaction import Tools, Transaction, failure_of, unload
 from gateway.rollout.verify import read_drop
 
 log = structlog.get_logger(__name__)
@@ -233,6 +233,9 @@ class Caretaker:
         if rollout is not None and rollout.ending is Ending.UNDER_WAY:
             return msgspec.structs.replace(rollout, attempts=rollout.attempts + 1)
         version = await asyncio.to_thread(newest, self.tools, self.path, model, self.stable)
+        if version and (rest_s := await asyncio.to_thread(rest_in_s, self.tools, model, version)):
+            self._retry_at = min(self._retry_at, time.monotonic() + rest_s)
+            return None
         return RolloutRecord(version, Step.STABLE_ON_DISK, now(), plain=self.stable is None) if version else None
 
     # --- a rollout ----------------------------------------------------------------------------------
@@ -279,7 +282,7 @@ class Caretaker:
                 if self._nudged.is_set():
                     self._nudged.clear()
                     await self._give_way(transaction)
-            return _failure_of(self._work, transaction)
+            return failure_of(self._work, transaction)
         except asyncio.CancelledError:
             # An orderly stop, after which the rollout goes on; it does not count as a death in the middle.
             orderly = msgspec.structs.replace(transaction.record, attempts=max(0, transaction.record.attempts - 1))
@@ -388,13 +391,3 @@ class Caretaker:
         """Serve that release again once it is loaded."""
         self._return = (record, by)
         self.nudge()
-
-
-def _failure_of(work: asyncio.Task[None], transaction: Transaction) -> GatewayError | None:
-    if work.cancelled():
-        return transaction.given_up or StepFailed("it was broken off")
-    error = work.exception()
-    if error is None or isinstance(error, GatewayError):
-        return error
-    log.error("A defect of the gateway ends a rollout", model=transaction.name, exc_info=error)
-    return StepFailed(f"a defect of the gateway: {type(error).__name__}", fix="Report it with the log of the gateway")

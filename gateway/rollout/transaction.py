@@ -297,6 +297,17 @@ class Transaction:
         return await unload(self.tools, self.name, old)
 
 
+def failure_of(work: asyncio.Task[None], transaction: Transaction) -> GatewayError | None:
+    """Why a rollout, or its drain, has ended before its time; None when it has not."""
+    if work.cancelled():
+        return transaction.given_up or StepFailed("it was broken off")
+    error = work.exception()
+    if error is None or isinstance(error, GatewayError):
+        return error
+    log.error("A defect of the gateway ends a rollout", model=transaction.name, exc_info=error)
+    return StepFailed(f"a defect of the gateway: {type(error).__name__}", fix="Report it with the log of the gateway")
+
+
 async def unload(tools: Tools, name: str, release: Release) -> str:
     """Let a version go once no snapshot uses it, and wait until Triton has let it go."""
     await asyncio.sleep(FOLLOWERS_S)

@@ -21,6 +21,7 @@ from gateway.rollout import transaction as transaction_module
 from gateway.rollout.commands import Action, Command
 from gateway.rollout.state import ModelState
 from gateway.rollout.steps import Ending, Step
+from gateway.rollout.store import StateNotKept, StateStore
 from gateway.testing import MemoryTriton
 from tests.flow.builders import jpeg, signature, snapshot_json
 from tests.harness import HELMET, NO_HELMET, Site, sees, site, until, write_model
@@ -450,3 +451,98 @@ async def test_the_other_gateway_goes_on_when_the_first_one_ends(shop: Shop) -> 
             await second.command(Action.PROMOTE)
             await second.ended(2, Ending.PROMOTED)
             assert not second.place.errors
+
+
+# --- what a fresh reading found -----------------------------------------------------------------------
+
+
+async def test_going_back_behind_a_version_lasts(shop: Shop) -> None:
+    async with shop.open() as counter:
+        await counter.ended(1, Ending.PROMOTED)
+        shop.drop(2)
+        await counter.ended(2, Ending.PROMOTED)
+        shop.drop(3)
+        await counter.ended(3, Ending.PROMOTED)
+        await counter.command(Action.ROLLBACK, 1)
+        await counter.ended(1, Ending.PROMOTED)
+        shop.model(inference={"output": "yolov8", "confidence_threshold": 0.6})  # something changes beside it
+        await asyncio.sleep(0.6)  # several times as long as a drop takes to be noticed
+        assert counter.version == 1
+        shop.drop(4)
+        await counter.ended(4, Ending.PROMOTED)
+
+
+async def test_what_is_still_written_is_left_alone_whatever_else_changes(shop: Shop) -> None:
+    async with shop.open() as counter:
+        await counter.ended(1, Ending.PROMOTED)
+        shop.drop(2)
+        growing = shop.repository / "detector-onnx" / "2" / "model.onnx"
+        for number in range(12):
+            with growing.open("a") as file:
+                file.write(str(number))
+            counter.place.gateway.reload()  # makes every model be looked at
+            await asyncio.sleep(0.05)
+            assert counter.state.rollout is not None
+            assert counter.state.rollout.version == 1
+        await counter.ended(2, Ending.PROMOTED)
+
+
+async def test_a_first_start_with_a_bad_version_on_top_serves_the_one_below(shop: Shop) -> None:
+    shop.drop(2)
+    for name in VARIANTS:
+        shop.triton.refuse_load(name, "corrupt file", version=2)
+    async with shop.open() as counter:
+        await until(lambda: counter.version == 1, "version 1")
+        assert counter.state.refused[0].version == 2
+        await until(lambda: bool(counter.place.results), "a result")
+
+
+async def test_a_state_that_cannot_be_written_refuses_a_version_once(shop: Shop, monkeypatch: Any) -> None:
+    refused: list[int] = []
+
+    async with shop.open() as counter:
+        await counter.ended(1, Ending.PROMOTED)
+        monkeypatch.setattr(StateStore, "write", _full)
+        shop.drop(2)
+        await until(lambda: bool(counter.state.refused), "the refusal")
+        assert "No space left" in counter.state.refused[0].reason
+        refused.append(int(counter.place.metrics.value("rollouts_total", model="detector", ending="refused")))
+        await asyncio.sleep(0.6)
+        assert counter.place.metrics.value("rollouts_total", model="detector", ending="refused") == refused[0]
+        assert counter.version == 1
+    assert not counter.place.errors
+
+
+def _full(_store: StateStore, _state: ModelState) -> None:
+    raise StateNotKept("No space left on device", where="the volume", fix="Make room")
+
+
+async def test_who_takes_over_knows_what_was_written_last(shop: Shop) -> None:
+    async with site(shop.repository, triton=shop.triton, drop_quiet_s=0.15, gateway_id="first") as first:
+        await until(lambda: first.metrics.value("roller") == 1, "the lease")
+        async with shop.open(gateway_id="second", aio_mqtt_client_id="second") as second:
+            shop.drop(2)
+            await second.at(2, Step.SHADOW)
+            await first.gateway.rollouts.execute(Command(Action.PROMOTE, "detector"))
+            await until(lambda: first.gateway.models.current.models["detector"].version == 2, "the promotion")
+            await first.stop()
+            await until(lambda: second.place.metrics.value("roller") == 1, "the lease")
+            await until(lambda: second.version == 2, "version 2 here too")
+            await asyncio.sleep(0.3)
+            assert second.version == 2
+            assert second.state.stable is not None
+            assert second.state.stable.version == 2
+
+
+async def test_a_variant_that_comes_later_is_taken_in(shop: Shop) -> None:
+    shop.model(rollout={**QUICK, "shadow": 100_000})
+    async with shop.open() as counter:
+        await counter.ended(1, Ending.PROMOTED)
+        shop.drop(2, variants=["detector-onnx"])
+        await counter.at(2, Step.SHADOW)
+        shop.drop(2, variants=["detector-torch"])
+        await until(lambda: bool(counter.state.refused), "the end of the first try")
+        shop.model(rollout=QUICK)
+        await counter.ended(2, Ending.PROMOTED)
+        variants = counter.place.gateway.models.current.models["detector"].variants
+        assert {each.state for each in variants.values()} == {State.READY}
