@@ -275,7 +275,10 @@ class Transaction:
         before = ledger.get(self.name)
         self.record = msgspec.structs.replace(self.record, ending=Ending.PROMOTED, progress="")
         previous = before.stable if before.stable and before.stable.version != self.version else before.previous
-        changes = {"stable": record, "previous": previous, "rollout": self.record, "unloaded": False}
+        refused = tuple(each for each in before.refused if each.version != self.version)
+        changes = {
+            "stable": record, "previous": previous, "rollout": self.record, "refused": refused, "unloaded": False
+        }  # fmt: skip
         if self.stable is None:
             await ledger.note(self.name, **changes)
             await asyncio.to_thread(self._keep_if_possible)

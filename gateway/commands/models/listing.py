@@ -27,13 +27,16 @@ TRITON_LIMIT_S = 6.0
 @CONFIG
 @JSON
 def list_models(config: Path | None, as_json: bool) -> None:
-    """List the models of MODEL_REPOSITORY, their variants, and how they stand at Triton."""
+    """List the models of MODEL_REPOSITORY: which version serves, where a rollout stands, what was refused and why.
+
+    Also their variants, and how they stand at Triton. Reads the files; no gateway need run.
+    """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     log_to_stderr()
     settings = load_settings(config)
     logical, errors = read_models(settings)
     index, unreachable = asyncio.run(_index(settings))
-    found = [_entry(model, settings, index) for model in logical]
+    found = [{**_entry(model, settings, index), "remembered": _remembered(model, settings)} for model in logical]
     if as_json:
         broken = [{"where": error.where, "message": error.message, "fix": error.fix} for error in errors]
         body = {"repository": str(settings.model_repository), "triton_unreachable": unreachable or None}
@@ -41,6 +44,10 @@ def list_models(config: Path | None, as_json: bool) -> None:
         return
     for entry in found:
         click.echo("\n".join(_in_words(entry)))
+        if entry["remembered"] is not None:
+            from gateway.admin.model_report import report_lines
+
+            click.echo("\n".join(report_lines(entry["remembered"])))
     for error in errors:
         click.echo(f"broken    {error}")
     if not found and not errors:
@@ -66,6 +73,15 @@ async def _index(settings: Settings) -> tuple[tuple[IndexEntry, ...], str]:
         return (), f"no answer from {settings.triton_grpc_url} within {TRITON_LIMIT_S:g} s"
     finally:
         await probe.close()
+
+
+def _remembered(model: LogicalModel, settings: Settings) -> dict[str, Any] | None:
+    """What the gateway remembers of it on the volume; None of a model that has not been served from here."""
+    from gateway.admin.model_report import model_report
+    from gateway.commands.models.outlook import remembered
+
+    state = remembered(model.spec.name, settings.model_repository, settings)
+    return model_report(model.spec.name, state, None) if state.written_at else None
 
 
 def _entry(model: LogicalModel, settings: Settings, index: tuple[IndexEntry, ...]) -> dict[str, Any]:
