@@ -380,7 +380,8 @@ def test_a_version_that_has_been_refused_is_refused_again(drop: Path) -> None:
     problem = outlook(drop, 2)["problem"]
     assert "version 2 has been refused at the step golden: no forklift on scene-1.jpg" in problem["message"]
     assert problem["fix"] == "Train it"
-    remember(drop, 1, refused=(msgspec.structs.replace(refusal, weights="other", digest="other"),))
+    others = dict.fromkeys(seen.digests, "another")
+    remember(drop, 1, refused=(msgspec.structs.replace(refusal, weights=others, digest="other"),))
     assert "has been loaded with other weights" in outlook(drop, 2)["problem"]["message"]
     remember(drop, 1, refused=(msgspec.structs.replace(refusal, digest="other"),))
     assert outlook(drop)["problem"] is None  # mended, and Triton never had it
