@@ -466,6 +466,12 @@ def commands_of(page: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("edge-gateway models new ")]
 
 
+# As in an environment of somebody's own: the folder triton/ of this project, which an editable install puts on the
+# path, is not to be taken for the module that torch looks for.
+WITHOUT_THE_PROJECT = f"import runpy, sys; sys.path.remove({str(ROOT)!r}) if {str(ROOT)!r} in sys.path else None; "
+WITHOUT_THE_PROJECT += "runpy.run_path(sys.argv[1])"
+
+
 def test_the_page_works_as_it_is_printed(tmp_path: Path) -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     (tmp_path / "train.py").write_text(code)
@@ -474,7 +480,7 @@ def test_the_page_works_as_it_is_printed(tmp_path: Path) -> None:
     first, second = commands_of(PAGE)
     gateway = [sys.executable, "-m", "gateway"]
     for command in (
-        [sys.executable, "train.py"],
+        [sys.executable, "-c", WITHOUT_THE_PROJECT, "train.py"],
         [*gateway, *first],
         shlex.split(edit),
         [*gateway, "models", "check", "prepared/door"],
@@ -486,7 +492,6 @@ def test_the_page_works_as_it_is_printed(tmp_path: Path) -> None:
         done = subprocess.run(
             command,
             cwd=tmp_path,
-            # The folder triton/ of this repository is not to be taken for the module that torch looks for.
             env=environment(PYTHONPATH="" if "train.py" in command else str(ROOT)),
             capture_output=True,
             text=True,

@@ -113,10 +113,10 @@ def test_versions_never_go_back_and_each_snapshot_has_one_outcome_whatever_is_sw
 async def test_a_candidate_that_fails_at_random_under_load_costs_no_snapshot_its_answer() -> None:
     rng, jury = random.Random(7), Witness(pairs=20)
 
-    def moody(_inputs: object) -> dict[str, Any]:
+    def moody(inputs: Any) -> dict[str, Any]:
         if rng.random() < 0.4:
             raise BackendRejected("a bad moment")
-        return dict(sees(HELMET)({}))
+        return dict(sees(HELMET)(inputs))
 
     async with flow(1, queue_max_messages=1000) as place:
         await place.add(2, moody)
