@@ -260,10 +260,7 @@ def read_models(settings: Settings) -> tuple[list[LogicalModel], list[ConfigErro
 
 def refuse_loops(settings: Settings) -> None:
     """Raise ConfigError when an input topic also receives what a gateway publishes: each answer would be answered."""
-    outputs = [settings.result_topic, settings.sensor_result_topic, settings.comparison_topic, settings.error_topic]
-    outputs += [settings.alert_topic, settings.status_topic, settings.metrics_topic]
-    outputs += [settings.models_topic, settings.model_commands_topic]
-    if found := _received(settings, outputs):
+    if found := _received(settings, settings.own_topics):
         raise ConfigError(
             f"'{found[0]}' also receives what the gateway publishes on '{found[1]}', which would never end",
             where="MQTT_INPUT_TOPICS",
@@ -273,9 +270,7 @@ def refuse_loops(settings: Settings) -> None:
 
 def loop_of(settings: Settings, model: LogicalModel) -> ConfigError | None:
     """What is wrong with a model whose answers an input topic would receive; one such drop must end no gateway."""
-    mqtt = model.spec.mqtt
-    own = (mqtt.output_topic_template, mqtt.comparison_topic_template, mqtt.error_topic_template)
-    found = _received(settings, [template for template in (*own, mqtt.alert_topic_template) if template])
+    found = _received(settings, model.spec.mqtt.templates)
     return found and ConfigError(
         f"'{found[0]}' of MQTT_INPUT_TOPICS also receives what would be published on '{found[1]}', without end",
         where=str(model.path),
@@ -283,7 +278,7 @@ def loop_of(settings: Settings, model: LogicalModel) -> ConfigError | None:
     )
 
 
-def _received(settings: Settings, templates: list[str]) -> tuple[str, str] | None:
+def _received(settings: Settings, templates: tuple[str, ...]) -> tuple[str, str] | None:
     """An input topic and a template of an output that it receives."""
     pairs = ((given, template) for given in settings.mqtt_input_topics for template in templates)
     return next((pair for pair in pairs if overlap(*pair)), None)

@@ -307,6 +307,11 @@ class Settings(BaseSettings):
         return self.aio_mqtt_client_id or f"edge-gateway-{self.gateway_id}"
 
     @property
+    def own_topics(self) -> tuple[str, ...]:
+        """The templates of what the gateway publishes, and the topic on which it is commanded."""
+        return tuple(getattr(self, name) for name in Settings.model_fields if name.endswith("_topic"))
+
+    @property
     def state_dir(self) -> Path:
         """Where is remembered which version of each model serves."""
         return self.model_state_dir or self.model_repository / ".edge-gateway"

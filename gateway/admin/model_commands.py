@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,12 +25,12 @@ from gateway.admin.command_desk import (
 from gateway.admin.token import bearer, token_matches
 from gateway.config import Settings
 from gateway.errors import BrokerError, CommandRefused
-from gateway.flow.route import GATEWAYS, MAX_RESPONSE_TOPIC
+from gateway.flow.route import may_answer_on
 from gateway.messages import JSON_TYPE, Message, Oversize, Publication
 from gateway.models.catalog import Models
 from gateway.ports import Broker
 from gateway.rollout.commands import Command
-from gateway.topics import fill, is_publishable, topic_matches
+from gateway.topics import fill
 
 log = structlog.get_logger(__name__)
 
@@ -158,7 +157,8 @@ class ModelCommandTopic:
         topic = message.properties.response_topic
         if topic is None:
             return  # the log has it
-        if not self._may_answer_on(topic):
+        models = (model.spec.mqtt for model in self._models.current.models.values())
+        if not may_answer_on(topic, self._settings, models):
             log.warning("No answer to a command: its response topic cannot be used", topic=topic[:200])
             return
         correlation = message.properties.correlation_data
@@ -168,23 +168,6 @@ class ModelCommandTopic:
                 await self._broker.publish(publication)
         except (BrokerError, TimeoutError) as error:
             log.warning("The answer to a command was not published", topic=topic[:200], reason=str(error))
-
-    def _may_answer_on(self, topic: str) -> bool:
-        """Whether an answer there neither is answered in turn nor could pass for something that gateways say."""
-        if len(topic) > MAX_RESPONSE_TOPIC or not is_publishable(topic) or topic.startswith("$"):
-            return False
-        return not any(topic_matches(text, topic) for text in self._taken())
-
-    def _taken(self) -> Iterator[str]:
-        settings = self._settings
-        yield from (pattern.text for pattern in settings.patterns)
-        yield from (GATEWAYS, settings.result_topic, settings.sensor_result_topic, settings.comparison_topic)
-        yield from (settings.error_topic, settings.alert_topic, settings.status_topic, settings.metrics_topic)
-        yield from (settings.models_topic, settings.model_commands_topic)
-        for model in self._models.current.models.values():
-            mqtt = model.spec.mqtt
-            own = (mqtt.output_topic_template, mqtt.comparison_topic_template, mqtt.error_topic_template)
-            yield from (text for text in (*own, mqtt.alert_topic_template) if text)
 
 
 def command_topic(settings: Settings) -> str:

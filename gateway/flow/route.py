@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from gateway.config import Settings
 from gateway.errors import PayloadInvalid, VariantUnknown
 from gateway.messages import Asked, Job, Origin, Reading, ReplyTopics, Snapshot, Window
@@ -82,19 +84,19 @@ def reply_topics(origin: Origin, model: ServedModel | None, settings: Settings) 
 
 
 def _response_topic(origin: Origin, model: MqttSpec | None, settings: Settings) -> str | None:
-    """The topic that the message asks its answer on, unless that would do harm.
+    """The topic that the message asks its answer on, unless that would do harm."""
+    topic = origin.response_topic
+    return topic if topic and may_answer_on(topic, settings, [model] if model else []) else None
+
+
+def may_answer_on(topic: str, settings: Settings, models: Iterable[MqttSpec]) -> bool:
+    """Whether an answer to somebody may be published there without harm.
 
     An answer on an input topic would be answered in turn, and one on a gateway's own topics could pass for its status,
     an alert, or another camera's result.
     """
-    topic = origin.response_topic
-    if not topic or len(topic) > MAX_RESPONSE_TOPIC or not is_publishable(topic) or topic.startswith("$"):
-        return None
-    own = [settings.status_topic, settings.metrics_topic, settings.alert_topic, settings.error_topic]
-    own += [settings.models_topic, settings.model_commands_topic]
-    own += [settings.result_topic, settings.sensor_result_topic, settings.comparison_topic, GATEWAYS]
-    if model is not None:
-        templates = (model.output_topic_template, model.comparison_topic_template, model.error_topic_template)
-        own += [text for text in (*templates, model.alert_topic_template) if text]
-    taken = [pattern.text for pattern in settings.patterns] + own
-    return None if any(topic_matches(text, topic) for text in taken) else topic
+    if len(topic) > MAX_RESPONSE_TOPIC or not is_publishable(topic) or topic.startswith("$"):
+        return False
+    inputs = (pattern.text for pattern in settings.patterns)
+    templates = (text for model in models for text in model.templates)
+    return not any(topic_matches(text, topic) for text in (*inputs, *settings.own_topics, GATEWAYS, *templates))

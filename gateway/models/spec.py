@@ -61,6 +61,12 @@ class MqttSpec(StrictModel):
     alert_topic_template: str | None = None
     """Topic of alerts in place of ALERT_TOPIC; same named parts."""
 
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Those of its own topics that the model has."""
+        own = (self.output_topic_template, self.comparison_topic_template, self.error_topic_template)
+        return tuple(text for text in (*own, self.alert_topic_template) if text)
+
     @field_validator("input_topics")
     @classmethod
     def _valid_filters(cls, value: tuple[str, ...]) -> tuple[str, ...]:

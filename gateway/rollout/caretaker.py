@@ -26,11 +26,9 @@ from gateway.rollout.state import ReleaseRecord, RolloutRecord
 from gateway.rollout.steps import Ending, Step, StepFailed
 from gateway.rollout.store import StateNotKept
 from gateway.rollout.transaction import Tools, Transaction, failure_of, unload
-from gateway.rollout.verify import read_drop
 
 log = structlog.get_logger(__name__)
 
-REFUSALS_KEPT = 8
 ATTEMPTS = 3
 """How often a rollout is begun again that the gateway's death has broken off."""
 BEGIN_LIMIT_S = 5.0
@@ -301,12 +299,10 @@ class Caretaker:
         if highest > transaction.version and not transaction.record.plain:
             self.end(StepFailed(f"version {highest} has been dropped meanwhile", fix="Nothing: that one is tried"))
             return
-        settings = self.tools.live.current
         try:
             again, _ = await asyncio.to_thread(
-                read_drop, self.path, settings.model_repository, transaction.version, settings.max_model_bytes,
-                verified.record(0.0),
-            )  # fmt: skip
+                self.tools.read_drop, self.path, transaction.version, verified.record(0.0)
+            )
         except ConfigError as error:
             self.end(error)
             return

@@ -13,7 +13,6 @@ from gateway.rollout.caretaker import Caretaker
 from gateway.rollout.state import ReleaseRecord, RolloutRecord
 from gateway.rollout.steps import Ending, Step
 from gateway.rollout.transaction import unload
-from gateway.rollout.verify import read_drop
 
 log = structlog.get_logger(__name__)
 
@@ -81,10 +80,7 @@ async def _try_out(caretaker: Caretaker, rollout: RolloutRecord | None) -> None:
     if tried is None:
         return
     if tried.version not in shelf.releases:
-        settings = tools.live.current
-        drop, _ = await asyncio.to_thread(
-            read_drop, caretaker.path, settings.model_repository, tried.version, settings.max_model_bytes
-        )
+        drop, _ = await asyncio.to_thread(tools.read_drop, caretaker.path, tried.version)
         tools.fleet.also(drop.release)
     if tried.step is Step.CANARY and tried.share:
         tools.fleet.try_out(name, tried.version, Bystander(), tried.share, tried.percent)

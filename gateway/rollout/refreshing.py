@@ -16,7 +16,7 @@ from gateway.rollout.refusals import note_refusal, now, said
 from gateway.rollout.releases import keep, refuse_other_weights
 from gateway.rollout.state import RefusalRecord
 from gateway.rollout.steps import Step
-from gateway.rollout.verify import read_drop, verify
+from gateway.rollout.verify import verify
 
 if TYPE_CHECKING:
     from gateway.rollout.caretaker import Caretaker
@@ -38,9 +38,7 @@ async def refresh(caretaker: Caretaker, model: LogicalModel) -> None:
     if max(versions_on_disk(model, settings.model_repository), default=0) > stable.version:
         return
     try:
-        drop, digests = await asyncio.to_thread(
-            read_drop, caretaker.path, settings.model_repository, stable.version, settings.max_model_bytes, state.stable
-        )
+        drop, digests = await asyncio.to_thread(caretaker.tools.read_drop, caretaker.path, stable.version, state.stable)
         if digests == state.stable.digests and drop.model == stable.model:
             caretaker.problem = ""
             return

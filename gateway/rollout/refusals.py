@@ -11,7 +11,7 @@ from gateway.rollout.ledger import Ledger
 from gateway.rollout.state import RefusalRecord, ReleaseRecord, RolloutRecord
 from gateway.rollout.steps import Step
 from gateway.rollout.transaction import Tools, Transaction
-from gateway.rollout.verify import Verified, are_others, read_drop, weights_in
+from gateway.rollout.verify import Verified, are_others, weights_in
 
 REFUSALS_KEPT = 16
 RETRY_S = 30.0
@@ -68,9 +68,8 @@ def is_another(tools: Tools, path: Path, refusal: RefusalRecord) -> bool:
     """Whether what lies on disk now is worth another try. Blocking."""
     if not refusal.digest and now() - refusal.at < RETRY_S:
         return False
-    settings = tools.live.current
     try:
-        drop, digests = read_drop(path, settings.model_repository, refusal.version, settings.max_model_bytes)
+        drop, digests = tools.read_drop(path, refusal.version)
     except ConfigError as error:
         return said(error) != refusal.reason
     found = Verified(drop, digests, {})

@@ -16,6 +16,7 @@ from gateway.flow.answering import Answering
 from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.models.catalog import ServedModel, State
+from gateway.models.drop import Drop
 from gateway.models.fleet import Fleet
 from gateway.models.loader import Loader
 from gateway.models.release import Release
@@ -25,7 +26,7 @@ from gateway.ports import InferenceServer
 from gateway.rollout.golden import check_golden, read_golden
 from gateway.rollout.ledger import Ledger
 from gateway.rollout.releases import keep
-from gateway.rollout.state import RolloutRecord, StepRecord
+from gateway.rollout.state import ReleaseRecord, RolloutRecord, StepRecord
 from gateway.rollout.steps import Ending, Step, StepFailed
 from gateway.rollout.trials import LOSSES, run_trial
 from gateway.rollout.verify import Checks, Verified, are_others, read_drop, refuse_without_room, verify
@@ -59,6 +60,11 @@ class Tools:
     watcher: DropWatcher
     end_model: Callable[[str], Awaitable[None]]
     """Ends what is open of a model that is gone."""
+
+    def read_drop(self, path: Path, version: int, known: ReleaseRecord | None = None) -> tuple[Drop, dict[str, str]]:
+        """That version of the model whose model.yaml lies at `path`; as verify.read_drop. Blocking."""
+        settings = self.live.current
+        return read_drop(path, settings.model_repository, version, settings.max_model_bytes, known)
 
 
 @dataclass(slots=True, eq=False)
@@ -166,12 +172,9 @@ class Transaction:
 
     async def look(self) -> Verified:
         """Read the files, of which the record of a refusal tells; raises ConfigError."""
-        settings = self.tools.live.current
         before = self.tools.ledger.get(self.name)
         known = before.stable if before.stable and before.stable.version == self.version else None
-        drop, digests = await asyncio.to_thread(
-            read_drop, self.path, settings.model_repository, self.version, settings.max_model_bytes, known
-        )
+        drop, digests = await asyncio.to_thread(self.tools.read_drop, self.path, self.version, known)
         self.verified = Verified(drop, digests, {})
         return self.verified
 
@@ -218,12 +221,8 @@ class Transaction:
     def _refuse_changed(self) -> None:
         """What was verified is what Triton has loaded only if nobody has written into it meanwhile. Blocking."""
         assert self.verified is not None
-        settings, drop = self.tools.live.current, self.verified.drop
-        again, _ = read_drop(
-            self.path, settings.model_repository, self.version, settings.max_model_bytes,
-            self.verified.record(0.0),
-        )  # fmt: skip
-        if again.files != drop.files:
+        again, _ = self.tools.read_drop(self.path, self.version, self.verified.record(0.0))
+        if again.files != self.verified.drop.files:
             raise StepFailed(
                 "its files have changed while it was loaded", fix=f"Drop them as version {self.version + 1}"
             )
