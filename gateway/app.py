@@ -95,7 +95,8 @@ class Gateway:
         self._status = StatusPublisher(settings, broker, self.health, models, metrics)
         self._models_topic = ModelsTopic(settings, broker, models, self.rollouts)
         self._commands = ModelCommandTopic(settings, broker, CommandDesk(self.rollouts, models, metrics), models)
-        self._pipeline.intake.handlers[self._commands.topic] = self._commands.take
+        for topic in self._commands.topics:
+            self._pipeline.intake.handlers[topic] = self._commands.take
         self._http = HttpServer(
             settings.http_host,
             settings.http_port,

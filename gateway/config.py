@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import pydantic
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway import topics
 from gateway.addresses import shown
-from gateway.errors import ConfigError
-from gateway.schema import (
-    ANSWER_PARTS,
-    MAX_PROBLEMS,
-    PLACE_PARTS,
-    Problem,
-    in_line,
-    output_topic,
-    problems_of,
-    unknown_key,
-)
+from gateway.schema import ANSWER_PARTS, PLACE_PARTS, output_topic
 from gateway.topics import TopicPattern
-from gateway.yaml_file import YamlMapping, read_yaml
 
 DEFAULT_INPUT_TOPICS = (
     "edge-ai/{business_unit}/{facility}/{gateway_id}/camera/snapshots",
@@ -40,6 +27,8 @@ RELOADABLE = frozenset((
     "log_level", "log_format", "default_backend", "enable_dual_backend", "infer_timeout_ms", "gpu_enabled",
     "snapshot_deadline_ms", "max_image_pixels", "queue_max_messages", "queue_max_bytes", "drain_timeout_s",
     "result_topic", "sensor_result_topic", "comparison_topic", "error_topic", "alert_topic",
+    "dead_letter_topic", "dead_letters_per_minute", "rate_limit_per_device", "rate_limit_per_topic",
+    "repeat_window_s", "repeat_max_messages", "breaker_failures", "breaker_open_s",
 ))  # fmt: skip
 """The settings that a running gateway takes over when gateway.yaml changes; all others need a restart."""
 _OUTPUT = "edge-ai/{business_unit}/{facility}/{gateway_id}/ai/"
@@ -112,14 +101,27 @@ class Settings(BaseSettings):
     """Topic of the summary of the metrics every 30 seconds."""
     models_topic: str = _OUTPUT + "models/{model_name}"
     """Topic of the retained state of each model; also holds `{model_name}`."""
-    model_commands_topic: str = _OUTPUT + "commands/models"
-    """Topic of commands to models: promote, rollback, load, unload; see MQTT_COMMANDS."""
-    mqtt_commands: Literal["token", "open", "off"] = "token"
-    """Who may command over MQTT: who knows the token of API_TOKEN_FILE, everybody whom the broker lets, or nobody."""
+    dead_letter_topic: str | None = None
+    """Topic that receives the payloads which could not be processed; parts as in RESULT_TOPIC; without it none does."""
+    dead_letters_per_minute: int = Field(60, ge=1, le=60_000)
+    """How many payloads a minute go to DEAD_LETTER_TOPIC; those beyond are counted only."""
+    mqtt_command_topics: Annotated[tuple[str, ...], NoDecode] = ()
+    """Topics of commands to models (promote, rollback, load, unload), without wildcards; without any, MQTT commands
+    nothing. `edge-ai/{business_unit}/{facility}/{gateway_id}/ai/commands/models` is the usual one."""
+    mqtt_commands: Literal["token", "open"] = "token"
+    """Who may command on MQTT_COMMAND_TOPICS: who knows the token of API_TOKEN_FILE, or all whom the broker lets."""
 
     # Triton and the models.
     triton_grpc_url: str = "localhost:8001"
     """Triton's gRPC endpoint as host:port."""
+    triton_use_tls: bool = False
+    """Whether the connection to Triton is encrypted with TLS."""
+    triton_tls_ca_file: Path | None = None
+    """PEM file of the authorities that vouch for Triton; without it those that the system trusts."""
+    triton_tls_cert_file: Path | None = None
+    """PEM file of the gateway's own certificate for mutual TLS; needs TRITON_TLS_KEY_FILE and TRITON_USE_TLS."""
+    triton_tls_key_file: Path | None = None
+    """PEM file of the private key that belongs to TRITON_TLS_CERT_FILE."""
     triton_metrics_url: str | None = None
     """Triton's metrics page as a URL, for the memory of each model in comparisons; without it that is null."""
     model_repository: Path = Path("model_repository")
@@ -157,6 +159,10 @@ class Settings(BaseSettings):
     """Whether both variants are asked and compared when neither the message nor model.yaml says otherwise."""
     infer_timeout_ms: float = Field(5_000, gt=0, le=600_000)
     """Longest wait for one variant in milliseconds, so that time is left to ask the other."""
+    breaker_failures: int = Field(5, ge=1, le=1000)
+    """Failures of a variant in a row after which it is not asked for BREAKER_OPEN_S, and the other one answers."""
+    breaker_open_s: float = Field(2.0, gt=0, le=600)
+    """Seconds until a variant that failed is tried again with one snapshot."""
     gpu_enabled: bool | None = None
     """`true`: it is said when Triton runs a model on the CPU. Where a model runs, its config.pbtxt decides."""
 
@@ -173,6 +179,18 @@ class Settings(BaseSettings):
     """Bytes of encoded pictures that may wait; beyond it as with QUEUE_MAX_MESSAGES."""
     max_in_flight: int = Field(4, ge=1, le=256)
     """Snapshots between queue and broker at the same time."""
+    rate_limit_per_device: float | None = Field(None, gt=0, le=1_000_000)
+    """Snapshots a second that one device may send, with a burst of two seconds; beyond it RATE_LIMITED."""
+    rate_limit_per_topic: float | None = Field(None, gt=0, le=1_000_000)
+    """Messages a second that one input topic may bring, with a burst of two seconds; beyond it RATE_LIMITED."""
+    repeat_window_s: float = Field(60, ge=0, le=86_400)
+    """Seconds for which a snapshot that comes again is answered as before, without asking Triton; 0: never."""
+    repeat_max_messages: int = Field(1000, ge=1, le=1_000_000)
+    """Answers that are kept for snapshots that come again, at most 4 KiB each on average."""
+    spool_dir: Path | None = None
+    """Folder in which answers wait for a broker that is away, and survive the gateway; without it in memory only."""
+    spool_max_bytes: int = Field(256 * 2**20, ge=2**20, le=2**40)
+    """Largest size of the spool in bytes; beyond it answers wait in memory."""
     drain_timeout_s: float = Field(20, ge=0, le=600)
     """Seconds to finish what was accepted after SIGTERM; the rest stays with the broker."""
 
@@ -188,7 +206,7 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text"] = "json"
     """One JSON object a line, or text for people."""
 
-    @field_validator("mqtt_input_topics", mode="before")
+    @field_validator("mqtt_input_topics", "mqtt_command_topics", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -234,10 +252,20 @@ class Settings(BaseSettings):
             raise ValueError("a topic keeps one retained message, so it needs the part {model_name}")
         return output_topic(value, (*PLACE_PARTS, "model_name"))
 
-    @field_validator("status_topic", "metrics_topic", "model_commands_topic")
+    @field_validator("dead_letter_topic")
+    @classmethod
+    def _valid_optional_template(cls, value: str | None) -> str | None:
+        return value and output_topic(value, ANSWER_PARTS)
+
+    @field_validator("status_topic", "metrics_topic")
     @classmethod
     def _place_only(cls, value: str) -> str:
         return output_topic(value, PLACE_PARTS)
+
+    @field_validator("mqtt_command_topics")
+    @classmethod
+    def _places_only(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(output_topic(topic, PLACE_PARTS) for topic in value)
 
     @field_validator("triton_grpc_url")
     @classmethod
@@ -271,6 +299,12 @@ class Settings(BaseSettings):
             ),
             "a client certificate needs AIO_MQTT_USE_TLS=true": self.aio_tls_cert_file and not tls,
             "AIO_TLS_CA_FILE needs AIO_MQTT_USE_TLS=true": self.aio_tls_ca_file and not tls,
+            "TRITON_TLS_CERT_FILE and TRITON_TLS_KEY_FILE belong together; give both or none": (
+                (self.triton_tls_cert_file is None) != (self.triton_tls_key_file is None)
+            ),
+            "the TRITON_TLS_ files need TRITON_USE_TLS=true": (
+                (self.triton_tls_ca_file or self.triton_tls_cert_file) and not self.triton_use_tls
+            ),
             "AIO_SAT_FILE needs AIO_MQTT_USE_TLS=true, or anybody on the network could read the token": (
                 token and not tls
             ),
@@ -308,8 +342,9 @@ class Settings(BaseSettings):
 
     @property
     def own_topics(self) -> tuple[str, ...]:
-        """The templates of what the gateway publishes, and the topic on which it is commanded."""
-        return tuple(getattr(self, name) for name in Settings.model_fields if name.endswith("_topic"))
+        """The templates of what the gateway publishes, and the topics on which it is commanded."""
+        named = (getattr(self, name) for name in Settings.model_fields if name.endswith("_topic"))
+        return (*(topic for topic in named if topic), *self.mqtt_command_topics)
 
     @property
     def state_dir(self) -> Path:
@@ -333,63 +368,3 @@ def _is_url(text: str) -> bool:
         )
     except ValueError:  # of a port that is none
         return False
-
-
-def load_settings(config_file: Path | None = None) -> Settings:
-    """Read GATEWAY_CONFIG (or `config_file`) and the environment; raises ConfigError in one line with every mistake."""
-    settings, errors = read_settings(config_file)
-    if settings is None:
-        places = list(dict.fromkeys(error.where for error in errors))
-        texts = ["; ".join(error.message for error in errors if error.where == place) for place in places]
-        rest = "".join(f"; {place}: {text}" for place, text in zip(places[1:], texts[1:], strict=True))
-        raise ConfigError(
-            texts[0] + rest, where=places[0], fix=errors[0].fix if len(errors) == 1 else "Correct the named settings"
-        )
-    return settings
-
-
-def read_settings(config_file: Path | None = None) -> tuple[Settings | None, list[ConfigError]]:
-    """The settings of GATEWAY_CONFIG (or `config_file`) and the environment, or None and one error per mistake."""
-    path = config_file or named_file()
-    try:
-        data = read_yaml(path) if path else YamlMapping()
-    except ConfigError as error:
-        return None, [error]
-    unknown = [str(key) for key in data if key not in Settings.model_fields][:MAX_PROBLEMS]
-    problems = [Problem("", unknown_key(key, Settings.model_fields), (key,)) for key in unknown]
-    errors = [ConfigError(in_line(problem, data), where=str(path), fix="Correct the key") for problem in problems]
-    settings = None
-    try:
-        settings = Settings(**{key: value for key, value in data.items() if key in Settings.model_fields})
-    except ValidationError as error:
-        errors += _located(error, data, path)
-    return (None if errors else settings), errors
-
-
-def _located(error: ValidationError, data: YamlMapping, path: Path | None) -> list[ConfigError]:
-    """Each problem with its place: the variable, which wins, or the line of the file."""
-    variables = given_variables(os.environ)
-    errors = []
-    for problem in sorted(problems_of(error, data), key=lambda problem: data.line(problem.loc) or 0):
-        name = str(problem.loc[0]) if problem.loc else ""
-        if name in variables:
-            place, text = "environment", f"{variables[name]}: {problem.text}"
-        elif name:
-            place, text = str(path), in_line(problem, data)
-        else:  # of several settings together
-            place, text = f"{path} and environment" if path else "environment", problem.text
-        errors.append(ConfigError(text, where=place, fix="Correct the value" if name else "Correct the named settings"))
-    return errors
-
-
-def named_file() -> Path | None:
-    """The gateway.yaml that GATEWAY_CONFIG names."""
-    name = os.environ.get("GATEWAY_CONFIG")
-    return Path(name) if name else None
-
-
-def given_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """The settings that the environment gives, each with the variable as it is spelt there."""
-    return {
-        name.lower(): name for name, value in environment.items() if value and name.lower() in Settings.model_fields
-    }

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from gateway.config import RELOADABLE, Settings, load_settings, named_file
+from gateway.config import RELOADABLE, Settings
 from gateway.config_files import require_files
+from gateway.config_reading import load_settings, named_file
 from gateway.errors import ConfigError
 from gateway.live import Live
 from gateway.logs import configure_logging

@@ -10,7 +10,7 @@ GatewayError
 └── SnapshotError                becomes the error message of one snapshot; has a stable code and an outcome
     ├── PayloadTooLarge  PayloadInvalid  ImageUndecodable  ImageTooLarge
     ├── ModelUnknown  VariantUnknown
-    ├── QueueFull  DeadlineExceeded
+    ├── QueueFull  RateLimited  DeadlineExceeded
     ├── ModelUnavailable  BackendUnavailable  BackendTimeout  BackendRejected  BackendInvalidResponse
     └── InternalError
 """
@@ -29,6 +29,8 @@ class Outcome(enum.StrEnum):
     """A reading that has joined a window whose turn has not come."""
     DROPPED_STALE = "dropped_stale"
     DROPPED_FULL = "dropped_full"
+    DROPPED_LIMITED = "dropped_limited"
+    """Beyond the rate that its device or topic may send."""
     REJECTED = "rejected"
     FAILED = "failed"
     ABANDONED = "abandoned"
@@ -158,6 +160,15 @@ class QueueFull(SnapshotError):
     outcome = Outcome.DROPPED_FULL
     retryable = True
     default_fix = "Send fewer frames, give Triton more capacity, or raise QUEUE_MAX_MESSAGES and QUEUE_MAX_BYTES"
+
+
+class RateLimited(SnapshotError):
+    """The device or the topic sends more than RATE_LIMIT_PER_DEVICE or RATE_LIMIT_PER_TOPIC lets it."""
+
+    code = "RATE_LIMITED"
+    outcome = Outcome.DROPPED_LIMITED
+    retryable = True
+    default_fix = "Send fewer frames, or raise RATE_LIMIT_PER_DEVICE or RATE_LIMIT_PER_TOPIC"
 
 
 class DeadlineExceeded(SnapshotError):

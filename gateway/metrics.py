@@ -36,6 +36,10 @@ CATALOGUE = (
             "Look the code up in docs/errors.md.", ("code",)),
     Meaning("ignored_messages_total", "counter", "Messages that are no snapshots to answer, by reason.",
             "retained: a camera publishes with the retain flag; switch it off there.", ("reason",)),
+    Meaning("repeats_total", "counter", "Snapshots that came again and were answered as before.",
+            "Growing steadily: a camera sends the same frame again, or acknowledgements get lost on the way."),
+    Meaning("dead_letters_total", "counter", "Payloads for DEAD_LETTER_TOPIC; outcome is sent, limited or refused.",
+            "limited: more failed than DEAD_LETTERS_PER_MINUTE; look at snapshot_errors_total first.", ("outcome",)),
     Meaning("step_duration_seconds", "histogram", "Time a snapshot spends in each step of the flow.",
             "queued high: Triton is the bottleneck. preprocess high: large pictures. publish high: a slow broker.",
             ("step",)),
@@ -47,6 +51,11 @@ CATALOGUE = (
             "See Triton's log for the model.", ("model", "variant", "code")),
     Meaning("fallbacks_total", "counter", "Snapshots answered by another variant since the chosen one failed.",
             "See inference_errors_total of the variant that was to answer.", ("model", "variant")),
+    Meaning("circuit_breaker_state", "gauge", "1 for the state that the breaker of a variant is in, 0 for the others.",
+            "open: the variant fails again and again; see inference_errors_total and Triton's log.",
+            ("model", "variant", "state")),
+    Meaning("circuit_breaker_opened_total", "counter", "How often a variant was given up for a while.",
+            "Growing: the variant comes and goes; look at Triton's log and memory.", ("model", "variant")),
     Meaning("comparisons_total", "counter", "Comparisons of two variants; match is true, false or unknown.",
             "false growing: the variants disagree; look at the comparison topic.", ("model", "match")),
     Meaning("predictions_total", "counter", "Predictions published, by class.",
@@ -61,6 +70,12 @@ CATALOGUE = (
             "Near QUEUE_MAX_BYTES: send smaller pictures or fewer."),
     Meaning("unacknowledged_messages", "gauge", "Messages held unacknowledged until their answer is published.",
             "Stuck above zero without traffic: the broker does not acknowledge results."),
+    Meaning("spool_messages", "gauge", "Answers on disk that wait for the broker.",
+            "Not falling while the broker is connected: see the log; the disk may be full or read-only."),
+    Meaning("spool_bytes", "gauge", "Size of the answers on disk.",
+            "Near SPOOL_MAX_BYTES: the broker is away too long."),
+    Meaning("spool_events_total", "counter", "What happened to answers on disk: stored, resent, full or failed.",
+            "full: raise SPOOL_MAX_BYTES. failed: the disk is full or broken; the log says what.", ("event",)),
     Meaning("broker_connected", "gauge", "1 while the broker session is up and subscribed.",
             "0: see the log for the broker's reason."),
     Meaning("broker_events_total", "counter", "What happened to the broker session.",
@@ -87,6 +102,9 @@ CATALOGUE = (
             "The new version is at fault; the stable one has answered in its place.", ("model", "code")),
     Meaning("model_commands_total", "counter", "Commands to models over HTTP and MQTT; outcome is ok or a code.",
             "UNAUTHORIZED growing: somebody tries without the token.", ("action", "outcome")),
+    Meaning("http_refusals_total", "counter", "HTTP requests refused: unauthorized, limited, too_large, slow.",
+            "unauthorized growing: somebody guesses the token; from 10 failures a minute on he has to wait.",
+            ("reason",)),
     Meaning("roller", "gauge", "1 while this gateway is the one that runs the rollouts of its model volume.",
             "0 on all of them: the log says why the lease cannot be had."),
     Meaning("config_last_reload_successful", "gauge", "1 while the configuration that was read last holds.",
@@ -105,11 +123,15 @@ class Metrics:
     snapshots: Counter
     snapshot_errors: Counter
     ignored_messages: Counter
+    repeats: Counter
+    dead_letters: Counter
     step_duration_seconds: Histogram
     snapshot_duration_seconds: Histogram
     inference_duration_seconds: Histogram
     inference_errors: Counter
     fallbacks: Counter
+    circuit_breaker_state: Gauge
+    circuit_breaker_opened: Counter
     comparisons: Counter
     predictions: Counter
     alerts: Counter
@@ -117,6 +139,9 @@ class Metrics:
     queue_messages: Gauge
     queue_bytes: Gauge
     unacknowledged_messages: Gauge
+    spool_messages: Gauge
+    spool_bytes: Gauge
+    spool_events: Counter
     broker_connected: Gauge
     broker_events: Counter
     triton_ready: Gauge
@@ -129,6 +154,7 @@ class Metrics:
     trial_answers: Counter
     trial_errors: Counter
     model_commands: Counter
+    http_refusals: Counter
     roller: Gauge
     config_last_reload_successful: Gauge
     config_last_reload_success_timestamp_seconds: Gauge

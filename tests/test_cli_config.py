@@ -12,7 +12,8 @@ import jsonschema
 import pytest
 import yaml
 
-from gateway.config import RELOADABLE, Settings, load_settings
+from gateway.config import RELOADABLE, Settings
+from gateway.config_reading import load_settings
 from gateway.models.spec import ModelSpec
 from tests.command_line import ROOT
 from tests.front_door import Done, run_here

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.config import RELOADABLE, Settings, load_settings
+from gateway.config import RELOADABLE, Settings
+from gateway.config_reading import load_settings
 from gateway.config_reload import Reloader
 from gateway.errors import ConfigError
 from gateway.live import Live

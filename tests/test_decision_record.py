@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.config import load_settings
+from gateway.config_reading import load_settings
 from gateway.config_warnings import settings_warnings
 from gateway.messages import ModelSignature, TensorSpec
 from gateway.models.spec import read_spec

@@ -68,13 +68,10 @@ class ModelCommandTopic:
         self._models = models
         self._waiting: asyncio.Queue[Message] = asyncio.Queue(WAITING)
         self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
-        self.topic = command_topic(settings)
+        self.topics = command_topics(settings)
 
     def take(self, message: Message) -> None:
         """Take one message of the topic in, without waiting; the caller sees to its acknowledgement."""
-        if self._settings.mqtt_commands == "off":  # the broker may still hold the subscription of an earlier start
-            log.warning("Command ignored: MQTT_COMMANDS=off", topic=message.topic)
-            return
         if message.retain:
             fix = "Publish commands without the retain flag, and clear this one"
             log.warning("Retained command ignored: it would come again at each start", topic=message.topic, fix=fix)
@@ -170,9 +167,9 @@ class ModelCommandTopic:
             log.warning("The answer to a command was not published", topic=topic[:200], reason=str(error))
 
 
-def command_topic(settings: Settings) -> str:
-    """The topic of commands to the models of this gateway."""
-    return fill(settings.model_commands_topic, settings.place)
+def command_topics(settings: Settings) -> tuple[str, ...]:
+    """The topics of commands to the models of this gateway; none where MQTT commands nothing."""
+    return tuple(fill(topic, settings.place) for topic in settings.mqtt_command_topics)
 
 
 def _refusal(error: CommandRefused) -> dict[str, Any]:

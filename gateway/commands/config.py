@@ -16,15 +16,9 @@ import yaml
 
 from gateway.addresses import shown
 from gateway.commands.options import CONFIG, FILE, examples
-from gateway.config import (
-    RELOADABLE,
-    Settings,
-    given_variables,
-    load_settings,
-    named_file,
-    read_settings,
-)
+from gateway.config import RELOADABLE, Settings
 from gateway.config_files import missing_files
+from gateway.config_reading import given_variables, load_settings, named_file, read_settings
 from gateway.config_warnings import settings_warnings
 from gateway.errors import ConfigError
 from gateway.terminal.overview import Commands

@@ -14,7 +14,8 @@ import click
 
 from gateway.commands.broker import mqtt_settings, visitor_id
 from gateway.commands.options import CONFIG, JSON, examples
-from gateway.config import Settings, load_settings
+from gateway.config import Settings
+from gateway.config_reading import load_settings
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:

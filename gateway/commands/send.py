@@ -11,7 +11,8 @@ import click
 
 from gateway.commands.broker import address, run_visit, visitor
 from gateway.commands.options import FiniteRange, examples
-from gateway.config import Settings, load_settings
+from gateway.config import Settings
+from gateway.config_reading import load_settings
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:

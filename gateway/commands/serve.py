@@ -12,7 +12,8 @@ import click
 
 from gateway.commands.broker import mqtt_settings
 from gateway.commands.options import CONFIG, examples
-from gateway.config import Settings, load_settings
+from gateway.config import Settings
+from gateway.config_reading import load_settings
 from gateway.config_warnings import settings_warnings
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def compose(settings: Settings, config_file: Path | None = None) -> Gateway:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC's core writes to stderr, past the log
     from gateway.adapters.mqtt import MqttBroker
     from gateway.adapters.triton import TritonServer
-    from gateway.admin.model_commands import command_topic
+    from gateway.admin.model_commands import command_topics
     from gateway.admin.status import status_publication
     from gateway.app import Gateway
     from gateway.layouts.custom import load_custom_layouts
@@ -69,7 +70,7 @@ def compose(settings: Settings, config_file: Path | None = None) -> Gateway:
         settings,
         client_id=settings.client_id,
         subscriptions=tuple(pattern.subscription for pattern in settings.patterns),
-        optional_subscriptions=(command_topic(settings),) if settings.mqtt_commands != "off" else (),
+        optional_subscriptions=command_topics(settings),
         will=status_publication(settings, "offline", reason="connection lost"),
         session_expiry_s=settings.aio_mqtt_session_expiry,
     )

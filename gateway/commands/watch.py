@@ -10,7 +10,8 @@ import click
 
 from gateway.commands.broker import address, run_visit, visitor
 from gateway.commands.options import FILE, examples
-from gateway.config import Settings, load_settings
+from gateway.config import Settings
+from gateway.config_reading import load_settings
 
 if TYPE_CHECKING:
     from gateway.messages import Message

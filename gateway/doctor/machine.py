@@ -14,12 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gateway import __version__
-from gateway.config import (
-    Settings,
-    given_variables,
-    named_file,
-)
+from gateway.config import Settings
 from gateway.config_files import missing_files
+from gateway.config_reading import given_variables, named_file
 from gateway.config_warnings import settings_warnings
 from gateway.doctor.findings import Area, Finding
 from gateway.errors import ConfigError

@@ -14,7 +14,7 @@ import time
 import msgspec
 
 from gateway.adapters.mqtt import MqttBroker, MqttSettings
-from gateway.config import load_settings
+from gateway.config_reading import load_settings
 from gateway.local.scenes import TEST_SEEDS, render_sequence
 from gateway.local.thermometer import TEST_SEEDS as THERMOMETER_SEEDS
 from gateway.local.thermometer import Thermometer

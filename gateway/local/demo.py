@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 
 from gateway.adapters.mqtt import MqttBroker, MqttSettings
-from gateway.config import Settings, load_settings
+from gateway.config import Settings
+from gateway.config_reading import load_settings
 from gateway.errors import GatewayError, StackError
 from gateway.local.backend_directory import find_stub, find_wheel
 from gateway.local.broker import EmbeddedBroker

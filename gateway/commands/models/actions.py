@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from gateway.commands.options import CONFIG, FILE, JSON, examples
-from gateway.config import Settings, load_settings
+from gateway.config import Settings
+from gateway.config_reading import load_settings
 from gateway.errors import ConfigError
 from gateway.regular_file import open_regular
 

@@ -13,7 +13,8 @@ import click
 
 from gateway.commands.models.reading import load_layouts, log_to_stderr
 from gateway.commands.options import CONFIG, FILE, JSON, examples, require_folder
-from gateway.config import Settings, load_settings
+from gateway.config import Settings
+from gateway.config_reading import load_settings
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:

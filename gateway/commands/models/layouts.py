@@ -9,7 +9,7 @@ import click
 
 from gateway.commands.models.reading import load_layouts
 from gateway.commands.options import CONFIG, JSON, examples
-from gateway.config import load_settings
+from gateway.config_reading import load_settings
 
 
 @click.command(

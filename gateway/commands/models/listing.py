@@ -13,7 +13,8 @@ import click
 
 from gateway.commands.models.reading import log_to_stderr, read_models
 from gateway.commands.options import CONFIG, JSON, examples
-from gateway.config import Settings, load_settings
+from gateway.config import Settings
+from gateway.config_reading import load_settings
 from gateway.errors import BackendUnavailable
 
 if TYPE_CHECKING:

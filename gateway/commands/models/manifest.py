@@ -17,7 +17,7 @@ from gateway.commands.models.target import (
     require_replaceable,
 )
 from gateway.commands.options import CONFIG, examples
-from gateway.config import load_settings
+from gateway.config_reading import load_settings
 from gateway.errors import ConfigError
 
 FIX = "Check the free space, and that this user may write there"

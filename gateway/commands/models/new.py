@@ -16,7 +16,8 @@ from gateway.commands.models.check import examine, in_words
 from gateway.commands.models.reading import load_layouts, log_to_stderr
 from gateway.commands.models.staging import Staging
 from gateway.commands.options import CONFIG, FILE, examples, require_folder
-from gateway.config import Settings, load_settings
+from gateway.config import Settings
+from gateway.config_reading import load_settings
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:

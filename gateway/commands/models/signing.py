@@ -20,7 +20,8 @@ from gateway.commands.models.target import (
     require_replaceable,
 )
 from gateway.commands.options import CONFIG, FILE, JSON, examples
-from gateway.config import Settings, load_settings
+from gateway.config import Settings
+from gateway.config_reading import load_settings
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
