@@ -6,8 +6,11 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command 
 VENV := .venv
 BIN := $(VENV)/bin
 EXPORTS := .venv-exports
+RELEASE := .venv-release
+IMAGE := .venv-image
 
-.PHONY: help demo test test-rollouts test-exports check format sample-models measure bench-resources stack docs clean
+.PHONY: help demo test test-rollouts test-exports check format sample-models measure bench-resources stack docs clean \
+	chaos soak fuzz lock sbom audit
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -25,6 +28,12 @@ test: $(VENV)/.installed ## All tests, on a real Mosquitto and a real Triton
 test-rollouts: $(VENV)/.installed ## Model drops from outside, the long tests too (half an hour on 2 cores)
 	$(BIN)/python -m pytest --timeout=1800 tests/rollouts
 
+chaos: $(VENV)/.installed ## 15 minutes of faults at a real broker, Triton and gateway, and an audit of every snapshot
+	$(BIN)/python -m tests.chaos
+
+soak: $(VENV)/.installed ## An hour at half capacity: memory, files and threads must stay as they are
+	$(BIN)/python -m tests.chaos.soak
+
 # The tools' packages are of no use to anything else: they have an environment of their own, and write only to .cache.
 test-exports: $(VENV)/.installed .cache/exports/.made ## Export models with their own public tools and ask them through the gateway (up to an hour on 2 cores)
 	$(BIN)/python -m tests.exports.through_the_gateway
@@ -33,6 +42,7 @@ check: $(VENV)/.installed ## Lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit -q -c pyproject.toml -r gateway triton
 
 format: $(VENV)/.installed ## Format the code
 	$(BIN)/ruff format .
@@ -51,15 +61,45 @@ docs: $(VENV)/.installed ## Write docs/metrics.md, docs/errors.md and docs/confi
 	$(BIN)/python docs/generate.py
 
 clean: ## Remove the environment and what the targets made
-	rm -rf $(VENV) $(EXPORTS) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
+	rm -rf $(VENV) $(EXPORTS) $(RELEASE) $(IMAGE) dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
 
-# pip itself is left as it is; the CPU build of torch is taken where your package index offers one.
-$(VENV)/.installed: pyproject.toml
+# Versions and hashes of everything that is installed; on site the same as in the tests. torch and what only its CUDA build needs are left out: the CPU
+# build of the same version comes from another index, and has other hashes.
+lock: $(RELEASE)/.installed ## Write requirements/*.txt anew from pyproject.toml
+	@set -e; compile="$(RELEASE)/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header"; \
+	cuda=$$($$compile --extra local | sed -nE 's/^((nvidia-(cu|n[cv])|cuda-)[a-z0-9-]*)==.*/--no-emit-package \1/p'); \
+	$$compile --extra test --extra check --no-emit-package torch --no-emit-package triton $$cuda -o requirements/development.txt; \
+	$$compile -c requirements/development.txt -o requirements/gateway.txt; \
+	$$compile --extra release -o requirements/release.txt
+
+sbom: $(RELEASE)/.installed $(IMAGE)/.installed ## Software bill of materials (dist/gateway.cdx.json) and docs/licences.md of what runs on site
+	@mkdir -p dist
+	$(RELEASE)/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml -o dist/gateway.cdx.json $(IMAGE)
+	$(RELEASE)/bin/python docs/licences.py $(IMAGE)/bin/python
+
+audit: $(RELEASE)/.installed ## Known vulnerabilities of what runs on site (asks a public database)
+	$(RELEASE)/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/gateway.txt
+
+# Only what the lock names is installed, then what is left: torch. pip itself is left as it is; the CPU build of torch is
+# taken where your package index offers one.
+$(VENV)/.installed: pyproject.toml requirements/development.txt
 	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11, 3.12 or 3.13 is needed: install one, or name it with make PYTHON=/path/to/python" >&2; exit 1; fi
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv module: as root run 'apt-get install python3-venv', or name another Python with make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Setting up $(VENV); the first time this downloads a few hundred megabytes"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,check]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/development.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[test,check]'
+	@touch $@
+
+$(RELEASE)/.installed: requirements/release.txt
+	@test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+# As in the image: the gateway alone, from the lock alone.
+$(IMAGE)/.installed: requirements/gateway.txt
+	@test -x $(IMAGE)/bin/python || $(PYTHON) -m venv --without-pip $(IMAGE)
+	$(RELEASE)/bin/uv pip install --quiet --python $(IMAGE)/bin/python --require-hashes -r $<
 	@touch $@
 
 .cache/exports/.made: $(EXPORTS)/.installed $(wildcard tests/exports/*_models.py)

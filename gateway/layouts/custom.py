@@ -97,7 +97,7 @@ def _load(path: Path) -> list[str]:
     try:
         code = compile(_source(path), str(path), "exec", dont_inherit=True)
         sys.modules[module.__name__] = module  # where dataclasses look up the module of a class
-        exec(code, module.__dict__)  # noqa: S102 - running the user's file is the purpose
+        exec(code, module.__dict__)  # noqa: S102 - running the user's file is the purpose  # nosec B102
     except BaseException as error:
         sys.modules.pop(module.__name__, None)
         raise _blamed(error, path) from error

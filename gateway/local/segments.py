@@ -8,7 +8,7 @@ import os
 import uuid
 from pathlib import Path
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory  # nosec B108
 
 
 class SegmentOwner:

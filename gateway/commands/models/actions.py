@@ -21,7 +21,7 @@ from gateway.regular_file import open_regular
 if TYPE_CHECKING:
     from gateway.commands.models.api_client import GatewayApi, ModelAnswer, Rollout
 
-EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - read, not bound
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - read, not bound  # nosec B104
 MAX_TOKEN_BYTES = 65_536
 MAX_VERSION = 2**31 - 1
 UNDER_WAY = "under_way"

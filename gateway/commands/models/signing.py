@@ -27,7 +27,7 @@ from gateway.errors import ConfigError
 if TYPE_CHECKING:
     from gateway.models.drop import Drop
 
-PASSWORD = "MODEL_SIGNING_PASSWORD"  # noqa: S105 - the name of a variable
+PASSWORD = "MODEL_SIGNING_PASSWORD"  # noqa: S105 - the name of a variable  # nosec B105
 OUTPUT_FIX = "Name another file with --output"
 
 
