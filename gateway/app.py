@@ -19,6 +19,7 @@ import structlog
 from gateway import __version__
 from gateway.admin.api import Api
 from gateway.admin.command_desk import CommandDesk
+from gateway.admin.guard import TokenGuard
 from gateway.admin.health import Health
 from gateway.admin.http import HttpServer
 from gateway.admin.infer import InferApi
@@ -52,7 +53,8 @@ from gateway.topics import overlap
 log = structlog.get_logger(__name__)
 
 POLL_S = 0.02
-REFUSAL_WORKERS = 4
+REFUSAL_WORKERS = 16
+"""Error messages that are on their way to the broker at once: under overload most of what comes is refused."""
 CLOSE_LIMIT_S = 3.0
 
 
@@ -94,7 +96,8 @@ class Gateway:
         self.health = Health(self.live, broker, self._loader, models, metrics, self.rollouts)
         self._status = StatusPublisher(settings, broker, self.health, models, metrics)
         self._models_topic = ModelsTopic(settings, broker, models, self.rollouts)
-        self._commands = ModelCommandTopic(settings, broker, CommandDesk(self.rollouts, models, metrics), models)
+        guard = TokenGuard(settings.api_token_file)
+        self._commands = ModelCommandTopic(settings, broker, CommandDesk(self.rollouts, models, metrics), models, guard)
         for topic in self._commands.topics:
             self._pipeline.intake.handlers[topic] = self._commands.take
         self._http = HttpServer(
@@ -102,8 +105,8 @@ class Gateway:
             settings.http_port,
             self.health,
             metrics,
-            Api(self.live, self.health, models, metrics, self.rollouts),
-            InferApi(self.live, self._pipeline.intake.ask),
+            Api(self.live, self.health, models, metrics, self.rollouts, guard),
+            InferApi(self.live, self._pipeline.intake.ask, guard),
             KServe(self.health, models),
         )
         self._reloader = Reloader(self.live, config_file, self._read_again, self.rollouts.take_over, metrics)
@@ -168,7 +171,7 @@ class Gateway:
             "allocator": self._allocator.run(),
         }
         for index in range(REFUSAL_WORKERS):
-            work[f"refusals-{index}"] = self._pipeline.intake.answer_refusals()
+            work[f"refusals-{index}"] = self._pipeline.intake.answer_at_once()
         for index in range(self._settings.max_in_flight):
             work[f"worker-{index}"] = self._pipeline.work()
         return work
@@ -237,15 +240,24 @@ class Gateway:
     @property
     def _all_said(self) -> bool:
         """Whether nothing is left to do but to say goodbye, and somebody hears it who waits for the end of an alert."""
-        return self._pipeline.idle and (self._broker.connected or not self._pipeline.alerts_pending)
+        heard = self._broker.connected or self._spooled or not self._pipeline.alerts_pending
+        return self._pipeline.idle and not self._broker.backlog and heard
+
+    @property
+    def _spooled(self) -> bool:
+        """Whether what is said while the broker is away is said after the next start."""
+        return self._settings.spool_dir is not None
 
     async def _say_offline(self) -> None:
-        if not self._broker.connected:
-            if alerts := self._pipeline.alerts_pending:
-                log.warning("Not published before the end", what="the end of every alert", alerts=alerts)
-            return
-        offline = self._broker.publish(status_publication(self._settings, "offline", reason="stopped"))
-        for what, work in (("the offline status", offline), ("the end of every alert", self._pipeline.end_alerts())):
+        last: list[tuple[str, Coroutine[Any, Any, None]]] = []
+        if self._broker.connected:
+            offline = self._broker.publish(status_publication(self._settings, "offline", reason="stopped"))
+            last.append(("the offline status", offline))
+        if self._broker.connected or self._spooled:
+            last.append(("the end of every alert", self._pipeline.end_alerts()))
+        elif alerts := self._pipeline.alerts_pending:
+            log.warning("Not published before the end", what="the end of every alert", alerts=alerts)
+        for what, work in last:
             try:
                 async with asyncio.timeout(CLOSE_LIMIT_S):
                     await work
@@ -260,8 +272,20 @@ def read_models(settings: Settings) -> tuple[list[LogicalModel], list[ConfigErro
 
 
 def refuse_loops(settings: Settings) -> None:
-    """Raise ConfigError when an input topic also receives what a gateway publishes: each answer would be answered."""
-    if found := _received(settings, settings.own_topics):
+    """Raise ConfigError when an input topic also receives what a gateway publishes: each answer would be answered.
+
+    The same for commands: one topic brings snapshots or commands, and what the gateway itself publishes is neither.
+    """
+    kinds = ((settings.mqtt_input_topics, "brings snapshots"), (settings.output_topics, "is published by the gateway"))
+    for taken, kind in kinds:
+        pairs = ((command, topic) for command in settings.mqtt_command_topics for topic in taken)
+        if pair := next((each for each in pairs if overlap(*each)), None):
+            raise ConfigError(
+                f"'{pair[0]}' falls together with '{pair[1]}', which {kind}",
+                where="MQTT_COMMAND_TOPICS",
+                fix="Command on a topic that is used for nothing else",
+            )
+    if found := _received(settings, settings.output_topics):
         raise ConfigError(
             f"'{found[0]}' also receives what the gateway publishes on '{found[1]}', which would never end",
             where="MQTT_INPUT_TOPICS",

@@ -60,11 +60,11 @@ class Settings(BaseSettings):
     aio_tls_key_file: Path | None = None
     """PEM file of the private key that belongs to AIO_TLS_CERT_FILE."""
     aio_sat_file: Path | None = None
-    """Token of the service account for Azure IoT Operations (MQTT 5 enhanced authentication K8S-SAT)."""
+    """File with the service-account token for Azure IoT Operations (MQTT 5 enhanced authentication K8S-SAT)."""
     aio_mqtt_username: str | None = None
     """User name at the broker."""
     aio_mqtt_password_file: Path | None = None
-    """File with the password of AIO_MQTT_USERNAME; read again at each connect."""
+    """File with the password of AIO_MQTT_USERNAME; a renewed one is taken up without a restart."""
     aio_mqtt_client_id: str | None = None
     """MQTT client id, under which the broker keeps the session; without it `edge-gateway-` and the GATEWAY_ID."""
     aio_mqtt_session_expiry: int = Field(86_400, ge=0, le=4_294_967_295)
@@ -123,7 +123,8 @@ class Settings(BaseSettings):
     triton_tls_key_file: Path | None = None
     """PEM file of the private key that belongs to TRITON_TLS_CERT_FILE."""
     triton_metrics_url: str | None = None
-    """Triton's metrics page as a URL, for the memory of each model in comparisons; without it that is null."""
+    """Triton's metrics page as a URL, for the memory of each model in comparisons; without it that is null. Over https
+    the TRITON_TLS_ files hold for it too."""
     model_repository: Path = Path("model_repository")
     """Folder of the models, as Triton sees it too; each folder in it with a model.yaml is served."""
     model_config_path: Path | None = None
@@ -180,9 +181,11 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(4, ge=1, le=256)
     """Snapshots between queue and broker at the same time."""
     rate_limit_per_device: float | None = Field(None, gt=0, le=1_000_000)
-    """Snapshots a second that one device may send, with a burst of two seconds; beyond it RATE_LIMITED."""
+    """Snapshots a second that one device may send, with a burst of two seconds; beyond it RATE_LIMITED. A broker does
+    not say which client sent a message, so it is the device that the message names which counts."""
     rate_limit_per_topic: float | None = Field(None, gt=0, le=1_000_000)
-    """Messages a second that one input topic may bring, with a burst of two seconds; beyond it RATE_LIMITED."""
+    """Messages a second that one input topic may bring, with a burst of two seconds; beyond it RATE_LIMITED. All of
+    `POST /v1/infer` counts as one topic."""
     repeat_window_s: float = Field(60, ge=0, le=86_400)
     """Seconds for which a snapshot that comes again is answered as before, without asking Triton; 0: never."""
     repeat_max_messages: int = Field(1000, ge=1, le=1_000_000)
@@ -195,7 +198,7 @@ class Settings(BaseSettings):
     """Seconds to finish what was accepted after SIGTERM; the rest stays with the broker."""
 
     # Seen from outside.
-    http_host: str = "0.0.0.0"  # noqa: S104 - probes and scrapers come from other hosts; actions need a token
+    http_host: str = "0.0.0.0"  # noqa: S104 - for probes and scrapers; actions need a token  # nosec B104
     """Address to listen on for probes, metrics, the API and inference over HTTP."""
     http_port: int = Field(8080, ge=0, le=65535)
     """TCP port for probes, metrics, the API and inference over HTTP; 0 takes any free one and logs it."""
@@ -265,6 +268,8 @@ class Settings(BaseSettings):
     @field_validator("mqtt_command_topics")
     @classmethod
     def _places_only(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(topic.startswith("$") for topic in value):
+            raise ValueError("a topic of commands does not begin with '$'")
         return tuple(output_topic(topic, PLACE_PARTS) for topic in value)
 
     @field_validator("triton_grpc_url")
@@ -310,6 +315,8 @@ class Settings(BaseSettings):
             ),
             "AIO_SAT_FILE needs MQTT_PROTOCOL=5; MQTT 3.1.1 cannot send a token": token and self.mqtt_protocol != "5",
             "AIO_MQTT_PASSWORD_FILE needs AIO_MQTT_USERNAME": password and self.aio_mqtt_username is None,
+            "DEAD_LETTER_TOPIC must receive nothing else, and no commands to models: whoever may send a picture could "
+            "send them through it": self.dead_letter_topic and self._is_used(self.dead_letter_topic),
             "MODEL_PUBLIC_KEY_FILE and MODEL_CERTIFICATE_FILE exclude each other; give one": (
                 self.model_public_key_file and self.model_certificate_file
             ),
@@ -341,10 +348,20 @@ class Settings(BaseSettings):
         return self.aio_mqtt_client_id or f"edge-gateway-{self.gateway_id}"
 
     @property
+    def output_topics(self) -> tuple[str, ...]:
+        """The templates of what the gateway publishes."""
+        named = (getattr(self, name) for name in Settings.model_fields if name.endswith("_topic"))
+        return tuple(topic for topic in named if isinstance(topic, str))  # a limit for each topic is none
+
+    @property
     def own_topics(self) -> tuple[str, ...]:
         """The templates of what the gateway publishes, and the topics on which it is commanded."""
-        named = (getattr(self, name) for name in Settings.model_fields if name.endswith("_topic"))
-        return (*(topic for topic in named if topic), *self.mqtt_command_topics)
+        return (*self.output_topics, *self.mqtt_command_topics)
+
+    def _is_used(self, dead_letter_topic: str) -> bool:
+        others = [topic for topic in self.own_topics if topic != dead_letter_topic]
+        once = len(self.own_topics) - len(others) == 1
+        return not once or any(topics.overlap(dead_letter_topic, topic) for topic in (*others, _OUTPUT + "commands/#"))
 
     @property
     def state_dir(self) -> Path:

@@ -65,8 +65,8 @@ class StackError(UserError):
 class CommandRefused(UserError):
     """A command to a model cannot be carried out now.
 
-    `code` is stable: MODEL_UNKNOWN, VERSION_UNKNOWN, NOT_THE_ROLLER, NOTHING_TO_DO, COMMAND_INVALID, UNAUTHORIZED or
-    COMMAND_FAILED.
+    `code` is stable: MODEL_UNKNOWN, VERSION_UNKNOWN, NOT_THE_ROLLER, NOTHING_TO_DO, COMMAND_INVALID, UNAUTHORIZED,
+    TOO_MANY_FAILURES, REQUEST_TIMEOUT, PAYLOAD_TOO_LARGE or COMMAND_FAILED.
     """
 
     def __init__(self, code: str, message: str, *, fix: str = "", where: str = "") -> None:

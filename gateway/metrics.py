@@ -38,8 +38,8 @@ CATALOGUE = (
             "retained: a camera publishes with the retain flag; switch it off there.", ("reason",)),
     Meaning("repeats_total", "counter", "Snapshots that came again and were answered as before.",
             "Growing steadily: a camera sends the same frame again, or acknowledgements get lost on the way."),
-    Meaning("dead_letters_total", "counter", "Payloads for DEAD_LETTER_TOPIC; outcome is sent, limited or refused.",
-            "limited: more failed than DEAD_LETTERS_PER_MINUTE; look at snapshot_errors_total first.", ("outcome",)),
+    Meaning("dead_letters_total", "counter", "Payloads for DEAD_LETTER_TOPIC; outcome is sent, limited, refused or late.",
+            "limited: more failed than DEAD_LETTERS_PER_MINUTE lets through; look at snapshot_errors_total. refused: see the log.", ("outcome",)),
     Meaning("step_duration_seconds", "histogram", "Time a snapshot spends in each step of the flow.",
             "queued high: Triton is the bottleneck. preprocess high: large pictures. publish high: a slow broker.",
             ("step",)),
@@ -74,13 +74,17 @@ CATALOGUE = (
             "Not falling while the broker is connected: see the log; the disk may be full or read-only."),
     Meaning("spool_bytes", "gauge", "Size of the answers on disk.",
             "Near SPOOL_MAX_BYTES: the broker is away too long."),
-    Meaning("spool_events_total", "counter", "What happened to answers on disk: stored, resent, full or failed.",
+    Meaning("spool_events_total", "counter", "What happened to answers on disk: stored, resent, refused, full, failed.",
             "full: raise SPOOL_MAX_BYTES. failed: the disk is full or broken; the log says what.", ("event",)),
     Meaning("broker_connected", "gauge", "1 while the broker session is up and subscribed.",
             "0: see the log for the broker's reason."),
     Meaning("broker_events_total", "counter", "What happened to the broker session.",
-            "session_lost: the broker forgot the session; raise its persistence and AIO_MQTT_SESSION_EXPIRY.",
+            "session_lost: the broker forgot the session; raise its persistence and AIO_MQTT_SESSION_EXPIRY. "
+            "credentials_renewed: no remedy is needed.",
             ("event",)),
+    Meaning("certificate_expiry_timestamp_seconds", "gauge",
+            "When the first certificate in the file of a setting ends; NaN if it cannot be read.",
+            "Within days: renew the file in place; no restart is needed.", ("setting",)),
     Meaning("triton_ready", "gauge", "1 while Triton can be reached and is live.",
             "0: check that Triton runs and that TRITON_GRPC_URL names it."),
     Meaning("model_ready", "gauge", "1 while the variant of the model answers.",
@@ -102,7 +106,7 @@ CATALOGUE = (
             "The new version is at fault; the stable one has answered in its place.", ("model", "code")),
     Meaning("model_commands_total", "counter", "Commands to models over HTTP and MQTT; outcome is ok or a code.",
             "UNAUTHORIZED growing: somebody tries without the token.", ("action", "outcome")),
-    Meaning("http_refusals_total", "counter", "HTTP requests refused: unauthorized, limited, too_large, slow.",
+    Meaning("http_refusals_total", "counter", "HTTP requests refused: unauthorized, limited, too_large, slow, crowded.",
             "unauthorized growing: somebody guesses the token; from 10 failures a minute on he has to wait.",
             ("reason",)),
     Meaning("roller", "gauge", "1 while this gateway is the one that runs the rollouts of its model volume.",
@@ -144,6 +148,7 @@ class Metrics:
     spool_events: Counter
     broker_connected: Gauge
     broker_events: Counter
+    certificate_expiry_timestamp_seconds: Gauge
     triton_ready: Gauge
     model_ready: Gauge
     model_version: Gauge

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from gateway.errors import GatewayError
 from gateway.messages import (
     InferRequest,
     InferResponse,
@@ -18,6 +19,14 @@ from gateway.messages import (
     ModelStatistics,
     Publication,
 )
+
+WAITING_BYTES = 2048
+"""What a publication costs while it waits, beside its own bytes."""
+
+
+def held_by(publication: Publication) -> int:
+    """Bytes of memory that a publication holds while it waits for the broker."""
+    return len(publication.payload) + len(publication.topic) + WAITING_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,16 @@ class Broker(Protocol):
         """True while the session is up and every subscription has been granted."""
         ...
 
+    @property
+    def trouble(self) -> str:
+        """Why the session is not up, as far as is known; empty while it is."""
+        ...
+
+    @property
+    def backlog(self) -> int:
+        """Bytes of what waits for the broker in this process's memory alone, as `held_by` counts them."""
+        ...
+
     async def run(self) -> None:
         """Keep the session up, connecting again with jittered back-off, until `close`; raises only what is final."""
         ...
@@ -58,6 +77,8 @@ class Broker(Protocol):
     async def publish(self, publication: Publication) -> None:
         """Return when the broker has acknowledged (QoS 0: when it is sent); wait out a lost connection.
 
+        Where too much waits already, it waits for room before; nothing is refused for that.
+
         Raises PublishRefused when the broker refuses it or it exceeds the broker's maximum packet size.
         """
         ...
@@ -72,6 +93,11 @@ class Broker(Protocol):
 
 class InferenceServer(Protocol):
     """An inference server with a model repository; all methods have a time limit of their own."""
+
+    @property
+    def trouble(self) -> GatewayError | None:
+        """Why the server cannot be reached, where more is known than that, such as a certificate that has expired."""
+        ...
 
     async def is_ready(self) -> bool:
         """True when the server answers within about 2 s that it is live; never raises."""

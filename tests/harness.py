@@ -15,12 +15,14 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from gateway.admin.model_commands import command_topic
+from gateway.adapters.spooling import with_spool
+from gateway.admin.model_commands import command_topics
 from gateway.admin.status import status_publication
 from gateway.app import Gateway
 from gateway.errors import Outcome
 from gateway.messages import MessageProperties
 from gateway.metrics import Metrics
+from gateway.ports import Broker
 from gateway.testing import MemoryBroker, MemoryTriton
 from tests.flow.builders import LABELS, SNAPSHOT_TOPIC, head, settings, signature
 
@@ -72,6 +74,8 @@ class Site:
     triton: MemoryTriton
     metrics: Metrics
     running: asyncio.Task[int]
+    session: Broker
+    """The gateway's side of the broker."""
     seen: list[tuple[str, dict[str, Any], MessageProperties]] = field(default_factory=list)
 
     def snapshot(self, payload: bytes, topic: str = SNAPSHOT_TOPIC, **more: Any) -> None:
@@ -138,13 +142,14 @@ async def site(
     metrics = Metrics()
     client = broker.client(
         "gateway",
-        [*(pattern.subscription for pattern in config.patterns), command_topic(config)],
+        [*(pattern.subscription for pattern in config.patterns), *command_topics(config)],
         status_publication(config, "offline", reason="connection lost"),
     )
-    gateway = Gateway(config, client, triton, metrics)
+    session: Broker = client if config.spool_dir is None else with_spool(client, config, config.spool_dir, metrics)
+    gateway = Gateway(config, session, triton, metrics)
     viewer = broker.client("viewer", ["edge-ai/+/+/+/ai/#", "edge-ai/+/+/ai/#"])
     running = asyncio.create_task(gateway.run(), name="gateway")
-    place = Site(gateway, broker, triton, metrics, running)
+    place = Site(gateway, broker, triton, metrics, running, session)
 
     async def view() -> None:
         async for message in viewer.messages():

@@ -508,13 +508,13 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("a.pem", "b.pem", "b.key", []),
         ("words", "b.pem", "b.key", ["AIO_TLS_CA_FILE: '/words' holds no certificate in PEM form"]),
-        ("empty", "b.pem", "b.key", ["AIO_TLS_CA_FILE: '/empty' holds no certificate in PEM form"]),
+        ("empty", "b.pem", "b.key", ["AIO_TLS_CA_FILE: '/empty' is empty"]),
         ("a.key", "b.pem", "b.key", ["AIO_TLS_CA_FILE: '/a.key' holds no certificate in PEM form"]),
         ("a.pem", "words", "b.key", ["AIO_TLS_CERT_FILE: '/words' holds no certificate in PEM form"]),
         ("a.pem", "b.pem", "words", ["AIO_TLS_KEY_FILE: '/words' holds no private key in PEM form that can be read"]),
-        ("a.pem", "a.pem", "locked.key", ["AIO_TLS_KEY_FILE: '/locked.key' holds no private key in PEM form"]),
+        ("a.pem", "a.pem", "locked.key", ["AIO_TLS_KEY_FILE: '/locked.key' is a key with a password"]),
         ("a.pem", "b.pem", "a.key", ["AIO_TLS_KEY_FILE: '/a.key' does not belong to the certificate '/b.pem'"]),
-        ("words", "empty", "gone", ["AIO_TLS_CA_FILE: '/words' holds", "AIO_TLS_KEY_FILE: there is no file '/gone'"]),
+        ("words", "b.pem", "gone", ["AIO_TLS_CA_FILE: '/words' holds", "AIO_TLS_KEY_FILE: there is no file '/gone'"]),
     ],
 )
 def test_files_for_tls_are_read_before_the_broker_is_asked(

@@ -25,7 +25,8 @@ METRICS = {PREFIX + item.name for item in CATALOGUE} | {item.name for item in CA
 # Names in capitals that are neither ours nor a mistake: of the Makefile, of other programs, of files.
 OTHERS = {"DEMO_SECONDS", "RUST_LOG", "NO_COLOR", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "MODEL_CARD", "IMAGENET1K_V2"}
 OTHERS |= {"TYPE_FP32", "KIND_CPU", "DISABLE_OPTIMIZED_EXECUTION"}  # of config.pbtxt
-OTHERS |= {"REQUEST_TIMEOUT"}  # a code of HTTP alone: no snapshot has come of it
+# Codes of HTTP alone: no snapshot has come of it.
+OTHERS |= {"REQUEST_TIMEOUT", "CROSS_SITE", "UNSUPPORTED_MEDIA_TYPE", "REQUEST_HEADER_FIELDS_TOO_LARGE"}
 OTHERS |= {"MODEL_SIGNING_PASSWORD", "SHA256SUMS", *COMMAND_CODES}  # and the codes of commands
 # Options of the programs beside ours that the pages show.
 FOREIGN_OPTIONS = {"--model-control-mode", "--strict-readiness", "--check", "--grid", "--decode", "--end", "--max-wh"}

@@ -298,11 +298,11 @@ async def test_a_refused_message_and_small_packets_are_told(tmp_path: Path) -> N
     assert not of(findings, "Broker", "problem")
 
 
-async def test_a_broker_without_retained_messages_is_a_problem(tmp_path: Path) -> None:
+async def test_a_broker_without_retained_messages_is_a_warning(tmp_path: Path) -> None:
     async with mosquitto(tmp_path, "retain_available false") as server:
         at = {**nowhere(), "AIO_BROKER_TCP_PORT": str(server.port)}
         findings = await asyncio.to_thread(lambda: examined(1, **at))
-    assert ": has no retained messages, which the status is" in of(findings, "Broker", "problem")
+    assert any(": has no retained messages: who" in text for text in of(findings, "Broker", "warning"))
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
@@ -333,7 +333,7 @@ async def test_tls_is_told_and_so_is_the_end_of_its_certificate(tmp_path: Path) 
         untrusted = await asyncio.to_thread(lambda: examined(1, **at))
     assert "MQTT 5, TLSv1.3, " in "\n".join(of(trusted, "Broker", "ok"))
     assert ": its certificate ends in 5 days" in of(trusted, "Broker", "warning")
-    assert "certificate verify failed" in of(untrusted, "Broker", "problem")[0]
+    assert "not signed by an authority that this system" in of(untrusted, "Broker", "problem")[0]
 
 
 def test_the_probe_is_seen_below_the_status_topic_only(broker: EmbeddedBroker) -> None:

@@ -89,8 +89,8 @@ def test_a_mistake_on_a_page_would_be_found(tmp_path: Path) -> None:
     assert page.exists()
 
 
-def test_troubleshooting_has_every_code() -> None:
-    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+def test_the_runbook_has_every_code() -> None:
+    text = (ROOT / "docs" / "runbook.md").read_text()
     assert set(re.findall(r"^### ([A-Z_]+)$", text, re.MULTILINE)) == {
         kind.code for kind in SnapshotError.__subclasses__()
     }

@@ -44,6 +44,23 @@ def test_a_filter_over_the_own_answers_is_refused(tmp_path: Path, topic: str) ->
     assert caught.value.where == "MQTT_INPUT_TOPICS"
 
 
+@pytest.mark.parametrize(
+    ("commands", "inputs"),
+    [
+        ("cameras/orders", "cameras/+"),
+        ("cameras/orders", "$share/g/cameras/#"),
+        ("cameras/{gateway_id}", "cameras/{camera}"),
+        ("edge-ai/{business_unit}/{facility}/{gateway_id}/ai/status", "cameras/+"),
+        ("edge-ai/default/default/test/ai/models/detector", "cameras/+"),
+    ],
+)
+def test_a_topic_of_commands_is_used_for_nothing_else(tmp_path: Path, commands: str, inputs: str) -> None:
+    write_model(tmp_path)
+    with pytest.raises(ConfigError, match="falls together with") as caught:
+        read_models(settings(model_repository=tmp_path, mqtt_input_topics=inputs, mqtt_command_topics=commands))
+    assert caught.value.where == "MQTT_COMMAND_TOPICS"
+
+
 async def test_a_model_that_publishes_among_the_inputs_is_refused_and_takes_service_from_no_other(
     tmp_path: Path,
 ) -> None:

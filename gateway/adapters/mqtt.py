@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 import structlog
 
+from gateway.adapters.mqtt_back_off import BackOff
+from gateway.adapters.mqtt_connack import Learned
 from gateway.adapters.mqtt_connection import Connection, ConnectionEnded, Delivery, Session
 from gateway.adapters.mqtt_outbox import Outbox
 from gateway.adapters.mqtt_settings import MqttSettings
@@ -31,7 +32,7 @@ class MqttBroker:
     """One session with an MQTT broker; see the port for what each method promises.
 
     `events` is called with the stable name of what happened to the session: connected, lost, session_lost,
-    unreachable, connect_refused, subscribe_refused, taken_over, inbox_full.
+    unreachable, connect_refused, subscribe_refused, taken_over, credentials_renewed, inbox_full.
     """
 
     def __init__(self, settings: MqttSettings, events: Callable[[str], None] | None = None) -> None:
@@ -39,16 +40,25 @@ class MqttBroker:
         self._event = events or (lambda _name: None)
         self._states = SessionStates()
         self._inbox = _Inbox(settings)
-        self._outbox = Outbox(settings.max_waiting_publications)
+        self._outbox = Outbox(settings.max_waiting_publications, settings.max_waiting_bytes)
         self._connection: Connection | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._had_session = False
         self._closed = False
         self._complaints = _Complaints(settings)
+        self._learned = Learned()
 
     @property
     def connected(self) -> bool:
         return self._states.up
+
+    @property
+    def trouble(self) -> str:
+        return self._complaints.reason
+
+    @property
+    def backlog(self) -> int:
+        return self._outbox.bytes
 
     def sessions(self) -> AsyncIterator[bool]:
         return self._states.listen()
@@ -87,8 +97,9 @@ class MqttBroker:
         self._states.close()
 
     async def _keep_session(self) -> None:
-        back_off = _BackOff()
+        back_off = BackOff()
         while True:
+            tried_at = time.monotonic()
             end = await self._one_connection(back_off)
             if self._closed:
                 return
@@ -100,10 +111,18 @@ class MqttBroker:
                     where=end.where,
                     fix=end.fix,
                 )
-            await asyncio.sleep(back_off.pause_s())
+            if end.event != "credentials_renewed":  # the broker is well: straight back, with the new ones
+                since = time.monotonic() if end.event == "lost" else tried_at
+                await asyncio.sleep(back_off.pause_s(since))
 
-    async def _one_connection(self, back_off: _BackOff) -> ConnectionEnded:
-        connection = Connection(self._settings, received=self._received, answered=self._outbox.answered)
+    async def _one_connection(self, back_off: BackOff) -> ConnectionEnded:
+        connection = Connection(
+            self._settings,
+            received=self._received,
+            answered=self._outbox.answered,
+            happened=self._event,
+            learned=self._learned,
+        )
         self._connection = connection
         try:
             session = await connection.open()
@@ -177,9 +196,8 @@ class _Inbox:
                 await self._arrived.wait()
             if self._closed:
                 return
-            message = self._messages.popleft()
-            self._bytes -= len(message.payload)
-            yield message
+            self._bytes -= len(self._messages[0].payload)
+            yield self._messages.popleft()  # in no variable, which would keep the last one while nothing comes
 
     def forget_older_than(self, connection: Connection) -> None:
         """Drop QoS 1 messages of earlier connections: the broker sends them again on this one."""
@@ -197,25 +215,6 @@ class _Inbox:
         self._arrived.set()
 
 
-class _BackOff:
-    """Exponential with full jitter; short during the first minute, in which the broker may still be starting."""
-
-    FIRST_S, SHORT_S, LONG_S, SHORT_FOR_S = 0.2, 2.0, 30.0, 60.0
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self._attempts = 0
-        self._since = time.monotonic()
-
-    def pause_s(self) -> float:
-        limit = self.SHORT_S if time.monotonic() - self._since < self.SHORT_FOR_S else self.LONG_S
-        ceiling = min(limit, self.FIRST_S * 2 ** min(self._attempts, 16))
-        self._attempts += 1
-        return random.uniform(0.02, ceiling)  # noqa: S311 - spreads reconnects, no secret
-
-
 class _Complaints:
     """Says once why there is no session, then again when the reason changes or a minute has passed."""
 
@@ -223,8 +222,11 @@ class _Complaints:
         self._settings = settings
         self._said: tuple[str, str] | None = None
         self._said_at = 0.0
+        self.reason = ""
+        """Why there is no session now."""
 
     def about(self, end: ConnectionEnded) -> None:
+        self.reason = end.message
         now, saying = time.monotonic(), (end.event, end.message)
         if saying == self._said and now - self._said_at < LOG_EVERY_S:
             return
@@ -237,10 +239,12 @@ class _Complaints:
                 reason=end.message,
                 fix=end.fix,
             )
+        elif end.event == "credentials_renewed":
+            log.info("Connecting anew", broker=end.where, reason=end.message)
         elif end.event == "lost":
             log.warning("Lost the session with the broker", broker=end.where, reason=end.message, fix=end.fix)
         else:
             log.error("No session with the broker", broker=end.where, reason=end.message, fix=end.fix)
 
     def settled(self) -> None:
-        self._said = None
+        self._said, self.reason = None, ""

@@ -7,7 +7,6 @@ that has no socket any more, never a newer message that happens to have the same
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +21,25 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from gateway.adapters.mqtt_client import FramedClient
+from gateway.adapters.mqtt_connack import (
+    NO_QOS_1,
+    NO_RETAINED,
+    RETAIN_NOT_SUPPORTED,
+    Learned,
+    Limits,
+    fix_for,
+    fix_for_dialling,
+    impossible,
+    in_words,
+    limits,
+    no_connack,
+    tls_hint,
+    why_not,
+)
 from gateway.adapters.mqtt_packets import packet_size, publish_properties, to_message
+from gateway.adapters.mqtt_renewal import Renewal
 from gateway.adapters.mqtt_settings import MqttSettings
-from gateway.errors import BrokerError, BrokerUnavailable, PublishRefused
+from gateway.errors import BrokerError, BrokerUnavailable, GatewayError, PublishRefused
 from gateway.messages import Message, Publication
 from gateway.topics import safe_text
 
@@ -33,8 +48,9 @@ T = TypeVar("T")
 
 BYTES_PER_TURN = 262_144
 """Read at most so much, give or take a packet, before other tasks have their turn."""
+SILENT_AFTER = 1.5
+"""Keep-alive times without a word of the broker, who is asked for one after the first, until the session is lost."""
 _SESSION_TAKEN_OVER = 0x8E
-_BAD_CREDENTIALS = {0x86, 0x87, 0x8C}  # user name or password, not authorised, authentication method
 
 
 class ConnectionEnded(BrokerUnavailable):
@@ -66,7 +82,8 @@ class Connection:
 
     `received` returns False for a message that it had to drop. The broker still holds it and sends it again on the
     next connection, which is made as soon as the QoS 1 messages before it have been acknowledged; those after it are
-    left to the next connection too, so that a steady stream cannot put that off.
+    left to the next connection too, so that a steady stream cannot put that off. `happened` is told the name of what
+    does not end the connection; `learned` is shared by all connections with one broker.
     """
 
     def __init__(
@@ -75,8 +92,12 @@ class Connection:
         *,
         received: Callable[[Message], bool],
         answered: Callable[[int, BrokerError | None], None],
+        happened: Callable[[str], None] = lambda _name: None,
+        learned: Learned | None = None,
     ) -> None:
         self._settings = settings
+        self._happened = happened
+        self._learned = learned or Learned()
         self._received = received
         self._answered = answered
         self._loop = asyncio.get_running_loop()
@@ -84,10 +105,11 @@ class Connection:
         self._connack: asyncio.Future[Session] = self._loop.create_future()
         self._suback: asyncio.Future[list[ReasonCode]] = self._loop.create_future()
         self._attached = False
-        self._maximum_packet_size: int | None = None
+        self._limits = Limits()
         self._unacknowledged: dict[int, Delivery] = {}
         self._dropped = False
-        self._client = FramedClient(settings)
+        self._renewed = ""
+        self._client = FramedClient(settings, self._learned)
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = self._on_subscribe
         self._client.on_message = self._on_message
@@ -107,22 +129,39 @@ class Connection:
         except asyncio.CancelledError:
             dialling.add_done_callback(self._abandon)
             raise
-        except (OSError, ValueError, MQTTException) as error:
-            raise self._end("unreachable", _reason(error), fix=_fix_for(error, self._settings)) from error
+        except (OSError, ValueError, MQTTException, GatewayError) as error:
+            raise self._end("unreachable", why_not(error), fix=fix_for_dialling(error, self._settings)) from error
         self._attach()
         session = await self._answer(self._connack, "CONNACK")
-        if wanted := _subscriptions(self._settings):
-            self._client.subscribe(wanted)
-            self._judge(await self._answer(self._suback, "SUBACK"))
+        if wanted := self._possible():
+            self._client.subscribe(_subscriptions(self._settings, wanted))
+            self._judge(wanted, await self._answer(self._suback, "SUBACK"))
         return session
 
     async def until_ended(self) -> ConnectionEnded:
         """Keep the connection alive; return how it ended."""
-        tick = min(1.0, self._settings.keep_alive_s / 4)
-        while not self._ended.done():
-            await asyncio.wait({self._ended}, timeout=tick)
-            self._guarded(self._client.loop_misc)
+        following = asyncio.create_task(self._renew(), name="mqtt credentials")
+        keep_alive_s = self._client.keepalive  # the broker's Server Keep Alive, if it says one
+        tick = min(1.0, keep_alive_s / 4 or 1.0)
+        try:
+            while not self._ended.done():
+                await asyncio.wait({self._ended}, timeout=tick)
+                self._guarded(self._client.loop_misc)
+                self._end_if_silent(keep_alive_s * SILENT_AFTER)
+        finally:
+            following.cancel()
         return self._ended.result()
+
+    def _end_if_silent(self, limit_s: float) -> None:
+        """paho would wait for another keep-alive time, and for longer while messages go out."""
+        if limit_s and time.monotonic() - self._client.stream.received_at >= limit_s:
+            fix = "Check the network between here and the broker, and whether the broker hangs"
+            self._end("lost", f"The broker has not answered for {limit_s:g} s, not even a ping", fix=fix)
+
+    async def _renew(self) -> None:
+        """DISCONNECT in order when credentials were renewed: the broker keeps the session, and sends no last will."""
+        self._renewed = await Renewal(self._settings, self._client, self._happened).needs_connection()
+        self._client.disconnect()
 
     async def close(self, timeout_s: float) -> None:
         """Write what is pending, then DISCONNECT, so that the broker forgets the last will."""
@@ -152,7 +191,8 @@ class Connection:
         await asyncio.wait(either, timeout=self._settings.answer_timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if answer.done():
             return answer.result()
-        raise self._end("unreachable", f"No {what} came", fix="Check that an MQTT broker listens at this address")
+        fix = f"Check that an MQTT broker listens at this address, and {tls_hint(self._settings)}"
+        raise self._end("unreachable", f"No {what} came", fix=fix)
 
     # --- use -------------------------------------------------------------------------------------
 
@@ -164,21 +204,21 @@ class Connection:
                 raise ValueError("the topic is empty, or a text has control characters")
             properties = publish_properties(publication) if self._settings.protocol == "5" else None
             self._check_size(publication, properties)
-            info = self._client.publish(
-                publication.topic, publication.payload, publication.qos, publication.retain, properties
-            )
+            retain = publication.retain and self._limits.retain_available
+            info = self._client.publish(publication.topic, publication.payload, publication.qos, retain, properties)
         except (ValueError, TypeError, MQTTException) as error:
             fix = "Use a topic without wildcards and properties below 64 KiB"
             raise PublishRefused(f"Not an MQTT message: {error}", where=publication.topic, fix=fix) from error
         return info.mid
 
     def _check_size(self, publication: Publication, properties: Properties | None) -> None:
-        if self._maximum_packet_size is None:
+        largest = self._limits.maximum_packet_size
+        if largest is None:
             return
         size = packet_size(publication, properties)
-        if size > self._maximum_packet_size:
+        if size > largest:
             raise PublishRefused(
-                f"The packet has {size} bytes, the broker takes {self._maximum_packet_size}",
+                f"The packet has {size} bytes, the broker takes {largest}",
                 where=publication.topic,
                 fix="Raise the broker's maximum packet size",
             )
@@ -207,7 +247,7 @@ class Connection:
         enough = stream.received_bytes + BYTES_PER_TURN
         while not self._ended.done() and stream.received_bytes < enough:
             self._guarded(self._client.loop_read)
-            if not stream.pending():
+            if not (stream.pending() or self._client.packet_waits):
                 return
         if not self._ended.done():
             self._loop.call_soon(self._on_readable)
@@ -250,20 +290,44 @@ class Connection:
         properties: Properties | None,
     ) -> None:
         if reason.is_failure:
-            fix = _fix_for_refusal(reason, self._settings)
-            self._end("connect_refused", f"The broker refused the connection: {reason}", fix=fix)
+            self._refused(reason, properties)
             return
-        self._maximum_packet_size = getattr(properties, "MaximumPacketSize", None)
-        receive_maximum = getattr(properties, "ReceiveMaximum", 65_535)
-        self._connack.set_result(Session(flags.session_present, receive_maximum))
+        self._limits = limits(properties)
+        if not self._limits.maximum_qos:
+            self._end("connect_refused", NO_QOS_1[0], fix=NO_QOS_1[1])
+            return
+        self._learn_retain(self._limits.retain_available)
+        self._connack.set_result(Session(flags.session_present, self._limits.receive_maximum))
+
+    def _refused(self, reason: ReasonCode, properties: Properties | None) -> None:
+        if reason.value == RETAIN_NOT_SUPPORTED:
+            self._learn_retain(False)
+        said, fix = in_words(reason, properties), fix_for(reason, self._settings)
+        self._end("connect_refused", f"The broker refused the connection: {said}", fix=fix)
+
+    def _learn_retain(self, available: bool) -> None:
+        """Warn once, whatever number of connections follow."""
+        if self._learned.retain and not available:
+            log.warning(NO_RETAINED, broker=self._settings.address, fix="Allow retained messages at the broker")
+        self._learned.retain = available
+
+    def _possible(self) -> tuple[str, ...]:
+        """The filters to subscribe; raises ConnectionEnded for one that this broker can never grant."""
+        settings, wrong = self._settings, impossible(self._limits, filters(self._settings))
+        for topic_filter, (why, fix) in wrong.items():
+            if topic_filter not in settings.optional_subscriptions:
+                where = "of MQTT_INPUT_TOPICS or of a model's input_topics"
+                raise self._end("subscribe_refused", f"{topic_filter!r} {where} is not possible: {why}", fix=fix)
+            log.warning("The broker cannot take a subscription", filter=topic_filter, reason=why, fix=fix)
+        return tuple(topic_filter for topic_filter in filters(settings) if topic_filter not in wrong)
 
     def _on_subscribe(
         self, _client: paho.Client, _userdata: Any, _mid: int, reasons: list[ReasonCode], _properties: Properties | None
     ) -> None:
         self._suback.set_result(reasons)
 
-    def _judge(self, reasons: list[ReasonCode]) -> None:
-        for topic_filter, reason in zip(_filters(self._settings), reasons, strict=False):
+    def _judge(self, wanted: tuple[str, ...], reasons: list[ReasonCode]) -> None:
+        for topic_filter, reason in zip(wanted, reasons, strict=False):
             if reason.is_failure and topic_filter in self._settings.optional_subscriptions:
                 fix = f"Allow the client {self._settings.client_id!r} to subscribe it, or switch off what it is for"
                 log.warning("The broker refuses a subscription", filter=topic_filter, reason=str(reason), fix=fix)
@@ -278,7 +342,8 @@ class Connection:
         delivery = Delivery(self, incoming.mid) if incoming.qos == 1 else None
         if delivery is not None and self._dropped:
             return  # it comes again, behind the one that was dropped
-        kept = self._received(to_message(incoming, delivery, self._client.stream.oversize, time.monotonic()))
+        stream = self._client.stream
+        kept = self._received(to_message(incoming, delivery, stream.take_payload(), stream.oversize, time.monotonic()))
         if delivery is not None and kept:
             self._unacknowledged[incoming.mid] = delivery
         elif delivery is not None:
@@ -300,50 +365,36 @@ class Connection:
         _userdata: Any,
         flags: paho.DisconnectFlags,
         reason: ReasonCode,
-        _properties: Properties | None,
+        properties: Properties | None,
     ) -> None:
+        said = in_words(reason, properties)
         if flags.is_disconnect_packet_from_server and reason.value == _SESSION_TAKEN_OVER:
             fix = "Give each gateway a client id of its own (AIO_MQTT_CLIENT_ID or GATEWAY_ID)"
             self._end("taken_over", f"Another client connected as {self._settings.client_id!r}", fix=fix)
+        elif self._renewed:
+            self._end("credentials_renewed", self._renewed, fix="")
         elif self._dropped:
             fix = "Raise inbox_max_messages or inbox_max_bytes, or lower receive_maximum"
             self._end("lost", "Asking the broker again for messages that did not fit into the inbox", fix=fix)
+        elif self._connack.done() and flags.is_disconnect_packet_from_server:
+            self._end("lost", f"The broker closed the session: {said}", fix=fix_for(reason, self._settings))
+        elif trouble := self._client.why_gone():
+            self._end("lost" if self._connack.done() else "unreachable", trouble.message, fix=trouble.fix)
         elif self._connack.done():
-            by = "The broker closed the session" if flags.is_disconnect_packet_from_server else "The connection is gone"
             fix = f"If this goes on, look for another client with the id {self._settings.client_id!r}"
-            self._end("lost", f"{by}: {reason}", fix=fix)  # Mosquitto 2.0.11 does not say 0x8E, MQTT 3.1.1 cannot
+            self._end("lost", f"The connection is gone: {said}", fix=fix)  # so ends a takeover in MQTT 3.1.1
         else:
-            fix = "Check that an MQTT broker, with this protocol version and TLS setting, listens at this address"
-            self._end("unreachable", f"The connection ended before CONNACK: {reason}", fix=fix)
+            self._end("unreachable", f"The connection ended before CONNACK: {said}", fix=no_connack(self._settings))
 
 
-def _filters(settings: MqttSettings) -> tuple[str, ...]:
+def filters(settings: MqttSettings) -> tuple[str, ...]:
+    """All topic filters, the optional ones last."""
     return (*settings.subscriptions, *settings.optional_subscriptions)
 
 
-def _subscriptions(settings: MqttSettings) -> list[Any]:
+def _subscriptions(settings: MqttSettings, topic_filters: tuple[str, ...]) -> list[Any]:
     if settings.protocol == "3.1.1":
-        return [(topic_filter, 1) for topic_filter in _filters(settings)]
+        return [(topic_filter, 1) for topic_filter in topic_filters]
     # Retained messages come with a new subscription only, not again at each reconnect.
     options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
-    return [(topic_filter, options) for topic_filter in _filters(settings)]
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-def _fix_for(error: Exception, settings: MqttSettings) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return "Check that AIO_TLS_CA_FILE holds the broker's CA and that its certificate names this host"
-    if isinstance(error, ssl.SSLError):
-        return "Check AIO_MQTT_USE_TLS, the port, and the client certificate"
-    if isinstance(error, (FileNotFoundError, PermissionError)):
-        return "Check the files of the password, token or certificates"
-    return f"Start the broker, or check AIO_BROKER_HOSTNAME ({settings.host}) and AIO_BROKER_TCP_PORT ({settings.port})"
-
-
-def _fix_for_refusal(reason: ReasonCode, settings: MqttSettings) -> str:
-    if reason.value in _BAD_CREDENTIALS:
-        return "Check AIO_MQTT_USERNAME, AIO_MQTT_PASSWORD_FILE, AIO_SAT_FILE and the broker's list of clients"
-    return f"Check MQTT_PROTOCOL ({settings.protocol}) and the client id {settings.client_id!r}, and the broker's log"
+    return [(topic_filter, options) for topic_filter in topic_filters]

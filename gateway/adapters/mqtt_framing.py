@@ -2,15 +2,18 @@
 
 paho collects a whole packet and copies it several times before anyone can look at it. MQTT 5's Maximum Packet Size
 is no help: the broker then drops the message silently, and nobody could answer it. So paho reads from `FramedSocket`,
-which hands on every packet as it is, except a PUBLISH whose payload is too large: of that one paho gets the head and
-one byte, a crumb, for each 64 KiB of payload, while the payload itself is only hashed and counted.
+which hands on every packet as it is, except a PUBLISH with a large payload: of that one paho gets the head and one
+byte, a crumb, for each 64 KiB of payload. The payload itself is collected beside it, in one piece of memory where paho
+takes three; one that is too large is only hashed and counted.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import socket
 import ssl
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -19,8 +22,13 @@ from gateway.messages import Oversize
 READ_BYTES = 65_536
 CRUMB_BYTES = 65_536
 """Payload per crumb. Crumbs rather than no payload at all: they tell paho's keep-alive that bytes still arrive."""
+COLLECTED_BYTES = 262_144
+"""A payload larger than this is collected beside paho."""
 MAX_PROPERTIES_BYTES = 65_536
 """Properties beyond this are swallowed with the payload; they too could be made to cost memory."""
+
+TLS_ALERT = b"\x15\x03"
+"""How a TLS record with an alert begins."""
 
 _PUBLISH = 3
 _MORE = 0x80
@@ -28,10 +36,11 @@ _MORE = 0x80
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes of one packet; `oversize` is set on the last piece of a packet whose payload was swallowed."""
+    """Bytes of one packet; on the last one of a packet with crumbs `payload` or, if too large, `oversize` is set."""
 
     data: bytes
     oversize: Oversize | None = None
+    payload: bytes | None = None
 
 
 class Framing:
@@ -48,6 +57,8 @@ class Framing:
         self._swallowed = 0
         self._crumbs = 0
         self._digest = hashlib.sha256()
+        self._payload: io.BytesIO | None = None
+        """What is collected; None while a payload is only counted."""
 
     def feed(self, data: bytes) -> list[Piece]:
         """What paho may read now that `data` has arrived; nothing while a payload is being swallowed."""
@@ -65,7 +76,7 @@ class Framing:
             self._hand_on(bytes(self._fixed), pieces, body=2**63)
             return 1
         self._remaining = sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(self._fixed[1:]))
-        if self._fixed[0] >> 4 == _PUBLISH and self._remaining > self._max_payload_bytes:
+        if self._fixed[0] >> 4 == _PUBLISH and self._remaining > min(COLLECTED_BYTES, self._max_payload_bytes):
             self._head.clear()
             self._step = self._publish_head
         else:
@@ -116,12 +127,14 @@ class Framing:
     def _judge(self, pieces: list[Piece]) -> None:
         self._remaining -= len(self._head)
         head = self._without_swallowed_properties()
-        if head == self._head and self._remaining <= self._max_payload_bytes:
+        fits = head == self._head and self._remaining <= self._max_payload_bytes
+        if fits and self._remaining <= COLLECTED_BYTES:
             self._hand_on(bytes(self._fixed + head), pieces, body=self._remaining)
             return
         self._crumbs = -(-self._remaining // CRUMB_BYTES)
         self._swallowed = 0
         self._digest = hashlib.sha256()
+        self._payload = io.BytesIO() if fits else None
         length = _to_varint(len(head) + self._crumbs)
         pieces.append(Piece(bytes(self._fixed[:1] + length + head)))
         self._step = self._swallow
@@ -136,21 +149,28 @@ class Framing:
 
     def _swallow(self, view: memoryview, pieces: list[Piece]) -> int:
         taken = view[: self._remaining]
-        self._digest.update(taken)
+        if self._payload is not None:
+            self._payload.write(taken)
+        else:
+            self._digest.update(taken)
         before, self._swallowed = self._swallowed, self._swallowed + len(taken)
         self._remaining -= len(taken)
         crumbs = min(self._swallowed // CRUMB_BYTES, self._crumbs - 1) - min(before // CRUMB_BYTES, self._crumbs - 1)
         if crumbs:
             pieces.append(Piece(bytes(crumbs)))
         if not self._remaining:
-            pieces.append(Piece(b"\x00", Oversize(self._swallowed, self._digest.hexdigest())))
+            if self._payload is not None:
+                pieces.append(Piece(b"\x00", payload=self._payload.getvalue()))  # hands its buffer over: no copy
+            else:
+                pieces.append(Piece(b"\x00", Oversize(self._swallowed, self._digest.hexdigest())))
+            self._payload = None
             self._fixed.clear()
             self._step = self._fixed_header
         return len(taken)
 
 
 class FramedSocket:
-    """The socket as paho sees it; after paho has handled a packet, `oversize` tells about that packet."""
+    """The socket as paho sees it; when paho handles a packet, `oversize` and `take_payload` tell about that packet."""
 
     def __init__(self, sock: socket.socket, framing: Framing) -> None:
         self._sock = sock
@@ -158,15 +178,24 @@ class FramedSocket:
         self._pieces: deque[Piece] = deque()
         self._read = 0
         self.received_bytes = 0
+        self.received_at = time.monotonic()
         self.oversize: Oversize | None = None
+        self._payload: bytes | None = None
+        self.failure: OSError | None = None
+        """The error that ended the connection; paho tells only that it has ended."""
+        self.answered_tls = False
+        """Whether the other side has answered plain text with a TLS alert."""
 
     def recv(self, buffer_size: int) -> bytes:
         """At most `buffer_size` bytes of one packet; empty when the broker has closed."""
         if not self._pieces:
-            data = self._sock.recv(READ_BYTES)
+            data = self._receive()
             if not data:
                 return b""
+            if not self.received_bytes:
+                self.answered_tls = data[:2] == TLS_ALERT and not isinstance(self._sock, ssl.SSLSocket)
             self.received_bytes += len(data)
+            self.received_at = time.monotonic()
             self._pieces.extend(self._framing.feed(data))
             if not self._pieces:
                 raise BlockingIOError  # it was swallowed: back to the event loop, which comes again for more
@@ -176,8 +205,22 @@ class FramedSocket:
         if self._read == len(piece.data):
             self._pieces.popleft()
             self._read = 0
-        self.oversize = piece.oversize
+        self.oversize, self._payload = piece.oversize, piece.payload
         return data
+
+    def take_payload(self) -> bytes | None:
+        """The payload of which paho has crumbs only, given away so that nothing here keeps it in memory."""
+        payload, self._payload = self._payload, None
+        return payload
+
+    def _receive(self) -> bytes:
+        try:
+            return self._sock.recv(READ_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except OSError as error:
+            self.failure = error
+            raise
 
     def pending(self) -> bool:
         """True while there is more to read that would not make the socket readable."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from gateway.errors import BrokerError, BrokerUnavailable, PublishRefused
 from gateway.messages import Publication
+from gateway.ports import held_by
 
 SUSPECT_AFTER = 2
 """A publication that was in flight at so many losses of the connection is sent alone from then on."""
@@ -30,10 +31,17 @@ class _Waiting:
 
 
 class Outbox:
-    """In order, at most a window of them in flight, a bounded number in all."""
+    """In order, at most a window of them in flight, a bounded number and size in all.
 
-    def __init__(self, max_waiting: int) -> None:
+    When it is full, a caller waits for room with his publication in his own hands: one that was refused would be
+    lost, and an alert whose end is lost stays open for ever with those who read alerts.
+    """
+
+    def __init__(self, max_waiting: int, max_bytes: int) -> None:
         self._max_waiting = max_waiting
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._room = asyncio.Event()
         self._queue: deque[_Waiting] = deque()
         self._in_flight: dict[int, _Waiting] = {}
         self._send: Callable[[Publication], int] | None = None
@@ -41,24 +49,37 @@ class Outbox:
         self._closed = False
 
     async def publish(self, publication: Publication) -> None:
-        """Return when the broker has acknowledged; raises as the port says."""
+        """Return when the broker has acknowledged; waits for room before. Raises as the port says."""
+        while not self._closed and self._full(publication):
+            self._room.clear()
+            await self._room.wait()
         if self._closed:
             raise _closed()
-        if len(self._queue) + len(self._in_flight) >= self._max_waiting:
-            raise PublishRefused(
-                f"{self._max_waiting} publications already wait for the broker",
-                where=publication.topic,
-                fix="Check why the broker does not acknowledge; see the log for its last connection",
-            )
         waiting = _Waiting(publication, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
+        self._bytes += held_by(publication)
         self._fill()
         try:
             await waiting.done
         except asyncio.CancelledError:
             if waiting in self._queue:  # not sent yet, and nobody waits for it any more
                 self._queue.remove(waiting)
+                self._gone(waiting)
             raise
+
+    @property
+    def bytes(self) -> int:
+        """Size of all that waits or is in flight."""
+        return self._bytes
+
+    def _full(self, publication: Publication) -> bool:
+        """One that is larger than the bound goes when nothing else waits."""
+        count = len(self._queue) + len(self._in_flight)
+        return count >= self._max_waiting or (count > 0 and self._bytes + held_by(publication) > self._max_bytes)
+
+    def _gone(self, waiting: _Waiting) -> None:
+        self._bytes -= held_by(waiting.publication)
+        self._room.set()
 
     def connected(self, send: Callable[[Publication], int], window: int) -> None:
         """Send with `send`, which returns a packet identifier, until the connection is `lost`."""
@@ -70,7 +91,7 @@ class Outbox:
         """The broker has answered a publication, or a QoS 0 one has been written."""
         waiting = self._in_flight.pop(packet_id, None)
         if waiting is not None:
-            _finish(waiting, refusal)
+            self._finish(waiting, refusal)
         self._fill()
 
     def lost(self) -> None:
@@ -82,7 +103,9 @@ class Outbox:
             waiting.losses += 1
             waiting.losses_alone += len(lost) == 1
             if waiting.losses_alone >= GIVE_UP_AFTER:
-                _finish(waiting, _hangs_up(waiting.publication))
+                self._finish(waiting, _hangs_up(waiting.publication))
+            elif waiting.done.done():  # its caller was cancelled
+                self._gone(waiting)
         self._queue.extendleft(waiting for waiting in reversed(lost) if not waiting.done.done())
 
     def close(self) -> None:
@@ -90,7 +113,8 @@ class Outbox:
         self._closed = True
         self._send = None
         for waiting in (*self._in_flight.values(), *self._queue):
-            _finish(waiting, _closed())
+            self._finish(waiting, _closed())
+        self._room.set()
         self._in_flight.clear()
         self._queue.clear()
 
@@ -103,19 +127,19 @@ class Outbox:
             try:
                 packet_id = self._send(waiting.publication)
             except BrokerError as refusal:
-                _finish(waiting, refusal)
+                self._finish(waiting, refusal)
             else:
                 self._in_flight[packet_id] = waiting
 
-
-def _finish(waiting: _Waiting, refusal: BrokerError | None) -> None:
-    if waiting.done.done():  # its caller was cancelled
-        return
-    if refusal is None:
-        waiting.done.set_result(None)
-    else:
-        waiting.done.set_exception(refusal)
-        waiting.done.exception()  # counts as seen, should its caller be cancelled before it looks
+    def _finish(self, waiting: _Waiting, refusal: BrokerError | None) -> None:
+        self._gone(waiting)
+        if waiting.done.done():  # its caller was cancelled
+            return
+        if refusal is None:
+            waiting.done.set_result(None)
+        else:
+            waiting.done.set_exception(refusal)
+            waiting.done.exception()  # counts as seen, should its caller be cancelled before it looks
 
 
 def _closed() -> BrokerUnavailable:

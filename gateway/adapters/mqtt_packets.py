@@ -11,11 +11,14 @@ from gateway.messages import Message, MessageProperties, Oversize, Publication
 _NO_PROPERTIES = MessageProperties()
 
 
-def to_message(incoming: MQTTMessage, delivery: object, oversize: Oversize | None, received_at: float) -> Message:
-    """The message that paho has read; of an oversize one paho has crumbs only, which are left out."""
+def to_message(
+    incoming: MQTTMessage, delivery: object, payload: bytes | None, oversize: Oversize | None, received_at: float
+) -> Message:
+    """The message that paho has read; of one with a `payload` of its own, or an oversize one, paho has crumbs only."""
+    read = incoming.payload if payload is None else payload
     return Message(
         topic=incoming.topic,
-        payload=b"" if oversize else bytes(incoming.payload),
+        payload=b"" if oversize else bytes(read),
         received_at=received_at,
         qos=incoming.qos,
         retain=incoming.retain,

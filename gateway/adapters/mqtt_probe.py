@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from paho.mqtt import MQTTException
@@ -16,9 +16,20 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from gateway.adapters.mqtt_client import FramedClient
-from gateway.adapters.mqtt_connection import ConnectionEnded, _fix_for, _fix_for_refusal, _reason
+from gateway.adapters.mqtt_connack import (
+    Limits,
+    fix_for,
+    fix_for_dialling,
+    in_words,
+    limits,
+    no_connack,
+    tls_hint,
+    why_not,
+)
+from gateway.adapters.mqtt_connection import ConnectionEnded
 from gateway.adapters.mqtt_framing import FramedSocket
 from gateway.adapters.mqtt_settings import MqttSettings
+from gateway.errors import GatewayError
 from gateway.messages import Publication
 
 TURN_S = 0.1
@@ -42,12 +53,9 @@ class BrokerFacts:
     """Version and cipher; empty without TLS."""
     certificate_ends_at: float | None = None
     """When the broker's certificate ends, in epoch seconds."""
-    maximum_packet_size: int | None = None
-    receive_maximum: int = 65_535
-    maximum_qos: int = 2
-    retain_available: bool = True
-    wildcards_available: bool = True
-    shared_available: bool = True
+    limits: Limits = field(default_factory=Limits)
+    server_keep_alive_s: int | None = None
+    """What the broker sets in place of AIO_MQTT_KEEP_ALIVE, if it does."""
     subscriptions: tuple[Grant, ...] = ()
     publication: Grant | None = None
 
@@ -96,8 +104,8 @@ class _Probe:
     def run(self, publication: Publication) -> BrokerFacts:
         try:
             self._client.dial()
-        except (OSError, ValueError, MQTTException) as error:
-            raise self._ended(_reason(error), _fix_for(error, self._settings)) from error
+        except (OSError, ValueError, MQTTException, GatewayError) as error:
+            raise self._ended(why_not(error), fix_for_dialling(error, self._settings)) from error
         try:
             self._until(lambda: self._connack is not None, "CONNACK")
             return self._facts(publication)
@@ -109,18 +117,14 @@ class _Probe:
     def _facts(self, publication: Publication) -> BrokerFacts:
         reason, properties = self._connack or (None, None)
         if reason is None or reason.is_failure:
-            fix = _fix_for_refusal(reason, self._settings) if reason else ""
-            raise self._ended(f"The broker refused the connection: {reason}", fix)
+            fix = fix_for(reason, self._settings) if reason else ""
+            raise self._ended(f"The broker refused the connection: {in_words(reason, properties)}", fix)
         subscriptions = tuple(self._subscribe(topic) for topic in self._settings.subscriptions)
         return BrokerFacts(
             tls=self._client.tls,
             certificate_ends_at=self._client.certificate_ends_at,
-            maximum_packet_size=getattr(properties, "MaximumPacketSize", None),
-            receive_maximum=getattr(properties, "ReceiveMaximum", 65_535),
-            maximum_qos=getattr(properties, "MaximumQoS", 2),
-            retain_available=bool(getattr(properties, "RetainAvailable", 1)),
-            wildcards_available=bool(getattr(properties, "WildcardSubscriptionAvailable", 1)),
-            shared_available=bool(getattr(properties, "SharedSubscriptionAvailable", 1)),
+            limits=limits(properties),
+            server_keep_alive_s=getattr(properties, "ServerKeepAlive", None),
             subscriptions=subscriptions,
             publication=self._publish(publication),
         )
@@ -153,9 +157,12 @@ class _Probe:
 
     def _until(self, condition: Callable[[], bool], what: str) -> None:
         if not self._answered(condition):
-            why = f"The connection ended before {what}" if self._gone is not None else f"No {what} came"
-            fix = "Check that an MQTT broker, with this protocol version and TLS setting, listens at this address"
-            raise self._ended(why, fix)
+            if trouble := self._client.why_gone():
+                raise self._ended(trouble.message, trouble.fix)
+            if self._gone is not None:
+                raise self._ended(f"The connection ended before {what}", no_connack(self._settings))
+            fix = f"Check that an MQTT broker listens at this address, and {tls_hint(self._settings)}"
+            raise self._ended(f"No {what} came", fix)
 
     def _ended(self, message: str, fix: str) -> ConnectionEnded:
         return ConnectionEnded(message, event="unreachable", fix=fix, where=self._settings.address)

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from gateway.credentials import BROKER, TlsFiles, read_secret
 from gateway.errors import ConfigError
 from gateway.messages import Publication
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MqttSettings:
-    """Files are read anew at each connect, so that renewed passwords, tokens and certificates count."""
+    """Files are read anew at each connect, and watched while connected: renewed ones count without a restart."""
 
     client_id: str
     host: str = "localhost"
@@ -39,8 +40,10 @@ class MqttSettings:
     inbox_max_bytes: int = 64 * 1024 * 1024
     publish_window: int = 100  # publications in flight, or fewer where the broker's Receive Maximum says so
     max_waiting_publications: int = 10_000
+    max_waiting_bytes: int = 16 * 1024 * 1024
     connect_timeout_s: float = 5.0
-    answer_timeout_s: float = 10.0  # for CONNACK and SUBACK, each
+    answer_timeout_s: float = 5.0  # for CONNACK, SUBACK and AUTH, each
+    look_at_files_s: float = 2.0  # between two looks at the files of certificates, passwords and tokens
 
     def __post_init__(self) -> None:
         if not self.client_id:
@@ -49,3 +52,23 @@ class MqttSettings:
     @property
     def address(self) -> str:
         return f"{self.host}:{self.port}"
+
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        """The files for TLS; None for plain text."""
+        return TlsFiles(BROKER, self.ca_file, self.cert_file, self.key_file) if self.tls else None
+
+    @property
+    def credential_files(self) -> tuple[Path, ...]:
+        """All files that may be renewed while the session is up."""
+        tls = self.tls_files
+        return (*(tls.paths if tls else ()), *(path for path in (self.password_file, self.sat_file) if path))
+
+    def check_credentials(self) -> None:
+        """Raise ConfigError for the first of the files that cannot be used; blocks."""
+        for problem in self.tls_files.problems() if self.tls_files else ():
+            raise problem
+        if self.password_file is not None:
+            read_secret(self.password_file, "AIO_MQTT_PASSWORD_FILE")
+        if self.sat_file is not None:
+            read_secret(self.sat_file, "AIO_SAT_FILE")

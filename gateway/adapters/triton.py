@@ -13,9 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
-from tritonclient.grpc import service_pb2 as messages
-from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from gateway.adapters.triton_channel import Line, TritonChannel
 from gateway.adapters.triton_codec import decode_response, encode_request
 from gateway.adapters.triton_crashes import Crashes
 from gateway.adapters.triton_errors import (
@@ -26,8 +25,10 @@ from gateway.adapters.triton_errors import (
     versions_missing,
 )
 from gateway.adapters.triton_memory import MemoryMetrics
+from gateway.adapters.triton_messages import service_pb2 as messages
 from gateway.adapters.triton_override import override
-from gateway.errors import BackendUnavailable, ModelUnavailable, SnapshotError
+from gateway.credentials import TlsFiles
+from gateway.errors import BackendUnavailable, GatewayError, ModelUnavailable, SnapshotError
 from gateway.messages import InferRequest, InferResponse, ModelSignature, ModelStatistics, TensorSpec
 from gateway.ports import GpuMemory
 
@@ -42,7 +43,8 @@ class TritonServer:
     """One Triton at `host:port`; connects at the first call and again by itself after a loss, within about 1 s.
 
     `call_timeout_s` limits every call but `infer`, which brings its own, `load`, which may build engines, and the
-    questions about health: `health_timeout_s` is how long a frozen Triton may go unnoticed.
+    questions about health: `health_timeout_s` is how long a frozen Triton may go unnoticed. With `tls` nothing is sent
+    in plain text; renewed files are taken up at the next call, while those that run come to their end.
     """
 
     def __init__(
@@ -54,17 +56,21 @@ class TritonServer:
         call_timeout_s: float = 5.0,
         load_timeout_s: float = 300.0,
         metrics_url: str | None = None,
+        tls: TlsFiles | None = None,
+        look_at_files_s: float = 2.0,
     ) -> None:
         self.url = url
-        self._connect_timeout_s = connect_timeout_s
         self._health_timeout_s = health_timeout_s
         self._call_timeout_s = call_timeout_s
         self._load_timeout_s = load_timeout_s
-        self._memory = MemoryMetrics(metrics_url) if metrics_url else None
+        self._memory = MemoryMetrics(metrics_url, tls) if metrics_url else None
         self._crashes = Crashes()
-        self._channel: Any = None
-        self._stub: Any = None
+        self._channel = TritonChannel(url, tls, connect_timeout_s=connect_timeout_s, look_at_files_s=look_at_files_s)
         self._closed = False
+
+    @property
+    def trouble(self) -> GatewayError | None:
+        return self._channel.trouble
 
     async def is_ready(self) -> bool:
         """True when Triton can be reached and is live, whatever its models do; never raises."""
@@ -145,9 +151,10 @@ class TritonServer:
     async def infer(self, request: InferRequest) -> InferResponse:
         """Ask one model; the arrays of the answer are read-only. Raises what the port says."""
         payload = encode_request(request)
-        self._connect()
-        ask = self._channel.unary_unary(MODEL_INFER)  # no serialisers: triton_codec does it
+        line = self._channel.line()
+        ask = line.channel.unary_unary(MODEL_INFER)  # no serialisers: triton_codec does it
         answer = await self._guarded(
+            line,
             lambda: ask(payload, timeout=request.timeout_s),
             model=request.model,
             error_of=functools.partial(self._answer_error, request, self._crashes.loads(request.model)),
@@ -175,9 +182,7 @@ class TritonServer:
     async def close(self) -> None:
         """Free the connections; a call that still waits raises BackendUnavailable."""
         self._closed = True
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+        await self._channel.close()
         if self._memory is not None:
             await self._memory.close()
 
@@ -249,14 +254,6 @@ class TritonServer:
             self._crashes.crashed(model, request.version, loads)
         return answer_error(code, details, model=model, connected=connected)
 
-    def _connect(self) -> None:
-        """Make the channel at the first use, because it belongs to the event loop that runs then."""
-        if self._closed:
-            raise BackendUnavailable("the connection has been closed", where=f"Triton at {self.url}")
-        if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self.url, options=_channel_options(self._connect_timeout_s))
-            self._stub = GRPCInferenceServiceStub(self._channel)
-
     async def _ask_health(self, method: str, request: Any, *, model: str, timeout_s: float) -> Any:
         return await self._call(method, request, model=model, timeout_s=timeout_s, error_of=readiness_error)
 
@@ -264,9 +261,15 @@ class TritonServer:
         self, method: str, request: Any, *, model: str, timeout_s: float | None = None, error_of: ErrorOf = model_error
     ) -> Any:
         """Call a method of Triton's API that is about a model's state."""
-        self._connect()
-        ask, timeout = getattr(self._stub, method), timeout_s or self._call_timeout_s
-        answer = await self._guarded(lambda: ask(request, timeout=timeout), model=model, error_of=error_of)
+        line = self._channel.line()
+        ask, timeout = getattr(line.stub, method), timeout_s or self._call_timeout_s
+        try:
+            answer = await self._guarded(line, lambda: ask(request, timeout=timeout), model=model, error_of=error_of)
+        except BackendUnavailable as error:
+            if line.connected or self._closed or (reason := await self._channel.why()) is None:
+                raise
+            message = f"Triton cannot be reached ({reason.message})"
+            raise BackendUnavailable(message, where=f"Triton at {self.url}", fix=reason.fix) from error
         if answer is None:  # gRPC logs bytes that are no such message, and gives None
             raise self._not_triton()
         return answer
@@ -274,13 +277,14 @@ class TritonServer:
     def _not_triton(self) -> BackendUnavailable:
         return BackendUnavailable(f"what answers at {self.url} is not Triton", where=f"Triton at {self.url}")
 
-    async def _guarded(self, start: Callable[[], Awaitable[Any]], *, model: str, error_of: ErrorOf) -> Any:
+    async def _guarded(self, line: Line, start: Callable[[], Awaitable[Any]], *, model: str, error_of: ErrorOf) -> Any:
         """Await a call; every foreign exception becomes one of ours, a cancellation of the caller passes."""
         where = f"Triton at {self.url}"
         try:
-            return await start()
+            with line.call():
+                return await start()
         except grpc.RpcError as error:
-            connected = self._channel is not None and self._channel.get_state() is grpc.ChannelConnectivity.READY
+            connected = not self._closed and line.connected
             raise error_of(error.code(), error.details(), model=model, connected=connected) from error
         except asyncio.CancelledError as error:
             # gRPC raises this also when only the channel was closed; then nobody has cancelled this task.
@@ -300,22 +304,3 @@ def _on_gpu(groups: Any) -> bool | None:
 
 def _tensor_specs(tensors: Any) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(each.name, each.datatype, tuple(each.shape)) for each in tensors)
-
-
-def _channel_options(connect_timeout_s: float) -> list[tuple[str, int]]:
-    return [
-        # Pictures are larger than gRPC's default of 4 MiB; as tritonclient does.
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_receive_message_length", -1),
-        # gRPC's back-off grows to two minutes, in which a restarted Triton would stand idle. The "minimum"
-        # is, in spite of its name, how long one attempt to connect may take.
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 500),
-        ("grpc.min_reconnect_backoff_ms", round(connect_timeout_s * 1000)),
-        # A Triton that comes back as another pod has another address: look the name up again at once.
-        ("grpc.dns_min_time_between_resolutions_ms", 1000),
-        # A finite interval also sets TCP_USER_TIMEOUT, which notices a machine that vanished. Pings more often
-        # than every five minutes would make Triton close the connection during a long load.
-        ("grpc.keepalive_time_ms", 330_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-    ]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
+from gateway.adapters.triton_messages import ModelInferRequest, ModelInferResponse
 from gateway.errors import BackendInvalidResponse, BackendRejected
 from gateway.messages import InferRequest, InferResponse
 

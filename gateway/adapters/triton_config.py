@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format  # type: ignore[import-untyped]
-from tritonclient.grpc import model_config_pb2
 
+from gateway.adapters.triton_messages import model_config_pb2
 from gateway.errors import ConfigError
 from gateway.messages import ModelSignature, TensorSpec
+from gateway.regular_file import open_regular
 from gateway.schema import unknown_key
 
 CONFIG_FILE = "config.pbtxt"
@@ -94,7 +95,7 @@ def read_config(path: Path) -> TritonConfig:
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(MAX_CONFIG_BYTES + 1)
         if len(content) > MAX_CONFIG_BYTES:
             raise ConfigError("the file is larger than 1 MiB", where=str(path), fix="A configuration is a few lines")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
@@ -12,6 +13,9 @@ from dataclasses import dataclass, field
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.adapters.tls import FileWatch, tls_context
+from gateway.credentials import TlsFiles
+from gateway.errors import ConfigError
 from gateway.ports import GpuMemory
 
 MODEL_GAUGE = "edge_backend_resident_memory_bytes"
@@ -35,8 +39,11 @@ class MemoryFigures:
 class MemoryMetrics:
     """The gauges of the embedded backends and of the GPUs; at most 2 MiB of text, one look at a time."""
 
-    def __init__(self, metrics_url: str) -> None:
+    def __init__(self, metrics_url: str, tls: TlsFiles | None = None) -> None:
+        """Over https `tls` says whom to trust and who we are; without it the system's authorities are trusted."""
         self._url = metrics_url
+        self._tls = tls
+        self._files: FileWatch | None = None
         self._client: httpx.AsyncClient | None = None
         self._reading = asyncio.Lock()
         self._read_at = float("-inf")
@@ -66,14 +73,33 @@ class MemoryMetrics:
 
     async def _read(self) -> MemoryFigures:
         try:
-            if self._client is None:
-                # For plain http no certificates are read, which would take 20 ms and some memory.
-                self._client = httpx.AsyncClient(timeout=TIMEOUT_S, verify=self._url.startswith("https:"))
-            async with asyncio.timeout(TIMEOUT_S), self._client.stream("GET", self._url) as response:
+            client = await self._current_client()
+            async with asyncio.timeout(TIMEOUT_S), client.stream("GET", self._url) as response:
                 response.raise_for_status()
                 return parse_gauges(await _limited_text(response.aiter_bytes()))
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, ConfigError):
             return MemoryFigures()
+
+    async def _current_client(self) -> httpx.AsyncClient:
+        """Made anew when the files for TLS were renewed."""
+        if self._files is not None and self._files.changed():
+            self._files.accept()
+            await self.close()
+        if self._client is None:
+            verify, self._files = trust(self._url, self._tls)
+            self._client = httpx.AsyncClient(timeout=TIMEOUT_S, verify=verify)
+        return self._client
+
+
+def trust(url: str, tls: TlsFiles | None) -> tuple[ssl.SSLContext | bool, FileWatch | None]:
+    """Whom to trust at this address, as httpx takes it, and the files that say so; raises ConfigError.
+
+    For plain http no certificates are read, which would take 20 ms and some memory.
+    """
+    if not url.startswith("https:") or tls is None:
+        return url.startswith("https:"), None
+    files = FileWatch(tls.paths)
+    return tls_context(tls), files
 
 
 def parse_gauges(text: str) -> MemoryFigures:

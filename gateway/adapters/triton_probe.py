@@ -5,9 +5,8 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
-from tritonclient.grpc import service_pb2 as messages
-
 from gateway.adapters.triton import TritonServer
+from gateway.adapters.triton_messages import service_pb2 as messages
 from gateway.errors import ModelUnavailable, SnapshotError
 
 NOT_EXPLICIT = "explicit model load / unload is not allowed"

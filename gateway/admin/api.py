@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -9,14 +10,15 @@ from aiohttp import web
 from gateway import __version__
 from gateway.admin.answers import error_response, json_response
 from gateway.admin.command_desk import CommandDesk
+from gateway.admin.guard import TokenGuard
 from gateway.admin.health import Health
 from gateway.admin.model_actions import ModelActions
-from gateway.admin.model_report import known_models, live_report
+from gateway.admin.model_report import CLOSED, known_models, live_report
 from gateway.admin.openapi import description
 from gateway.errors import Outcome
 from gateway.live import Live
 from gateway.metrics import Metrics
-from gateway.models.catalog import Models, ServedModel, ServedVariant
+from gateway.models.catalog import GivenUp, Models, ServedModel, ServedVariant
 from gateway.models.input_plan import InputPlan
 from gateway.rollout.commands import Commands
 
@@ -34,13 +36,15 @@ UNSERVED: dict[str, Any] = {
 class Api:
     """State of the gateway and of its models."""
 
-    def __init__(self, live: Live, health: Health, models: Models, metrics: Metrics, commands: Commands) -> None:
+    def __init__(
+        self, live: Live, health: Health, models: Models, metrics: Metrics, commands: Commands, guard: TokenGuard
+    ) -> None:
         self._live = live
         self._health = health
         self._models = models
         self._metrics = metrics
         self._commands = commands
-        self._actions = ModelActions(live.current, CommandDesk(commands, models, metrics))
+        self._actions = ModelActions(guard, CommandDesk(commands, models, metrics))
 
     def routes(self) -> list[web.RouteDef]:
         """What is served here."""
@@ -88,11 +92,14 @@ class Api:
         """What serves, and how a rollout stands; a model whose first version is on its way does not serve yet."""
         served = self._models.current.models.get(name)
         report = live_report(name, self._models, self._commands)
-        return {"name": report["model_name"], **report, **(model_state(served) if served else UNSERVED)}
+        return {"name": report["model_name"], **report, **self._served(served)}
+
+    def _served(self, model: ServedModel | None) -> dict[str, Any]:
+        return model_state(model, self._models.given_up) if model else UNSERVED
 
 
-def model_state(model: ServedModel) -> dict[str, Any]:
-    """A logical model with the state of each variant."""
+def model_state(model: ServedModel, given_up: Mapping[tuple[str, str], GivenUp]) -> dict[str, Any]:
+    """A logical model with the state of each variant; `given_up` has those whose circuit breaker is not closed."""
     spec = model.spec
     return {
         "model_type": spec.model_type,
@@ -101,11 +108,14 @@ def model_state(model: ServedModel) -> dict[str, Any]:
         "labels": model.labels,
         "input_topics": spec.mqtt.input_topics,
         "alert_classes": spec.inference.alert_classes,
-        "variants": {variant.name: _variant_state(variant, model) for variant in model.variants.values()},
+        "variants": {
+            name: _variant_state(variant, model, given_up.get((spec.name, name), CLOSED).state)
+            for name, variant in model.variants.items()
+        },
     }
 
 
-def _variant_state(variant: ServedVariant, model: ServedModel) -> dict[str, Any]:
+def _variant_state(variant: ServedVariant, model: ServedModel, breaker: str) -> dict[str, Any]:
     figures = model.figures.get(variant.name)
     plan = variant.plan
     return {
@@ -114,6 +124,7 @@ def _variant_state(variant: ServedVariant, model: ServedModel) -> dict[str, Any]
         "reason": variant.reason,
         "fix": variant.fix,
         "version": variant.version,
+        "breaker": breaker,
         "input": {"height": plan.height, "width": plan.width} if isinstance(plan, InputPlan) else None,
         "on_gpu": variant.on_gpu,
         "queue_ms": figures.queue_ms if figures else None,

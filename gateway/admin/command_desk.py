@@ -60,7 +60,8 @@ class CommandDesk:
         """Log and count a command that is not carried out; `action` None: it could not be read."""
         name = action.value if action else "none"
         self._metrics.model_commands.labels(name, error.code).inc()
-        log.warning("Command refused", action=name, by=by, code=error.code, reason=str(error))
+        if error.code != "TOO_MANY_FAILURES":  # which is logged once, where it begins
+            log.warning("Command refused", action=name, by=by, code=error.code, reason=str(error))
 
     def _require_known(self, model: str) -> None:
         known = known_models(self._models, self._commands)

@@ -23,6 +23,11 @@ class TritonWatch(Protocol):
         """Whether Triton could be reached at the last look."""
         ...
 
+    @property
+    def triton_trouble(self) -> str:
+        """Why not, where that is known."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -59,9 +64,9 @@ class Health:
         reasons = ["the gateway is shutting down"] if self.stopping else []
         degraded: list[str] = []
         if not self._broker.connected:
-            reasons.append("the broker session is not up")
+            reasons.append(_because("the broker session is not up", self._broker.trouble))
         if not self._triton.triton_ready:
-            reasons.append("Triton cannot be reached")
+            reasons.append(_because("Triton cannot be reached", self._triton.triton_trouble))
         models = self._models.current.models
         unreadable = self._commands.unreadable
         if not models and not unreadable:
@@ -108,6 +113,9 @@ class Health:
                 yield f"model '{name}' does not serve yet: {missing}"
             elif model.ready and not model.loading:
                 yield f"model '{name}': {missing}"
+        for (owner, variant), given_up in self._models.given_up.items():
+            if owner == name:
+                yield f"model '{name}': {variant} is not asked for now: {given_up.reason}"
         yield from self._not_on_gpu(model)
 
     def _not_on_gpu(self, model: ServedModel) -> list[str]:
@@ -120,6 +128,10 @@ class Health:
             for variant in model.variants.values()
             if variant.on_gpu is False
         ]
+
+
+def _because(what: str, why: str) -> str:
+    return f"{what}: {why}" if why else what
 
 
 def _is_new(state: ModelState | None) -> bool:

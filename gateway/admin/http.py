@@ -7,6 +7,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from gateway.admin.answers import answer_errors, json_response
 from gateway.admin.api import Api
+from gateway.admin.connections import Connections, LimitedSite, Limits
 from gateway.admin.health import Health
 from gateway.admin.infer import InferApi
 from gateway.admin.kserve import KServe
@@ -18,7 +19,15 @@ class HttpServer:
     """Serves probes, metrics, the API, `POST /v1/infer` and what KServe's clients ask for."""
 
     def __init__(
-        self, host: str, port: int, health: Health, metrics: Metrics, api: Api, infer: InferApi, kserve: KServe
+        self,
+        host: str,
+        port: int,
+        health: Health,
+        metrics: Metrics,
+        api: Api,
+        infer: InferApi,
+        kserve: KServe,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
         self._host = host
         self._port = port
@@ -39,12 +48,13 @@ class HttpServer:
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+        self.connections = Connections(lambda reason: metrics.http_refusals.labels(reason).inc(), limits)
 
     async def start(self) -> int:
         """Listen; returns the port, which the system chose when it was given as 0. Raises ConfigError."""
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            await LimitedSite(self._runner, self._host, self._port, self.connections).start()
         except OSError as error:
             await self._runner.cleanup()
             raise ConfigError(

@@ -7,7 +7,7 @@ import asyncio
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway.admin.answers import error_response, json_response
+from gateway.admin.answers import error_response, json_response, token_response
 from gateway.admin.command_desk import (
     INVALID_FIX,
     MAX_COMMAND_BYTES,
@@ -17,8 +17,7 @@ from gateway.admin.command_desk import (
     refuse_unknown_keys,
     version_of,
 )
-from gateway.admin.infer import allowed
-from gateway.config import Settings
+from gateway.admin.guard import TokenGuard, TokenRefused
 from gateway.errors import CommandRefused
 from gateway.rollout.commands import Action, Command
 
@@ -31,6 +30,9 @@ STATUS = {
     "VERSION_UNKNOWN": 404,
     "NOT_THE_ROLLER": 409,
     "NOTHING_TO_DO": 409,
+    "REQUEST_TIMEOUT": 408,
+    "PAYLOAD_TOO_LARGE": 413,
+    "TOO_MANY_FAILURES": 429,
     "COMMAND_FAILED": 500,
 }
 """HTTP's word for each code of a refusal; without a configured token UNAUTHORIZED is 403."""
@@ -39,8 +41,8 @@ STATUS = {
 class ModelActions:
     """The only part of the HTTP side that changes something; off while no token is configured."""
 
-    def __init__(self, settings: Settings, desk: CommandDesk) -> None:
-        self._token_file = settings.api_token_file
+    def __init__(self, guard: TokenGuard, desk: CommandDesk) -> None:
+        self._guard = guard
         self._desk = desk
 
     def routes(self) -> list[web.RouteDef]:
@@ -51,7 +53,7 @@ class ModelActions:
     async def _act(self, request: web.Request) -> web.Response:
         action, by = Action(request.match_info["action"]), f"HTTP from {request.remote or 'somewhere'}"
         try:
-            self._require_token(request)
+            self._guard.admit_request(request, off_fix=OFF_FIX)
             version = await _version(request)
         except CommandRefused as error:
             self._desk.refused(error, by, action)
@@ -62,18 +64,12 @@ class ModelActions:
             return self._refusal(error)
         return json_response({"message": message}, 202)
 
-    def _require_token(self, request: web.Request) -> None:
-        if self._token_file is None:
-            raise CommandRefused("UNAUTHORIZED", "commands are off while the gateway has no token", fix=OFF_FIX)
-        if not allowed(request, self._token_file):
-            fix = "Send `Authorization: Bearer` with the token of API_TOKEN_FILE"
-            raise CommandRefused("UNAUTHORIZED", "this needs a token", fix=fix)
-
     def _refusal(self, error: CommandRefused) -> web.Response:
-        status, headers = STATUS.get(error.code, 500), None
-        if status == 401:
-            status, headers = (403, None) if self._token_file is None else (401, {"WWW-Authenticate": "Bearer"})
-        return error_response(status, error.code, error.message, error.fix, headers)
+        status = STATUS.get(error.code, 500)
+        if isinstance(error, TokenRefused):
+            off = status == 401 and self._guard.token_file is None
+            return token_response(403 if off else status, error)
+        return error_response(status, error.code, error.message, error.fix)
 
 
 async def _version(request: web.Request) -> int | None:
@@ -93,15 +89,18 @@ async def _version(request: web.Request) -> int | None:
 
 
 async def _body(request: web.Request) -> bytes:
-    """The whole body, one byte beyond the limit at most; raises CommandRefused."""
+    """The whole body, not much more than the limit held; raises CommandRefused."""
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_LIMIT_S):
-            while len(body) <= MAX_COMMAND_BYTES and (chunk := await request.content.read(MAX_COMMAND_BYTES)):
+            while chunk := await request.content.read(MAX_COMMAND_BYTES):
                 body += chunk
+                if len(body) > MAX_COMMAND_BYTES:
+                    text = f"the body has more than {MAX_COMMAND_BYTES} bytes"
+                    raise CommandRefused("PAYLOAD_TOO_LARGE", text, fix=INVALID_FIX)
     except TimeoutError as error:
         text = f"the body did not come within {BODY_LIMIT_S:.0f} s"
-        raise CommandRefused("COMMAND_INVALID", text, fix="Send it faster, or none") from error
+        raise CommandRefused("REQUEST_TIMEOUT", text, fix="Send it faster, or none") from error
     except (HttpProcessingError, web.RequestPayloadError) as error:
         text = "the body is damaged, or not coded as its headers say"
         raise CommandRefused("COMMAND_INVALID", text, fix=INVALID_FIX) from error

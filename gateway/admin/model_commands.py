@@ -22,7 +22,8 @@ from gateway.admin.command_desk import (
     refuse_unknown_keys,
     version_of,
 )
-from gateway.admin.token import bearer, token_matches
+from gateway.admin.guard import TokenGuard
+from gateway.admin.token import bearer
 from gateway.config import Settings
 from gateway.errors import BrokerError, CommandRefused
 from gateway.flow.route import may_answer_on
@@ -45,6 +46,7 @@ SAME_FOR_S = 60.0
 ANSWER_LIMIT_S = 30.0
 """Until an answer is given up because there is no broker to take it; the next command waits for it."""
 MQTT_OFF_FIX = f"{OFF_FIX}, or MQTT_COMMANDS=open where the broker's ACLs decide who may publish"
+MQTT_TOKEN_FIX = "Send it as the user property `authorization: Bearer <token>`, or as the key `token`"  # noqa: S105
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +56,29 @@ class _Remembered:
 
 
 class ModelCommandTopic:
-    """Takes the messages of the command topic and carries them out one after the other.
+    """Takes the messages of MQTT_COMMAND_TOPICS and carries them out one after the other; of no other topic.
 
     A message is acknowledged before it is carried out, and one that the broker marks as sent again is not carried out:
     a rollback that came twice would go back two versions. So a command is carried out once or not at all, and who gets
     no answer looks at `ai/models`.
     """
 
-    def __init__(self, settings: Settings, broker: Broker, desk: CommandDesk, models: Models) -> None:
+    def __init__(
+        self, settings: Settings, broker: Broker, desk: CommandDesk, models: Models, guard: TokenGuard
+    ) -> None:
         self._settings = settings
         self._broker = broker
         self._desk = desk
         self._models = models
+        self._guard = guard
         self._waiting: asyncio.Queue[Message] = asyncio.Queue(WAITING)
         self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
         self.topics = command_topics(settings)
 
     def take(self, message: Message) -> None:
-        """Take one message of the topic in, without waiting; the caller sees to its acknowledgement."""
+        """Take one message in, without waiting; the caller sees to its acknowledgement."""
+        if message.topic not in self.topics:
+            return
         if message.retain:
             fix = "Publish commands without the retain flag, and clear this one"
             log.warning("Retained command ignored: it would come again at each start", topic=message.topic, fix=fix)
@@ -126,15 +133,10 @@ class ModelCommandTopic:
     def _require_token(self, message: Message, body: dict[str, Any]) -> None:
         if self._settings.mqtt_commands == "open":
             return
-        if self._settings.api_token_file is None:
-            raise CommandRefused(
-                "UNAUTHORIZED", "commands over MQTT are off while the gateway has no token", fix=MQTT_OFF_FIX
-            )
         given = [bearer(value) for value in _authorizations(message)]
         given += [body["token"]] if isinstance(body.get("token"), str) else []
-        if not any(token_matches(text, self._settings.api_token_file) for text in given[:2]):
-            fix = "Send it as the user property `authorization: Bearer <token>`, or as the key `token`"
-            raise CommandRefused("UNAUTHORIZED", "this needs the token of API_TOKEN_FILE", fix=fix)
+        # MQTT does not tell who publishes, so failures count for the topic, and an attack there stops commands there.
+        self._guard.admit(f"topic {message.topic}", given, off_fix=MQTT_OFF_FIX, fix=MQTT_TOKEN_FIX)
 
     def _body(self, answer: dict[str, Any]) -> bytes:
         head = {
@@ -169,7 +171,7 @@ class ModelCommandTopic:
 
 def command_topics(settings: Settings) -> tuple[str, ...]:
     """The topics of commands to the models of this gateway; none where MQTT commands nothing."""
-    return tuple(fill(topic, settings.place) for topic in settings.mqtt_command_topics)
+    return tuple(dict.fromkeys(fill(topic, settings.place) for topic in settings.mqtt_command_topics))
 
 
 def _refusal(error: CommandRefused) -> dict[str, Any]:

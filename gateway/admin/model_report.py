@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gateway.models.catalog import Models, ServedModel, State
+from gateway.models.catalog import GivenUp, Models, ServedModel, State
 from gateway.rollout.commands import Commands
 from gateway.rollout.state import ModelState, RefusalRecord, RolloutRecord
 from gateway.rollout.steps import Ending
@@ -31,12 +31,21 @@ class Status(enum.StrEnum):
     """Nothing is left of it."""
 
 
-def model_report(name: str, state: ModelState | None, served: ServedModel | None) -> dict[str, Any]:
+CLOSED = GivenUp("closed", "")
+
+
+def model_report(
+    name: str,
+    state: ModelState | None,
+    served: ServedModel | None,
+    given_up: Mapping[tuple[str, str], GivenUp] | None = None,
+) -> dict[str, Any]:
     """What is known of a model, ready for JSON.
 
     Without `served` nobody has looked at what serves, and the report tells what is remembered: the status is what
-    should be, and the `state` of each variant is None. Times are seconds since 1970, durations seconds. Nothing known
-    at all is a removed model.
+    should be, and `state` and `breaker` of each variant are None. `given_up` has the variants whose circuit breaker is
+    not closed, by model and variant. Times are seconds since 1970, durations seconds. Nothing known at all is a removed
+    model.
     """
     stable = state.stable if state else None
     previous = state.previous if state else None
@@ -45,7 +54,7 @@ def model_report(name: str, state: ModelState | None, served: ServedModel | None
         "status": _status(state, served).value,
         "version": (served.version if served else 0) or (stable.version if stable else None),
         "previous_version": previous.version if previous else None,
-        "variants": _variants(state, served),
+        "variants": _variants(state, served, given_up or {}),
         "rollout": _rollout(state.rollout) if state and state.rollout else None,
         "refused": [_refusal(refusal) for refusal in state.refused] if state else [],
         "roller": _clean(state.roller) if state else "",
@@ -60,7 +69,7 @@ def live_reports(models: Models, commands: Commands) -> dict[str, dict[str, Any]
 def live_report(name: str, models: Models, commands: Commands) -> dict[str, Any]:
     """The report of one model; what is not in the catalogue does not serve, whatever is remembered."""
     served = models.current.models.get(name)
-    report = model_report(name, commands.states.get(name), served)
+    report = model_report(name, commands.states.get(name), served, models.given_up)
     if served is None and report["status"] == Status.SERVING:
         report["status"] = Status.NOT_SERVING.value
     return report
@@ -106,7 +115,9 @@ def failure_in_words(state: ModelState | None) -> str:
     return rollout_in_words(_rollout(rollout))
 
 
-def _variants(state: ModelState | None, served: ServedModel | None) -> dict[str, dict[str, Any]]:
+def _variants(
+    state: ModelState | None, served: ServedModel | None, given_up: Mapping[tuple[str, str], GivenUp]
+) -> dict[str, dict[str, Any]]:
     if served is not None:
         return {
             name: {
@@ -115,6 +126,7 @@ def _variants(state: ModelState | None, served: ServedModel | None) -> dict[str,
                 "reason": _clean(variant.reason),
                 "fix": _clean(variant.fix),
                 "version": variant.version,
+                "breaker": given_up.get((served.spec.name, name), CLOSED).state,
             }
             for name, variant in served.variants.items()
         }
@@ -126,6 +138,7 @@ def _variants(state: ModelState | None, served: ServedModel | None) -> dict[str,
             "reason": "",
             "fix": "",
             "version": str(version),
+            "breaker": None,
         }
         for name, (triton_model, version) in (stable.placements if stable else {}).items()
     }

@@ -11,11 +11,21 @@ from gateway.rollout.steps import Ending, Step
 
 _TEXT = {"type": "string"}
 _MAYBE_TEXT = {"type": ["string", "null"]}
-_VERSION = {"type": "integer", "minimum": 1}
-_MAYBE_VERSION = {"type": ["integer", "null"], "minimum": 1}
+_VERSION = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
+_MAYBE_VERSION = {**_VERSION, "type": ["integer", "null"]}
 _NUMBER = {"type": "number"}
 _MAYBE_NUMBER = {"type": ["number", "null"]}
 _TEXTS = {"type": "array", "items": _TEXT}
+_OF_EVERY_PAGE = {
+    "400": "The request is no HTTP, or a parameter or the body cannot be read",
+    "404": "There is no such page, or what it is about does not exist",
+    "408": "The request did not come in time",
+    "415": "The body is compressed",
+    "417": "`Expect` asks for something else than 100-continue",
+    "431": "The request line or the headers are too large",
+    "500": "A defect of the gateway",
+}
+"""What any page may answer that says nothing else of the status."""
 
 
 def description(version: str) -> dict[str, Any]:
@@ -28,8 +38,20 @@ def description(version: str) -> dict[str, Any]:
             "description": "Probes, metrics, state, commands to models, and one picture at a time.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": {**_probes(), **_state(), **_commands(), **_infer(), **_kserve()},
+        "paths": _with_usual_answers({**_probes(), **_state(), **_commands(), **_infer(), **_kserve()}),
         "components": {"schemas": _schemas(), "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+    }
+
+
+def _with_usual_answers(paths: dict[str, Any]) -> dict[str, Any]:
+    """The paths, each operation with the answers that every one may give."""
+    usual = {status: _json(text, _ref("Error")) for status, text in _OF_EVERY_PAGE.items()}
+    return {
+        path: {
+            method: {**operation, "responses": {**usual, **operation["responses"]}}
+            for method, operation in operations.items()
+        }
+        for path, operations in paths.items()
     }
 
 
@@ -68,16 +90,24 @@ def _commands() -> dict[str, Any]:
     refused = {
         "400": "The body or the version cannot be read",
         "401": "The token was not given",
-        "403": "The gateway has no token, so commands are off",
+        "403": "The gateway has no token, so commands are off; or a browser sends it for another site",
         "404": "There is no such model or version",
+        "408": "The request did not come in time",
         "409": "Another gateway runs the rollouts, or there is nothing to do",
+        "413": "The body is too large",
+        "429": "Too many tries without the right token; Retry-After says when the next one is heard",
         "500": "It was tried and failed",
     }
     answers = {status: _json(text, _ref("Error")) for status, text in refused.items()}
-    body = {"required": False, "content": {"application/json": {"schema": _object(version=_VERSION)}}}
+    schema = {**_object(version=_MAYBE_VERSION), "additionalProperties": False}
+    body = {"required": False, "content": {"application/json": {"schema": schema}}}
     action = _path("action", "What to do with it")
     action["schema"] = {"enum": [*Action]}
-    parameters = [_path("model", "Name of a logical model"), action, _query("version", "Version, here or in the body")]
+    parameters = [
+        _path("model", "Name of a logical model"),
+        action,
+        _query("version", "Version, here or in the body", _VERSION),
+    ]
     return {
         "/api/models/{model}/{action}": {
             "post": {
@@ -105,10 +135,12 @@ def _infer() -> dict[str, Any]:
     refused = {
         "400": "The body or a parameter cannot be read",
         "401": "A token is configured and was not given",
+        "403": "A browser sends it for another site",
         "404": "There is no such model or variant",
         "408": "The body did not come in time",
         "413": "The body or the picture is too large",
         "422": "The picture cannot be decoded",
+        "429": "Too many tries without the right token; Retry-After says when the next one is heard",
         "500": "A defect of the gateway",
         "502": "The variant failed or answered what cannot be read",
         "503": "The model does not serve now, or too much is under way; Retry-After says when to come back",
@@ -158,6 +190,7 @@ def _kserve() -> dict[str, Any]:
 def _schemas() -> dict[str, Any]:
     variant = _object(
         triton_model=_TEXT, state={"enum": [*State, None]}, reason=_TEXT, fix=_TEXT, version=_TEXT,
+        breaker={"enum": ["closed", "open", "half_open", None]},
         input={"type": ["object", "null"]}, on_gpu={"type": ["boolean", "null"]},
         queue_ms=_MAYBE_NUMBER, compute_ms=_MAYBE_NUMBER, memory_mb=_MAYBE_NUMBER,
     )  # fmt: skip
@@ -220,5 +253,5 @@ def _path(name: str, text: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "description": text, "schema": _TEXT}
 
 
-def _query(name: str, text: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "description": text, "schema": _TEXT}
+def _query(name: str, text: str, schema: dict[str, Any] = _TEXT) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": text, "schema": schema}

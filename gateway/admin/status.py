@@ -97,6 +97,7 @@ class StatusPublisher:
             "snapshots_received": int(value("snapshots_received_total")),
             "snapshots": {str(outcome): int(value("snapshots_total", outcome=str(outcome))) for outcome in Outcome},
             "queue_messages": int(value("queue_messages")),
+            "spool_messages": int(value("spool_messages")),
             "mean_ms": {name: self._mean_ms(name) for name in self._models.current.models},
         }
         topic = fill(self._settings.metrics_topic, self._settings.place)

@@ -13,6 +13,7 @@ import click
 from gateway.commands.broker import mqtt_settings
 from gateway.commands.options import CONFIG, examples
 from gateway.config import Settings
+from gateway.config_files import certificate_files, triton_tls
 from gateway.config_reading import load_settings
 from gateway.config_warnings import settings_warnings
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from gateway.app import Gateway
     from gateway.errors import ConfigError
     from gateway.models.repository import LogicalModel
+    from gateway.ports import Broker
     from gateway.rollout.lease import Lease
     from gateway.rollout.verify import Checks
 
@@ -60,12 +62,15 @@ def compose(settings: Settings, config_file: Path | None = None) -> Gateway:
     from gateway.admin.model_commands import command_topics
     from gateway.admin.status import status_publication
     from gateway.app import Gateway
+    from gateway.certificate_dates import Expiry
     from gateway.layouts.custom import load_custom_layouts
     from gateway.metrics import Metrics
 
     if settings.layouts_dir is not None:
         load_custom_layouts(settings.layouts_dir)  # before any model.yaml is read, which may name one of them
     metrics = Metrics()
+    for setting, path in certificate_files(settings):
+        metrics.certificate_expiry_timestamp_seconds.labels(setting).set_function(Expiry(path))
     mqtt = mqtt_settings(
         settings,
         client_id=settings.client_id,
@@ -74,8 +79,12 @@ def compose(settings: Settings, config_file: Path | None = None) -> Gateway:
         will=status_publication(settings, "offline", reason="connection lost"),
         session_expiry_s=settings.aio_mqtt_session_expiry,
     )
-    broker = MqttBroker(mqtt, events=lambda name: metrics.broker_events.labels(name).inc())
-    triton = TritonServer(settings.triton_grpc_url, metrics_url=settings.triton_metrics_url)
+    broker: Broker = MqttBroker(mqtt, events=lambda name: metrics.broker_events.labels(name).inc())
+    if settings.spool_dir is not None:  # SQLite's memory is for those who want it
+        from gateway.adapters.spooling import with_spool
+
+        broker = with_spool(broker, settings, settings.spool_dir, metrics)
+    triton = TritonServer(settings.triton_grpc_url, metrics_url=settings.triton_metrics_url, tls=triton_tls(settings))
     return Gateway(settings, broker, triton, metrics, config_file, _checks(settings), _lease(settings))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from gateway.adapters.mqtt_connack import NO_QOS_1, impossible
 from gateway.adapters.mqtt_probe import BrokerFacts, Grant, probe_broker
 from gateway.adapters.mqtt_settings import MqttSettings
 from gateway.config import Settings
@@ -115,7 +116,8 @@ def _publication(settings: Settings, facts: BrokerFacts) -> Finding:
 
 
 def _limits(settings: Settings, facts: BrokerFacts) -> Iterator[Finding]:
-    largest = facts.maximum_packet_size
+    granted = facts.limits
+    largest = granted.maximum_packet_size
     if largest is None:
         yield AREA.unknown("says nothing of a largest packet; Mosquitto keeps its message_size_limit to itself")
     elif largest < settings.max_payload_bytes:
@@ -125,19 +127,20 @@ def _limits(settings: Settings, facts: BrokerFacts) -> Iterator[Finding]:
         )
     else:
         yield AREA.ok(f"takes packets of up to {largest} bytes")
-    if facts.maximum_qos < 1:
-        yield AREA.problem("offers QoS 0 only", fix="Allow QoS 1 at the broker: nothing is acknowledged without it")
-    if not facts.retain_available:
-        yield AREA.problem("has no retained messages, which the status is", fix="Allow retained messages at the broker")
+    if granted.maximum_qos < 1:
+        yield AREA.problem(NO_QOS_1[0].removeprefix("The broker "), fix=NO_QOS_1[1])
+    if not granted.retain_available:
+        text = "has no retained messages: who listens later sees no status, and no state of models, until they change"
+        yield AREA.warning(text, fix="Allow retained messages at the broker")
     topics = [pattern.subscription for pattern in settings.patterns]
-    if not facts.wildcards_available and any(set(topic) & set("+#") for topic in topics):
-        yield AREA.problem("has no wildcards", fix="Name topics without wildcards in MQTT_INPUT_TOPICS")
-    if not facts.shared_available and any(topic.startswith("$share/") for topic in topics):
-        yield AREA.problem("has no shared subscriptions", fix="Leave $share/ out of MQTT_INPUT_TOPICS")
-    if facts.receive_maximum < LEAST_RECEIVE_MAXIMUM:
+    for topic, (why, fix) in impossible(granted, topics).items():
+        yield AREA.problem(f"cannot take the subscription: {why}", where=topic, fix=fix)
+    if granted.receive_maximum < LEAST_RECEIVE_MAXIMUM:
         yield AREA.warning(
-            f"takes {facts.receive_maximum} unacknowledged messages at a time, which slows the answers down",
+            f"takes {granted.receive_maximum} unacknowledged messages at a time, which slows the answers down",
             fix="Raise the broker's receive maximum",
         )
     else:
-        yield AREA.ok(f"takes {facts.receive_maximum} unacknowledged messages at a time")
+        yield AREA.ok(f"takes {granted.receive_maximum} unacknowledged messages at a time")
+    if facts.server_keep_alive_s is not None:
+        yield AREA.ok(f"wants a sign of life every {facts.server_keep_alive_s} s, in place of AIO_MQTT_KEEP_ALIVE")

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gateway import __version__
+from gateway.adapters.spool import SpoolFailed, waiting_in
 from gateway.config import Settings
-from gateway.config_files import missing_files
+from gateway.certificate_dates import ends_at
+from gateway.config_files import certificate_files, missing_files
 from gateway.config_reading import given_variables, named_file
 from gateway.config_warnings import settings_warnings
 from gateway.doctor.findings import Area, Finding
@@ -30,6 +32,8 @@ PACKAGES = ("paho-mqtt", "tritonclient", "grpcio", "numpy", "pillow", "msgspec",
 LEAST_FREE_BYTES = 1 << 30
 LEAST_FILES = 1024
 AHEAD_S = 5.0
+DAY_S = 86_400
+CERTIFICATE_DAYS = 7
 MAX_FILES_SEEN = 10_000
 
 
@@ -42,7 +46,18 @@ def check_configuration(settings: Settings, file: Path | None) -> list[Finding]:
         CONFIGURATION.ok(f"gateway '{settings.gateway_id}', {sources}"),
         *(CONFIGURATION.warning(text, fix=fix) for text in settings_warnings(settings, os.environ)),
         *(CONFIGURATION.failed(error) for error in missing_files(settings)),
+        *_certificates(settings),
     ]
+
+
+def _certificates(settings: Settings) -> Iterator[Finding]:
+    """Our own, and those of authorities, that will soon end or have."""
+    for setting, path in certificate_files(settings):
+        days = (ends_at(path) - time.time()) / DAY_S
+        if days < CERTIFICATE_DAYS:  # never so for NaN, of a file that cannot be read
+            text = f"'{path}' holds a certificate that " + (f"ends in {days:.0f} days" if days > 0 else "has ended")
+            fix = "Renew it in place; no restart is needed"
+            yield CONFIGURATION.warning(text, where=setting, fix=fix)
 
 
 def check_models(settings: Settings, models: list[LogicalModel], errors: list[ConfigError]) -> list[Finding]:
@@ -62,6 +77,7 @@ def check_machine(settings: Settings) -> list[Finding]:
         MACHINE.ok(f"edge-gateway {__version__}, Python {platform.python_version()} on {sys.platform}; {packages}"),
         *_disk(settings.model_repository, "models"),
         *_disk(Path(tempfile.gettempdir()), "temporary files"),
+        *_spool(settings),
         _open_files(),
         *_clock(settings.model_repository),
     ]
@@ -86,6 +102,29 @@ def _disk(folder: Path, what: str) -> Iterator[Finding]:
         yield MACHINE.warning(text, where=str(folder), fix="Make room on this disk")
     else:
         yield MACHINE.ok(text, where=str(folder))
+
+
+def _spool(settings: Settings) -> Iterator[Finding]:
+    """Whether answers can wait on disk, and how many do."""
+    folder = settings.spool_dir
+    if folder is None:
+        return
+    where, fix = str(folder), "Make SPOOL_DIR a folder that the gateway may write"
+    there = next(each for each in (folder, *folder.parents) if each.exists())  # the gateway makes the rest
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        yield MACHINE.problem(f"answers cannot wait on disk: '{there}' cannot be written", where=where, fix=fix)
+        return
+    yield from _disk(there, "answers that wait for the broker")
+    try:
+        waiting = waiting_in(folder, settings.gateway_id)
+    except SpoolFailed as failure:
+        fix = "Start the gateway, which sets a damaged file aside, or look into the folder"
+        yield MACHINE.warning(f"the answers that wait cannot be counted: {failure}", where=where, fix=fix)
+        return
+    if waiting is None:
+        yield MACHINE.ok("the gateway runs and has its spool open; edge_gateway_spool_messages counts", where=where)
+    else:
+        yield MACHINE.ok(f"{waiting} answer{'s' * (waiting != 1)} wait{'s' * (waiting == 1)} on disk", where=where)
 
 
 def _open_files() -> Finding:

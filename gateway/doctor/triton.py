@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import email.utils
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
+from gateway.adapters.tls import TlsError, explain
 from gateway.adapters.triton_errors import load_refusal
+from gateway.adapters.triton_memory import trust
 from gateway.adapters.triton_probe import IndexEntry, TritonFacts, TritonProbe
 from gateway.addresses import shown
 from gateway.config import Settings
+from gateway.config_files import triton_tls
+from gateway.credentials import TlsFiles
 from gateway.doctor.drops import examine_drop, input_in_words
 from gateway.doctor.findings import Area, Finding
 from gateway.errors import BackendUnavailable, ConfigError, SnapshotError
@@ -35,7 +41,7 @@ FLAGS = "Start Triton with --model-control-mode=explicit --strict-readiness=fals
 
 async def check_triton(settings: Settings, models: list[LogicalModel]) -> list[Finding]:
     """Triton itself, then each variant of each model as it serves or as its files are."""
-    probe = TritonProbe(settings.triton_grpc_url)
+    probe = TritonProbe(settings.triton_grpc_url, tls=triton_tls(settings))
     try:
         facts = await probe.facts()
         findings = [*_server(settings, facts)]
@@ -45,7 +51,7 @@ async def check_triton(settings: Settings, models: list[LogicalModel]) -> list[F
                 findings.append(await _variant(probe, facts, settings.model_repository, model, variant))
     except BackendUnavailable as error:
         reason = error.message.removeprefix("Triton cannot be reached ")
-        fix = "Start Triton, or correct TRITON_GRPC_URL; the gateway waits for it"
+        fix = probe.trouble.fix if probe.trouble else "Start Triton, or correct TRITON_GRPC_URL; the gateway waits"
         found = AREA.problem(f"cannot be reached {reason}", where=settings.triton_grpc_url, fix=fix)
         return [found, *await apart(lambda: _from_files(settings.model_repository, models))]
     finally:
@@ -147,9 +153,13 @@ async def check_metrics(settings: Settings) -> list[Finding]:
         ]
     where = shown(settings.triton_metrics_url)
     try:
-        page, date = await _page(settings.triton_metrics_url)
+        page, date = await _page(settings.triton_metrics_url, triton_tls(settings))
+    except ConfigError as error:
+        return [AREA.failed(error)]
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         reason = _why_no_page(error)
+        if (tls := triton_tls(settings)) and (found := _tls_error(error, tls, settings.triton_metrics_url)):
+            return [AREA.warning(f"the metrics cannot be read: {found.message}", where=where, fix=found.fix)]
         return [
             AREA.warning(
                 f"the metrics cannot be read: {reason}",
@@ -163,6 +173,16 @@ async def check_metrics(settings: Settings) -> list[Finding]:
     return [AREA.ok("metrics can be read", where=where), _skew(date)]
 
 
+def _tls_error(error: BaseException | None, tls: TlsFiles, url: str) -> TlsError | None:
+    """What of TLS is behind an error of httpx, which keeps it two causes deep."""
+    parts = urlsplit(url)
+    while error is not None:
+        if isinstance(error, ssl.SSLError):
+            return explain(error, tls, parts.hostname or "", parts.port or 443)
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _why_no_page(error: Exception) -> str:
     """In our words where httpx would repeat the address, with the password in it."""
     if isinstance(error, httpx.HTTPStatusError):
@@ -172,10 +192,11 @@ def _why_no_page(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-async def _page(url: str) -> tuple[bytes, str | None]:
+async def _page(url: str, tls: TlsFiles | None) -> tuple[bytes, str | None]:
     """At most 2 MiB of it, and what it says in Date."""
+    verify, _ = trust(url, tls)
     async with (
-        httpx.AsyncClient(timeout=METRICS_LIMIT_S, verify=url.startswith("https:")) as client,
+        httpx.AsyncClient(timeout=METRICS_LIMIT_S, verify=verify) as client,
         client.stream("GET", url) as response,
     ):
         response.raise_for_status()

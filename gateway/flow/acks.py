@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from gateway.errors import Outcome
 from gateway.messages import Message
 from gateway.metrics import Metrics
-
-REMEMBERED = 4096
-"""Settled snapshots whose outcome is kept for a redelivery, when the acknowledgement was lost with its connection."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,13 +33,11 @@ class AckLedger:
         self._metrics = metrics
         self._tickets: deque[_Ticket] = deque()
         self._open: dict[str, _Ticket] = {}
-        self._settled: OrderedDict[str, Outcome] = OrderedDict()
 
     def open(self, result_id: str, message: Message) -> bool:
         """Take a message in; from here on it gets an outcome.
 
-        False when nothing is to be done for it: the same snapshot is on its way already, and this delivery shares its
-        outcome; or it has been answered, and the broker sends it again because the acknowledgement was lost.
+        False when the same snapshot is on its way already: this delivery shares its outcome.
         """
         self._metrics.snapshots_received.inc()
         ticket = _Ticket(replace(message, payload=b""))
@@ -51,10 +46,6 @@ class AckLedger:
             self._metrics.unacknowledged_messages.set(len(self._tickets))
         if result_id in self._open:
             self._open[result_id].followers.append(ticket)
-            return False
-        if message.duplicate and result_id in self._settled:
-            self._close(ticket, self._settled[result_id])
-            self._acknowledge_settled()
             return False
         self._open[result_id] = ticket
         return True
@@ -70,10 +61,6 @@ class AckLedger:
         leader = self._open.pop(result_id)
         for ticket in (leader, *leader.followers):
             self._close(ticket, outcome)
-        if outcome is not Outcome.ABANDONED:
-            self._settled[result_id] = outcome
-            if len(self._settled) > REMEMBERED:
-                self._settled.popitem(last=False)
         self._acknowledge_settled()
 
     def abandon_rest(self) -> int:

@@ -9,6 +9,7 @@ import structlog
 
 from gateway.errors import BrokerUnavailable, PublishRefused
 from gateway.flow.alerts import Alert, AlertBook, alert_publication
+from gateway.flow.outgoing import Outgoing
 from gateway.messages import Predicted
 from gateway.metrics import Metrics
 from gateway.ports import Broker
@@ -21,10 +22,11 @@ AT_ONCE = 64
 
 
 class Alerting:
-    """Keeps the book of alerts, and publishes their ends."""
+    """Keeps the book of alerts, and publishes their ends; while the broker is away the ends wait with the answers."""
 
-    def __init__(self, broker: Broker, metrics: Metrics) -> None:
+    def __init__(self, broker: Broker, outgoing: Outgoing, metrics: Metrics) -> None:
         self._broker = broker
+        self._outgoing = outgoing
         self._metrics = metrics
         self._book = AlertBook()
 
@@ -71,7 +73,8 @@ class Alerting:
 
     async def _publish(self, alerts: list[Alert]) -> None:
         for start in range(0, len(alerts), AT_ONCE):
-            await asyncio.gather(*(self._publish_one(alert) for alert in alerts[start : start + AT_ONCE]))
+            some = (self._publish_one(alert) for alert in alerts[start : start + AT_ONCE])
+            await asyncio.gather(*(self._outgoing.carry(end) for end in some))
 
     async def _publish_one(self, alert: Alert) -> None:
         try:

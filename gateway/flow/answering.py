@@ -1,36 +1,61 @@
-"""Steps 4, 6 and 7: one version of a model answers one snapshot."""
+"""Steps 4, 6 and 7: one version of a model answers one snapshot.
+
+A variant whose circuit breaker is open is tried beside the variant that answers: in the background, with the same
+snapshot, so that nobody waits for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from gateway.errors import PayloadInvalid, SnapshotError
+from gateway.flow.breakers import Attempt, Breakers, Suspended
 from gateway.flow.infer import Inference
 from gateway.flow.preprocess import prepare
 from gateway.flow.reading import Reader
 from gateway.live import Live
-from gateway.messages import Job, Predicted, Prepared, Selection, Window
+from gateway.messages import Answered, Job, Predicted, Prepared, Selection, Window
 from gateway.metrics import Metrics
 from gateway.models.catalog import ServedModel, State
 
 
 class Answering:
-    """Carries a snapshot through the version of the model that its job names; counts nothing without `metrics`."""
+    """Carries a snapshot through the version of the model that its job names; counts nothing without `metrics`.
+
+    With `breakers` a variant that fails is not asked for a while; that is for the version that serves.
+    """
 
     def __init__(
-        self, inference: Inference, reader: Reader, threads: Executor, live: Live, metrics: Metrics | None
+        self,
+        inference: Inference,
+        reader: Reader,
+        threads: Executor,
+        live: Live,
+        metrics: Metrics | None,
+        breakers: Breakers | None = None,
     ) -> None:
         self._inference = inference
         self._reader = reader
         self._threads = threads
         self._live = live
         self._metrics = metrics
+        self._breakers = breakers
+        self._probes: set[asyncio.Task[None]] = set()
+
+    def withheld(self, model: ServedModel) -> Callable[[str], str] | None:
+        """Why a variant of the model is not to be asked now, "" where it is; None where nothing is wrong with any."""
+        return None if self._breakers is None else self._breakers.withheld(model)
+
+    def close(self) -> None:
+        """Give up what is tried in the background."""
+        for task in self._probes:
+            task.cancel()
 
     async def prepare(self, job: Job, names: Iterable[str], queued_ms: float = 0.0) -> Prepared:
         """Step 4 for these variants, those of them that serve, in a thread; raises what is the picture's fault."""
@@ -48,21 +73,45 @@ class Answering:
         In the returned selection `primary` names a variant whose answer was read; raises the first variant's error
         when there is none.
         """
-        while True:
-            with self._timed("infer"):
-                answered = await self._inference.infer(prepared, selection)
-            with self._timed("postprocess"):
-                predicted = await self._reader.read(answered)
-            for name, result in predicted.results.items():
-                if result.error is not None and answered.answers[name].error is None:
+        self._probe_due(prepared, selection)
+        with Attempt(self._breakers, prepared.job.model) as attempt:
+            while True:
+                with self._timed("infer"):
+                    answered = await self._inference.infer(prepared, selection, attempt)
+                with self._timed("postprocess"):
+                    predicted = await self._read(answered, attempt)
+                if predicted.primary.error is None:
+                    return predicted
+                selection = _without(answered.selection, predicted.primary.error, predicted)
+                if self._metrics is not None:
+                    self._metrics.fallbacks.labels(prepared.job.model.spec.name, selection.primary).inc()
+                if selection.primary in predicted.results and predicted.results[selection.primary].error is None:
+                    return replace(predicted, selection=selection)
+
+    async def _read(self, answered: Answered, attempt: Attempt) -> Predicted:
+        predicted = await self._reader.read(answered)
+        for name, result in predicted.results.items():
+            if answered.answers[name].error is None:
+                attempt.came(name, result.error)
+                if result.error is not None:
                     self._count_error(predicted, name, result.error)
-            if predicted.primary.error is None:
-                return predicted
-            selection = _without(answered.selection, predicted.primary.error, predicted)
-            if self._metrics is not None:
-                self._metrics.fallbacks.labels(prepared.job.model.spec.name, selection.primary).inc()
-            if selection.primary in predicted.results:
-                return replace(predicted, selection=selection)
+        return predicted
+
+    def _probe_due(self, prepared: Prepared, selection: Selection) -> None:
+        """Begin to try the variants whose turn to be tried has come, while another one answers."""
+        model = prepared.job.model
+        for name in () if self._breakers is None else self._breakers.due(model):
+            if name != selection.primary and name in prepared.inputs:
+                task = asyncio.create_task(self._probe(prepared, name), name=f"probe {name}")
+                self._probes.add(task)
+                task.add_done_callback(self._probes.discard)
+
+    async def _probe(self, prepared: Prepared, name: str) -> None:
+        """Ask one variant with all the time that it may take; only its breaker is told."""
+        deadline_at = time.monotonic() + self._live.current.infer_timeout_ms / 1000
+        prepared = replace(prepared, job=replace(prepared.job, deadline_at=deadline_at))
+        with Attempt(self._breakers, prepared.job.model) as attempt, contextlib.suppress(SnapshotError):
+            await self._read(await self._inference.infer(prepared, Selection("probe", "", name), attempt), attempt)
 
     def _timed(self, step: str) -> AbstractContextManager[None]:
         return contextlib.nullcontext() if self._metrics is None else self._metrics.timed(step)
@@ -96,7 +145,11 @@ def refuse_if_changed(job: Job, model: ServedModel) -> None:
 def _without(selection: Selection, error: SnapshotError, predicted: Predicted) -> Selection:
     """The selection with the next variant in place of a primary that failed; raises its error when none is left."""
     usable = [name for name, result in predicted.results.items() if result.error is None]
-    left = usable or [name for name in selection.fallback if name not in predicted.results]
+    left = usable or [
+        name
+        for name in (*selection.fallback, *selection.compared)
+        if name not in predicted.results or isinstance(predicted.results[name].error, Suspended)
+    ]
     if not left:
         raise error
     return replace(
@@ -104,4 +157,5 @@ def _without(selection: Selection, error: SnapshotError, predicted: Predicted) -
         policy="dual" if selection.compared else "fallback",
         reason=f"{selection.primary} failed: {error.code}",
         primary=left[0],
+        compared=selection.compared if usable else (),
     )

@@ -24,6 +24,8 @@ _MAX_ATTRIBUTES = 16
 _TRACE_CONTEXT = ("traceparent", "tracestate")
 _ATTRIBUTE = re.compile(r"[a-z0-9]{1,20}")
 """How CloudEvents 1.0 lets an attribute be named; this also leaves out the reserved `__` names of other systems."""
+_ASKED_BY_PROPERTY = ("time", "device_id", "model_name", "backend_preference")
+"""What a message may say beside its payload; another time or another model makes it another snapshot."""
 _OWN_ATTRIBUTES = frozenset(
     ("specversion", "type", "source", "id", "time", "datacontenttype", "dataschema", *_TRACE_CONTEXT)
 )
@@ -37,9 +39,9 @@ def identify(
     """Say which message this is; never fails.
 
     `patterns` are the input topics; where one has wildcards without names, the `usual` ones tell what stands there.
-    `result_id` is made from the topic, the payload and, where present, correlation data and CloudEvents id, so a
-    message that is delivered again gets the same id. A reading without a time gets a new one each time: that a sensor
-    says the same twice is usual.
+    `result_id` is made from the topic, the payload and, where present, correlation data, CloudEvents id and what the
+    user properties ask for, so a message that is delivered again gets the same id. A reading without a time gets a new
+    one each time: that a sensor says the same twice is usual.
     """
     digest = message.oversize.sha256 if message.oversize else hashlib.sha256(message.payload).hexdigest()
     size = message.oversize.size if message.oversize else len(message.payload)
@@ -47,7 +49,10 @@ def identify(
     user = dict(message.properties.user_properties)
     identity = hashlib.sha256()
     nonce = b"" if _has_an_identity(message) else uuid.uuid4().bytes
-    for part in (message.topic, digest, message.properties.correlation_data or b"", user.get("id", ""), nonce):
+    correlation = message.properties.correlation_data or b""
+    parts: list[str | bytes] = [message.topic, digest, correlation, user.get("id", ""), nonce]
+    parts += [text for name in _ASKED_BY_PROPERTY if name in user for text in (name, user[name])]
+    for part in parts:
         data = part if isinstance(part, bytes) else part.encode()
         identity.update(len(data).to_bytes(4, "big") + data)
     return Origin(
@@ -68,13 +73,30 @@ def identify(
 
 def _has_an_identity(message: Message) -> bool:
     """False for a reading that nothing tells from the next one: neither a time of its own nor an id."""
-    properties, payload = message.properties, message.payload
-    if properties.correlation_data or "id" in dict(properties.user_properties):
+    payload = message.payload
+    if _is_named(message):
         return True
     if NUMBER.fullmatch(payload):
         return False
-    numbers = b'"value' in payload and b'"image_data"' not in payload
-    return not numbers or b'"timestamp"' in payload
+    if payload[:1] == b"\xff" or b'"image_data"' in payload:  # in this order: a picture is searched once at most
+        return True
+    return b'"value' not in payload or b'"timestamp"' in payload
+
+
+def tells_itself_apart(message: Message) -> bool:
+    """Whether a message says itself which one it is: two that are equal are then one, sent twice.
+
+    Raw pictures and others without a time or an id are not: a camera may see the very same thing again.
+    """
+    if _is_named(message):
+        return True
+    return message.payload.lstrip()[:1] == b"{" and b'"timestamp"' in message.payload
+
+
+def _is_named(message: Message) -> bool:
+    """Whether the properties of MQTT 5 tell it from the next one."""
+    user = dict(message.properties.user_properties)
+    return bool(message.properties.correlation_data) or "id" in user or is_time(user.get("time"))
 
 
 def is_time(value: float | str | None) -> TypeGuard[Timestamp]:

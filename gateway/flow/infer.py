@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gateway.errors import BackendInvalidResponse, DeadlineExceeded, ModelUnavailable, SnapshotError
+from gateway.flow.breakers import Attempt, Suspended
 from gateway.live import Live
 from gateway.messages import Answer, Answered, InferRequest, InferResponse, Prepared, PreparedInput, Selection
 from gateway.metrics import Metrics
@@ -29,19 +30,23 @@ class Inference:
         self._metrics = metrics
         self._live = live
 
-    async def infer(self, prepared: Prepared, selection: Selection) -> Answered:
+    async def infer(self, prepared: Prepared, selection: Selection, attempt: Attempt) -> Answered:
         """Answers of the primary variant, of those compared, and of fallbacks as needed.
 
         In the returned selection `primary` names a variant that answered; raises the first variant's error when
-        none did.
+        none did. `attempt` says which variants may be asked, and is told of those that fail.
         """
         asked = (selection.primary, *selection.compared)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._ask(prepared, name), name=f"ask {name}") for name in asked]
+            tasks = [
+                group.create_task(
+                    self._ask(prepared, name, attempt, needed=name == selection.primary), name=f"ask {name}"
+                )
+                for name in asked
+            ]
         answers = {task.result().variant: task.result() for task in tasks}
-        first = answers[selection.primary]
-        if first.error is not None:
-            selection = await self._fall_back(prepared, selection, answers, first.error)
+        if answers[selection.primary].error is not None:
+            selection = await self._fall_back(prepared, selection, answers, attempt)
         return Answered(
             job=prepared.job,
             inputs=prepared.inputs,
@@ -52,29 +57,38 @@ class Inference:
         )
 
     async def _fall_back(
-        self, prepared: Prepared, selection: Selection, answers: dict[str, Answer], error: SnapshotError
+        self, prepared: Prepared, selection: Selection, answers: dict[str, Answer], attempt: Attempt
     ) -> Selection:
         for name in (*selection.compared, *selection.fallback):
-            if name not in answers:
-                answers[name] = await self._ask(prepared, name)
+            if name not in answers or isinstance(answers[name].error, Suspended):
+                answers[name] = await self._ask(prepared, name, attempt, needed=True)
             if answers[name].error is None:
+                error = answers[selection.primary].error
                 if self._metrics is not None:
                     self._metrics.fallbacks.labels(prepared.job.model.spec.name, name).inc()
                 return replace(
                     selection,
                     policy="dual" if selection.compared else "fallback",
-                    reason=f"{selection.primary} failed: {error.code}",
+                    reason=f"{selection.primary} failed: {error.code}" if error else selection.reason,
                     primary=name,
                 )
-        raise error
+        errors = [answer.error for answer in answers.values() if answer.error is not None]
+        raise next((error for error in errors if not isinstance(error, Suspended)), errors[0])
 
-    async def _ask(self, prepared: Prepared, name: str) -> Answer:
+    async def _ask(self, prepared: Prepared, name: str, attempt: Attempt, *, needed: bool) -> Answer:
         """One variant's answer; its error is part of the answer, since it does not fail the snapshot by itself."""
         model = prepared.job.model
         started = time.monotonic()
         try:
-            answer = await self._request(prepared, model, name, started)
+            variant = model.variants[name]
+            if variant.state is not State.READY:
+                raise ModelUnavailable(f"variant '{name}' is {variant.state.value}: {variant.reason}")
+            attempt.begin(name, needed=needed)
+            answer = await self._request(prepared, model, variant, started, attempt)
+        except Suspended as error:
+            return Answer(variant=name, infer_ms=0.0, error=error)
         except SnapshotError as error:
+            attempt.came(name, error)
             if self._metrics is not None:
                 self._metrics.inference_errors.labels(model.spec.name, name, error.code).inc()
             return Answer(variant=name, infer_ms=(time.monotonic() - started) * 1000, error=error)
@@ -82,10 +96,10 @@ class Inference:
             self._metrics.inference_duration_seconds.labels(model.spec.name, name).observe(answer.infer_ms / 1000)
         return answer
 
-    async def _request(self, prepared: Prepared, model: ServedModel, name: str, started: float) -> Answer:
-        variant = model.variants[name]
-        if variant.state is not State.READY:
-            raise ModelUnavailable(f"variant '{name}' is {variant.state.value}: {variant.reason}")
+    async def _request(
+        self, prepared: Prepared, model: ServedModel, variant: ServedVariant, started: float, attempt: Attempt
+    ) -> Answer:
+        name = variant.name
         given = prepared.inputs[name]
         step = max(1, min(variant.max_batch, model.spec.inference.batch_size))
         outputs: list[dict[str, NDArray[Any]]] = []
@@ -97,6 +111,7 @@ class Inference:
                 asked = f"{at * step} of {given.count} tiles had been asked" if at else "the variant could be asked"
                 raise DeadlineExceeded(f"the time ran out {'when' if at else 'before'} {asked}")
             wave = [slice(start, min(start + step, given.count)) for start in starts[at : at + TILES_AT_ONCE]]
+            attempt.sent(name)
             responses = await self._ask_all([self._question(prepared, variant, part, given, left) for part in wave])
             for part, response in zip(wave, responses, strict=True):
                 outputs += _by_picture(response, part.stop - part.start, variant)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -21,15 +22,18 @@ from gateway.errors import (
     SnapshotError,
 )
 from gateway.flow.acks import AckLedger
+from gateway.flow.breakers import Breakers
 from gateway.flow.identify import identify
 from gateway.flow.ingest import open_message, sender_of, take_contents
+from gateway.flow.rate_limits import RateLimits
+from gateway.flow.repeats import Repeats
 from gateway.flow.replies import Replies, Reply, refusal
 from gateway.flow.route import model_for, refuse_unknown_variant, reply_topics, route
 from gateway.flow.schedule import Schedule
 from gateway.flow.variants import not_serving
 from gateway.flow.windows import Windows
 from gateway.live import Live
-from gateway.messages import Job, Message, Origin, Reading, ReplyTopics, Window
+from gateway.messages import Job, Message, Origin, Reading, ReplyTopics, Snapshot, Window
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models, ServedModel
 from gateway.ports import Broker
@@ -40,15 +44,23 @@ log = structlog.get_logger(__name__)
 EXPIRY_INTERVAL_S = 0.05
 ASK_MARGIN_S = 2.0
 """Beyond the deadline, until one who asks directly is told that there is no answer."""
-REFUSALS_WAITING = 1024
-"""Error messages that may wait for the broker before intake stops reading."""
+ANSWERS_WAITING = 1024
+"""Error messages and repeated answers that may wait for the broker before intake stops reading."""
 
 
 class Intake:
     """Takes messages in; every one gets a ticket, and a place in the queue or its error."""
 
     def __init__(
-        self, live: Live, broker: Broker, models: Models, metrics: Metrics, acks: AckLedger, replies: Replies
+        self,
+        live: Live,
+        broker: Broker,
+        models: Models,
+        metrics: Metrics,
+        acks: AckLedger,
+        repeats: Repeats,
+        replies: Replies,
+        breakers: Breakers,
     ) -> None:
         settings = live.current
         self._live = live
@@ -56,20 +68,24 @@ class Intake:
         self._models = models
         self._metrics = metrics
         self._acks = acks
+        self._repeats = repeats
         self._replies = replies
+        self._breakers = breakers
         self._patterns = settings.patterns
         self._usual = tuple(TopicPattern(text) for text in DEFAULT_INPUT_TOPICS)
         self._windows = Windows()
-        self._refusals: asyncio.Queue[tuple[Origin, ReplyTopics, SnapshotError]] = asyncio.Queue(REFUSALS_WAITING)
+        self._limits = RateLimits(live)
+        self._answers: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue(ANSWERS_WAITING)
         self._answering = 0
         self.handlers: dict[str, Callable[[Message], None]] = {}
         """Who takes the messages of a topic that are no snapshots; it must not wait."""
-        self.schedule = Schedule(settings.queue_max_messages, settings.queue_max_bytes, models.can_answer, metrics)
+        self.schedule = Schedule(settings.queue_max_messages, settings.queue_max_bytes, self.can_serve, metrics)
 
     async def run(self) -> None:
         """Accept messages until the broker session ends; never waits for an inference."""
         async for message in self._broker.messages():
             await self.accept(message)
+            del message  # it can be megabytes, and the next one may be hours away
             await asyncio.sleep(0)  # a full inbox must not keep the loop from those in flight
 
     async def accept(self, message: Message) -> None:
@@ -104,25 +120,31 @@ class Intake:
             return
         settings, unopened = self._live.current, origin
         try:
+            self._limits.check_topic(message)
+            if (repeat := self._repeats.find(message, origin)) is not None:
+                await self._answers.put(partial(self._replies.repeat, origin, repeat))
+                return
             with self._metrics.timed("ingest"):
                 envelope = open_message(message, origin, settings.max_payload_bytes)
                 origin = envelope.origin
+                self._limits.check_device(message, origin)
                 contents = take_contents(envelope)
                 model = model_for(contents, self._models.current)
                 origin = replace(origin, model_name=model.spec.name)
                 refuse_unknown_variant(contents, model)
                 asked = self._join(contents, model) if isinstance(contents, Reading) else contents
             if asked is None:
+                self._repeats.keep(origin, Outcome.WINDOWED)
                 self._acks.settle(origin.result_id, Outcome.WINDOWED)
                 return
             job = route(asked, model, settings, message.properties.message_expiry_s)
         except SnapshotError as error:
             if origin is unopened and isinstance(error, PayloadInvalid):
                 origin = sender_of(message, origin)
-            await self._refuse(origin, reply_topics(origin, None, settings), error)
+            await self._refuse(origin, reply_topics(origin, None, settings), error, message.payload)
             return
         except Exception as error:  # noqa: BLE001 - one poisonous message must not take service from all others
-            await self._refuse(origin, reply_topics(origin, None, settings), defect(origin, error))
+            await self._refuse(origin, reply_topics(origin, None, settings), defect(origin, error), message.payload)
             return
         await self.enqueue(job)
 
@@ -149,15 +171,21 @@ class Intake:
         self._wake(job.model.spec.name)
         self.schedule.limit(settings.queue_max_messages, settings.queue_max_bytes)
         for evicted in self.schedule.put(job, again=again):
-            await self._refuse_job(evicted, QueueFull(f"the queue is full ({len(self.schedule)} snapshots wait)"))
+            reason = f"more snapshots come than can be answered ({len(self.schedule)} wait)"
+            await self._refuse_job(evicted, QueueFull(reason))
+
+    def can_serve(self, name: str) -> bool:
+        """Whether a snapshot for this model need not wait in the queue: some variant is asked, or none will serve."""
+        return self._models.can_answer(name) and not self._breakers.blocked(name)
 
     async def watch_models(self) -> None:
         """Let the queue look again whenever a model has come into service, for ever."""
         while True:
-            await self._models.changed()
+            self._breakers.follow(self._models.current)
             for name in self.schedule.model_names:  # one may have been put to sleep while snapshots wait for it
                 self._wake(name)
             self.schedule.look_again()
+            await self._models.changed()
 
     def _wake(self, name: str) -> None:
         model = self._models.current.models.get(name)
@@ -180,33 +208,44 @@ class Intake:
             return removed
         if not model.ready:
             return not_serving(model)
+        if (last := self._breakers.last_error(model)) is not None:
+            return last
         waited_s = now - job.snapshot.origin.received_at
         return DeadlineExceeded(f"the snapshot waited {waited_s:.1f} s, longer than its deadline")
 
-    async def _refuse(self, origin: Origin, topics: ReplyTopics, error: SnapshotError) -> None:
+    async def _refuse(self, origin: Origin, topics: ReplyTopics, error: SnapshotError, content: bytes) -> None:
         if self._replies.awaited(origin.result_id):  # needs no broker, which may be away
             await self._replies.answer_error(origin, topics, error)
             return
-        await self._refusals.put((origin, topics, error))
+        letter = self._replies.dead_letter(origin, error, content)
+        # By its traceback an error that waits for the broker would keep every frame: the payload, and all read from it.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        await self._answers.put(partial(self._replies.answer_error, origin, topics, error, letter))
 
     async def _refuse_job(self, job: Job, error: SnapshotError) -> None:
         origin = replace(job.snapshot.origin, model_name=job.model.spec.name)
-        await self._refuse(origin, job.topics, error)
+        await self._refuse(origin, job.topics, error, picture_of(job))
 
-    async def answer_refusals(self) -> None:
-        """Publish error messages of refused snapshots, for ever."""
+    async def answer_at_once(self) -> None:
+        """Publish the errors of refused snapshots, and the answers of those that came again, for ever."""
         while True:
-            origin, topics, error = await self._refusals.get()
+            answer = await self._answers.get()
             self._answering += 1
             try:
-                await self._replies.answer_error(origin, topics, error)
+                await self._replies.outgoing.carry(answer())
             finally:
                 self._answering -= 1
+                del answer  # and with it what it may hold of a payload
 
     @property
     def idle(self) -> bool:
         """True when nothing that was taken in can go on; what waits for a model is left to the broker."""
-        return self.schedule.waiting_only and self._refusals.empty() and not self._answering
+        return self.schedule.waiting_only and self._answers.empty() and not self._answering
+
+
+def picture_of(job: Job) -> bytes:
+    """What is left of the message: its picture, which is all of it unless it came in JSON; of readings nothing."""
+    return job.snapshot.image if isinstance(job.snapshot, Snapshot) else b""
 
 
 def defect(origin: Origin, error: Exception) -> InternalError:

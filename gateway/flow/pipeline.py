@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -28,19 +28,22 @@ from gateway.errors import (
 )
 from gateway.flow.acks import AckLedger
 from gateway.flow.alerting import Alerting
-from gateway.flow.alerts import alert_publication
+from gateway.flow.alerts import Alert, alert_publication
 from gateway.flow.answering import Answering
+from gateway.flow.breakers import Breakers, Suspended
 from gateway.flow.canary import Canary, release_for
 from gateway.flow.compare import compare
+from gateway.flow.dead_letters import DeadLetters
 from gateway.flow.infer import Inference
-from gateway.flow.intake import Intake, defect
+from gateway.flow.intake import Intake, defect, picture_of
 from gateway.flow.publish import comparison_publication, result_publication
 from gateway.flow.reading import Reader
+from gateway.flow.repeats import Repeats
 from gateway.flow.replies import Replies
 from gateway.flow.shadow import Shadow
 from gateway.flow.turns import Turn, Turns
 from gateway.live import Live
-from gateway.messages import Comparison, Job, Origin, Predicted
+from gateway.messages import Comparison, Job, Origin, Predicted, Publication, ReplyTopics
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models
 from gateway.ports import Broker, InferenceServer
@@ -52,6 +55,21 @@ RETRY_S = 0.25
 """Until a snapshot whose Triton could not be reached may be asked again."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Given:
+    """An answer, and what is counted once it is with the broker; nothing of the picture, for it may wait for long."""
+
+    origin: Origin
+    topics: ReplyTopics
+    variant: str
+    result: Publication
+    comparison: Publication | None
+    alerts: tuple[Alert, ...]
+    classes: tuple[str, ...]
+    match: str | None
+    """Whether two variants agree: true, false or unknown; None where they were not compared."""
+
+
 class Pipeline:
     """Carries every snapshot from the broker to Triton and back."""
 
@@ -60,20 +78,22 @@ class Pipeline:
         self._models = models
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="preprocess")
-        self._alerting = Alerting(broker, metrics)
         self.acks = AckLedger(broker.acknowledge, metrics)
-        self.replies = Replies(broker, self.acks, metrics)
-        self.intake = Intake(live, broker, models, metrics, self.acks, self.replies)
+        repeats = Repeats(live, models)
+        self.replies = Replies(broker, self.acks, repeats, DeadLetters(live, broker, metrics), metrics)
+        self._alerting = Alerting(broker, self.replies.outgoing, metrics)
+        breakers = Breakers(live, models, metrics)
+        self.intake = Intake(live, broker, models, metrics, self.acks, repeats, self.replies, breakers)
         self._schedule = self.intake.schedule
         self._turns = Turns()
         # A layout that comes with a new version and never ends takes no thread from the stable version's.
         self._readers = Reader(self._threads), Reader(self._threads)
         inference, unseen = Inference(server, metrics, live), Inference(server, None, live)
-        stable = Answering(inference, self._readers[0], self._threads, live, metrics)
+        self._stable = Answering(inference, self._readers[0], self._threads, live, metrics, breakers)
         candidate = Answering(inference, self._readers[1], self._threads, live, metrics)
         self.aside = Answering(unseen, self._readers[1], self._threads, live, None)
         """Asks a version as a snapshot would, counted nowhere."""
-        self._canary = Canary(stable, candidate, models, live, metrics)
+        self._canary = Canary(self._stable, candidate, models, live, metrics)
         self._shadow = Shadow(self.aside, models, live, self._turns, self._schedule.__len__)
         self._busy = 0
 
@@ -85,6 +105,7 @@ class Pipeline:
             job = await self._schedule.get()
             with self._counted():
                 await self._serve(job)
+            del job  # its picture, until the next one comes
 
     async def _serve(self, job: Job) -> None:
         origin = replace(job.snapshot.origin, model_name=job.model.spec.name)
@@ -92,29 +113,32 @@ class Pipeline:
             turn = await self._turn(job)
             with self._taken(turn):
                 await self._answer(turn)
-        except BrokerUnavailable:
-            return  # closing: the ticket stays open, the broker will send the snapshot again
         except (BackendUnavailable, ModelUnavailable) as error:
             await self._wait_for_triton(job, origin, error)
         except SnapshotError as error:
-            await self.replies.answer_error(origin, job.topics, error)
-        except PublishRefused as error:
-            refused = InternalError(f"the broker refused the result: {error.message}", fix=error.fix)
-            await self.replies.answer_error(origin, job.topics, refused)
+            await self._fail(job, origin, error)
         except Exception as error:  # noqa: BLE001 - one poisonous snapshot must not take service from all others
-            await self.replies.answer_error(origin, job.topics, defect(origin, error))
+            await self._fail(job, origin, defect(origin, error))
+
+    async def _fail(self, job: Job, origin: Origin, error: SnapshotError) -> None:
+        letter = self.replies.dead_letter(origin, error, picture_of(job))
+        await self.replies.outgoing.carry(self.replies.answer_error(origin, job.topics, error, letter))
 
     async def _wait_for_triton(self, job: Job, origin: Origin, error: SnapshotError) -> None:
         """Back into the queue while the deadline allows: Triton may be away for a moment only."""
+        name = job.model.spec.name
         try:
-            refused = self._models.current.named(job.model.spec.name).refused
+            refused = self._models.current.named(name).refused
         except ModelUnknown as removed:
             refused, error = True, removed
-        if refused or time.monotonic() + RETRY_S >= job.deadline_at:
-            await self.replies.answer_error(origin, job.topics, error)
-        else:
-            await asyncio.sleep(RETRY_S)
+        in_queue = not refused and not self.intake.can_serve(name)  # where it holds no place in flight
+        if in_queue or (not refused and time.monotonic() + RETRY_S < job.deadline_at):
+            if not in_queue:
+                await asyncio.sleep(RETRY_S)
             await self.intake.enqueue(job, again=True)
+        else:
+            last = error.last if isinstance(error, Suspended) else None
+            await self._fail(job, origin, last or error)
 
     async def _turn(self, job: Job) -> Turn:
         """Step 5: the version that serves now, as soon as no other one is answering this camera.
@@ -163,37 +187,54 @@ class Pipeline:
 
     async def _publish(self, predicted: Predicted) -> None:
         """Steps 8 and 9, then the acknowledgement; the result alone decides the outcome."""
-        job, origin = predicted.job, predicted.job.snapshot.origin
-        others = []
+        job = predicted.job
+        origin = replace(job.snapshot.origin, model_name=job.model.spec.name)
         with self._metrics.timed("compare"):
             comparison = compare(predicted)
-        if comparison is not None:
-            others.append(comparison_publication(predicted, comparison))
+        beside = None if comparison is None else comparison_publication(predicted, comparison)
         alerts = [] if self.replies.awaited(origin.result_id) else self._alerting.see(predicted)
-        others += [alert_publication(alert) for alert in alerts]
-        with self._metrics.timed("publish"):
-            await self.replies.deliver(origin, job.topics, result_publication(predicted), others)
-        for alert in alerts:
-            self._alerting.said(alert)
-        self._count_published(predicted, comparison)
-        self.acks.settle(origin.result_id, Outcome.PUBLISHED)
+        given = _Given(
+            origin, job.topics, predicted.primary.variant, result_publication(predicted), beside, tuple(alerts),
+            tuple(item.class_name for item in predicted.primary.predictions), _match(comparison),
+        )  # fmt: skip
+        await self.replies.outgoing.carry(self._deliver(given))
 
-    def _count_published(self, predicted: Predicted, comparison: Comparison | None) -> None:
-        origin, model = predicted.job.snapshot.origin, predicted.job.model.spec
-        if comparison is not None:
-            match = "unknown" if comparison.agreement is None else str(comparison.agreement.match).lower()
-            self._metrics.comparisons.labels(model.name, match).inc()
-        for item in predicted.primary.predictions:
-            self._metrics.predictions.labels(model.name, item.class_name).inc()
+    async def _deliver(self, given: _Given) -> None:
+        """See an answer through to its acknowledgement; by then its snapshot may have left its place in flight."""
+        origin = given.origin
+        try:
+            with self._metrics.timed("publish"):
+                alerts = [alert_publication(alert) for alert in given.alerts]
+                await self.replies.deliver(origin, given.topics, given.result, given.comparison, alerts)
+        except BrokerUnavailable:
+            return  # closing: the ticket stays open, the broker will send the snapshot again
+        except PublishRefused as error:
+            failure = InternalError(f"the broker refused the result: {error.message}", fix=error.fix)
+        except Exception as error:  # noqa: BLE001 - its ticket would hold back all acknowledgements
+            failure = defect(origin, error)
+        else:
+            for alert in given.alerts:
+                self._alerting.said(alert)
+            self._count_published(given)
+            self.acks.settle(origin.result_id, Outcome.PUBLISHED)
+            return
+        await self.replies.answer_error(origin, given.topics, failure)
+
+    def _count_published(self, given: _Given) -> None:
+        origin, model = given.origin, given.origin.model_name or ""
+        if given.match is not None:
+            self._metrics.comparisons.labels(model, given.match).inc()
+        for name in given.classes:
+            self._metrics.predictions.labels(model, name).inc()
         total_s = time.monotonic() - origin.received_at
-        self._metrics.snapshot_duration_seconds.labels(model.name).observe(total_s)
+        self._metrics.snapshot_duration_seconds.labels(model).observe(total_s)
         log.debug(
             "Published a result",
             result_id=origin.result_id,
             device_id=origin.device_id,
-            model=model.name,
-            variant=predicted.selection.primary,
-            predictions=len(predicted.primary.predictions),
+            model=model,
+            variant=given.variant,
+            predictions=len(given.classes),
             total_ms=round(total_s * 1000, 1),
         )
 
@@ -235,6 +276,7 @@ class Pipeline:
     def close(self) -> int:
         """Leave the rest to the broker; returns how many snapshots that are."""
         self._shadow.close()
+        self._stable.close()
         self._schedule.drain()
         self.replies.close()
         for reader in self._readers:
@@ -249,3 +291,9 @@ class Pipeline:
             yield
         finally:
             self._busy -= 1
+
+
+def _match(comparison: Comparison | None) -> str | None:
+    if comparison is None:
+        return None
+    return "unknown" if comparison.agreement is None else str(comparison.agreement.match).lower()

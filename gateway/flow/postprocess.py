@@ -15,7 +15,7 @@ from gateway.flow.preprocess import boxes_to_picture
 from gateway.flow.regions import regions
 from gateway.layouts import AnomalyMap, Classes, Detections, Head, Masks, Seen, Values
 from gateway.layouts.binding import read
-from gateway.layouts.boxes import best_first, suppress
+from gateway.layouts.boxes import NotFinite, best_first, suppress
 from gateway.messages import (
     Answer,
     Answered,
@@ -28,7 +28,7 @@ from gateway.messages import (
     VariantResult,
     Window,
 )
-from gateway.models.catalog import ServedModel
+from gateway.models.catalog import ServedModel, ServedVariant
 from gateway.models.heads import head_of
 from gateway.models.spec import MAX_LABELS
 
@@ -76,8 +76,22 @@ def _decode(answer: Answer, given: PreparedInput | None, answered: Answered) -> 
     try:
         seen = [read(model.spec.layout, outputs, head) for outputs in answer.outputs]
         return _in_the_picture(result, seen, given, answered, head)
+    except NotFinite as error:
+        return replace(result, error=_naming_tensors(error, variant, answer))
     except SnapshotError as error:
         return replace(result, error=error)
+
+
+def _naming_tensors(error: NotFinite, variant: ServedVariant, answer: Answer) -> NotFinite:
+    """The error with the names of the tensors that have such values, which a layout knows by their roles only."""
+    odd = [
+        repr(variant.outputs[role].tensor)
+        for role in variant.outputs
+        if any(not np.isfinite(outputs[role]).all() for outputs in answer.outputs)
+    ]
+    if not odd:  # finite ones that exceed single floats, or arithmetic that does
+        return error
+    return NotFinite(f"output {' and '.join(odd)} has values that are not finite", where=error.where, fix=error.fix)
 
 
 def _in_the_picture(

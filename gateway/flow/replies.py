@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
-from gateway.errors import BrokerUnavailable, ModelUnavailable, PublishRefused, SnapshotError
+from gateway.errors import BrokerUnavailable, ModelUnavailable, Outcome, PublishRefused, SnapshotError
 from gateway.flow.acks import AckLedger
+from gateway.flow.dead_letters import DeadLetters
+from gateway.flow.outgoing import Outgoing
 from gateway.flow.publish import error_publication
+from gateway.flow.repeats import Repeat, Repeats
 from gateway.messages import Origin, Publication, ReplyTopics
 from gateway.metrics import Metrics
 from gateway.ports import Broker
@@ -31,9 +35,15 @@ class Replies:
     That holds too for one who has left meanwhile: his future is done, and stays until the answer comes.
     """
 
-    def __init__(self, broker: Broker, acks: AckLedger, metrics: Metrics) -> None:
+    def __init__(
+        self, broker: Broker, acks: AckLedger, repeats: Repeats, dead_letters: DeadLetters, metrics: Metrics
+    ) -> None:
         self._broker = broker
+        self.outgoing = Outgoing(broker)
+        """Sees through what is published here, whether or not the broker is there."""
         self._acks = acks
+        self._repeats = repeats
+        self._dead_letters = dead_letters
         self._metrics = metrics
         self._waiting: dict[str, tuple[Origin, asyncio.Future[Reply]]] = {}
         self._closed = False
@@ -49,6 +59,7 @@ class Replies:
     def close(self) -> None:
         """Tell everybody who still waits here that the gateway stops."""
         self._closed = True
+        self.outgoing.close()
         for origin, future in self._waiting.values():
             if not future.done():
                 future.set_result(refusal(origin, ModelUnavailable("the gateway is stopping", fix="Try again soon")))
@@ -58,16 +69,24 @@ class Replies:
         return result_id in self._waiting
 
     async def deliver(
-        self, origin: Origin, topics: ReplyTopics, result: Publication, others: list[Publication]
+        self,
+        origin: Origin,
+        topics: ReplyTopics,
+        result: Publication,
+        comparison: Publication | None = None,
+        alerts: Sequence[Publication] = (),
     ) -> None:
-        """Return when the result is with its receiver; the others (comparison, alerts) are for the broker alone.
+        """Return when the result is with its receiver; the comparison and the alerts are for the broker alone.
 
-        Raises PublishRefused for the result, BrokerUnavailable at the end.
+        All but the alerts is kept for a snapshot that comes again. Raises PublishRefused for the result,
+        BrokerUnavailable at the end.
         """
         if self._given(origin, Reply(result.payload)):
             return
+        beside = [] if comparison is None else [comparison]
         if topics.response is not None:
-            others = [*others, replace(result, topic=topics.response)]
+            beside.append(replace(result, topic=topics.response))
+        others = [*beside, *alerts]
         first, *rest = await asyncio.gather(
             *(self._broker.publish(item) for item in (result, *others)), return_exceptions=True
         )
@@ -80,13 +99,34 @@ class Replies:
                 )
             elif failure is not None:
                 raise failure
+        self._repeats.keep(origin, Outcome.PUBLISHED, (result, *beside))
 
-    async def answer_error(self, origin: Origin, topics: ReplyTopics, error: SnapshotError) -> None:
-        """Say why there is no result, then acknowledge."""
-        publication = error_publication(topics, origin, error)
-        given = self._given(origin, Reply(publication.payload, error))
-        if not given and not await self._publish_error(publication, topics):
+    async def repeat(self, origin: Origin, repeat: Repeat) -> None:
+        """Answer a snapshot that came again with the very same messages, then acknowledge."""
+        if not await self._publish_all(repeat.answers, "The broker refused an answer that was to be repeated"):
             return  # closing: the ticket stays open, the broker will send the snapshot again
+        self._metrics.repeats.inc()
+        log.debug("Answered as before", result_id=origin.result_id, topic=origin.topic[:200], outcome=repeat.outcome)
+        self._acks.settle(origin.result_id, repeat.outcome)
+
+    def dead_letter(self, origin: Origin, error: SnapshotError, content: bytes) -> Publication | None:
+        """The dead letter that goes with this error, where there is to be one; made early, so as to hold no others."""
+        return None if self.awaited(origin.result_id) else self._dead_letters.write(origin, error, content)
+
+    async def answer_error(
+        self, origin: Origin, topics: ReplyTopics, error: SnapshotError, letter: Publication | None = None
+    ) -> None:
+        """Say why there is no result, send its dead letter, then acknowledge."""
+        publication = error_publication(topics, origin, error)
+        if not self._given(origin, Reply(publication.payload, error)):
+            answers = [publication]
+            if topics.response is not None:
+                answers.append(replace(publication, topic=topics.response))
+            if not await self._publish_all(answers, "The broker refused an error message"):
+                return  # closing: the ticket stays open, the broker will send the snapshot again
+            if letter is not None:
+                await self._dead_letters.send(letter)
+            self._repeats.keep(origin, error.outcome, answers)
         self._metrics.snapshot_errors.labels(error.code).inc()
         log.warning(
             "No result for a snapshot",
@@ -107,21 +147,16 @@ class Replies:
             future.set_result(reply)
         return future is not None
 
-    async def _publish_error(self, publication: Publication, topics: ReplyTopics) -> bool:
-        """False when the broker is gone for good."""
-        both = [publication]
-        if topics.response is not None:
-            both.append(replace(publication, topic=topics.response))
-        for each in both:
+    async def _publish_all(self, answers: Sequence[Publication], refused: str) -> bool:
+        """False when the broker is gone for good; one that it refuses is logged under `refused`."""
+        for each in answers:
             try:
                 await self._broker.publish(each)
             except BrokerUnavailable:
                 return False
             except PublishRefused as refusal:
                 # Nobody can be told; holding the message back would stop every later one, so it ends in the log.
-                log.error(
-                    "The broker refused an error message", topic=each.topic, reason=refusal.message, fix=refusal.fix
-                )
+                log.error(refused, topic=each.topic, reason=refusal.message, fix=refusal.fix)
         return True
 
 

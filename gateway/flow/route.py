@@ -64,13 +64,7 @@ def route(snapshot: Snapshot | Window, model: ServedModel, settings: Settings, e
 
 def reply_topics(origin: Origin, model: ServedModel | None, settings: Settings) -> ReplyTopics:
     """The output templates, those of the model before those of the gateway, filled for this snapshot."""
-    parts = {
-        "business_unit": origin.place.business_unit,
-        "facility": origin.place.facility,
-        "gateway_id": origin.place.gateway_id,
-        "device_id": origin.device_id,
-        "model_name": model.spec.name if model else "none",
-    }
+    parts = topic_parts(origin, model.spec.name if model else None)
     own = model.spec.mqtt if model else None
     vision = model is None or model.spec.takes_pictures
     usual = settings.result_topic if vision else settings.sensor_result_topic
@@ -81,6 +75,17 @@ def reply_topics(origin: Origin, model: ServedModel | None, settings: Settings) 
         alert=fill((own and own.alert_topic_template) or settings.alert_topic, parts),
         response=_response_topic(origin, own, settings),
     )
+
+
+def topic_parts(origin: Origin, model_name: str | None) -> dict[str, str]:
+    """What fills the named parts of an output topic."""
+    return {
+        "business_unit": origin.place.business_unit,
+        "facility": origin.place.facility,
+        "gateway_id": origin.place.gateway_id,
+        "device_id": origin.device_id,
+        "model_name": model_name or "none",
+    }
 
 
 def _response_topic(origin: Origin, model: MqttSpec | None, settings: Settings) -> str | None:

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+import heapq
 from collections.abc import Callable
+from itertools import count
 
+from gateway.flow.lanes import Lane, Level, Services
 from gateway.messages import Job
 from gateway.metrics import Metrics
 
-Lane = tuple[str, str]
-"""A camera and the model that it asks: the unit of freshness and fairness."""
+FRESH_S = 0.25
+"""Under pressure a snapshot that has waited for longer gives way to a fresher one of its camera."""
+PRESSURE_S = 5.0
+"""How long the queue counts as under pressure after a snapshot had to give way, or was not served in time."""
 
 
 class Schedule:
-    """Waiting jobs by priority, then lane by lane in turn, each lane's oldest first.
+    """Waiting jobs by priority, then the lane that has not been served for the longest, each lane's oldest first.
 
-    Jobs whose model does not serve now are passed over, so they hold up no other. When the queue is full, the lane
-    with the most waiting snapshots of the lowest priority gives up its oldest: the freshest frame of each camera
-    stays, and a fast camera cannot push out a slow one.
+    So every camera gets as much as it sends, up to a share that is the same for all who want more. Jobs whose model
+    does not serve now are passed over, so they hold up no other. When the queue is full the lowest priority gives way:
+    the oldest of the longest lane, and where each lane has one left, that of the lane served last. The freshest frame
+    of each camera stays, and a fast camera cannot push out a slow one, however many of them there are.
+
+    A queue that overflows would serve everything late. Under pressure a camera's frame that has waited for FRESH_S
+    gives way to its next one; a backlog that fits into the queue is served whole.
     """
 
     def __init__(self, max_messages: int, max_bytes: int, serves: Callable[[str], bool], metrics: Metrics) -> None:
@@ -26,23 +34,29 @@ class Schedule:
         self._max_bytes = max_bytes
         self._serves = serves
         self._metrics = metrics
-        self._levels: dict[int, OrderedDict[Lane, deque[Job]]] = {}
-        self._messages = 0
+        self._levels: dict[int, Level] = {}
+        self._services = Services()
+        self._numbers = count()
+        self._places: dict[int, tuple[int, Lane]] = {}
+        """The priority and the lane of each job, by the number that it has while it waits."""
+        self._deadlines: list[tuple[float, int]] = []
+        """A heap of the deadlines and numbers of all jobs, and of some that do not wait any more."""
+        self._pressed_until = float("-inf")
         self._bytes = 0
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
-        return self._messages
+        return len(self._places)
 
     @property
     def waiting_only(self) -> bool:
         """True when no job could be served now: the queue is empty, or all wait for models that do not serve."""
-        return not any(self._serves(lane[1]) for level in self._levels.values() for lane in level)
+        return not any(self._serves(model) for model in self.model_names)
 
     @property
     def model_names(self) -> set[str]:
         """The models that jobs wait for."""
-        return {lane[1] for level in self._levels.values() for lane in level}
+        return {model for level in self._levels.values() for model in level.models}
 
     def limit(self, max_messages: int, max_bytes: int) -> None:
         """Let other limits hold from the next `put` on."""
@@ -51,30 +65,39 @@ class Schedule:
     def put(self, job: Job, *, again: bool = False) -> list[Job]:
         """Queue a job and return those that had to go for it, which may be the job itself.
 
-        `again` puts one back in front of its lane: it is older than what has come since.
+        `again` puts one back before those of its lane that have come since.
         """
         if job.size > self._max_bytes:
             return [job]
-        level = self._levels.setdefault(job.snapshot.priority, OrderedDict())
-        lane = level.setdefault(_lane(job), deque())
-        if again:
-            lane.appendleft(job)
-        else:
-            lane.append(job)
-        self._count(job, +1)
-        evicted = []
-        while self._messages > self._max_messages or self._bytes > self._max_bytes:
-            evicted.append(self._evict())
+        priority, lane, number = job.snapshot.priority, _lane(job), next(self._numbers)
+        level = self._levels.setdefault(priority, Level(self._services))
+        (level.add_again if again else level.add)(lane, number, job)
+        self._places[number] = priority, lane
+        heapq.heappush(self._deadlines, (job.deadline_at, number))
+        self._count(job.size)
+        gone = self._outpaced(priority, lane, job.snapshot.origin.received_at)
+        while len(self) > self._max_messages or self._bytes > self._max_bytes:
+            lowest = min(self._levels)
+            gone.append(self._remove(lowest, *self._levels[lowest].least(self._serves)))
+        if gone:
+            self._press(job.snapshot.origin.received_at)
         self.look_again()
-        return evicted
+        return gone
 
     async def get(self) -> Job:
         """The next job whose model serves; waits for one."""
-        while True:
-            job = self._next()
-            if job is not None:
-                return job
+        while (job := self.take()) is None:
             await self._changed.wait()
+        return job
+
+    def take(self) -> Job | None:
+        """The next job whose model serves; None when there is none."""
+        for priority in sorted(self._levels, reverse=True):
+            found = self._levels[priority].next(self._serves)
+            if found is not None:
+                lane, number = found
+                return self._remove(priority, lane, number, served=True)
+        return None
 
     def look_again(self) -> None:
         """Wake up whoever waits in `get`: there is a new job, or another model serves."""
@@ -83,50 +106,45 @@ class Schedule:
 
     def expired(self, now: float) -> list[Job]:
         """Take out the jobs whose deadline has passed, wherever in the queue they stand."""
-        late = [
-            (priority, lane, job)
-            for priority, level in self._levels.items()
-            for lane, jobs in level.items()
-            for job in jobs
-            if job.deadline_at <= now
-        ]
-        for priority, lane, job in late:
-            self._remove(priority, lane, job)
-        return [job for _, _, job in late]
+        late = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, number = heapq.heappop(self._deadlines)
+            if number in self._places:
+                priority, lane = self._places[number]
+                late.append(self._remove(priority, lane, number))
+        if any(self._serves(job.model.spec.name) for job in late):
+            self._press(now)
+        return late
 
     def drain(self) -> list[Job]:
         """Take everything out, at shutdown."""
-        return self.expired(float("inf"))
+        return [self._remove(priority, lane, number) for number, (priority, lane) in list(self._places.items())]
 
-    def _next(self) -> Job | None:
-        for priority in sorted(self._levels, reverse=True):
-            level = self._levels[priority]
-            for lane, jobs in level.items():
-                if self._serves(lane[1]):
-                    level.move_to_end(lane)
-                    return self._remove(priority, lane, jobs[0])
-        return None
+    def _outpaced(self, priority: int, lane: Lane, now: float) -> list[Job]:
+        """Take out what a camera's fresher frame makes pointless, while not everything can be served."""
+        gone: list[Job] = []
+        while now < self._pressed_until and (found := self._levels[priority].outpaced(lane, now - FRESH_S)):
+            gone.append(self._remove(priority, *found))
+        return gone
 
-    def _evict(self) -> Job:
-        priority = min(self._levels)
+    def _press(self, now: float) -> None:
+        self._pressed_until = max(self._pressed_until, now + PRESSURE_S)
+
+    def _remove(self, priority: int, lane: Lane, number: int, *, served: bool = False) -> Job:
         level = self._levels[priority]
-        lane = max(level, key=lambda lane: len(level[lane]))
-        return self._remove(priority, lane, level[lane][0])
-
-    def _remove(self, priority: int, lane: Lane, job: Job) -> Job:
-        level = self._levels[priority]
-        level[lane].remove(job)
-        if not level[lane]:
-            del level[lane]
+        job = level.remove(lane, number, served=served)
         if not level:
             del self._levels[priority]
-        self._count(job, -1)
+        del self._places[number]
+        self._count(-job.size)
+        if len(self._deadlines) > 2 * len(self) + 64:
+            self._deadlines = [each for each in self._deadlines if each[1] in self._places]
+            heapq.heapify(self._deadlines)
         return job
 
-    def _count(self, job: Job, sign: int) -> None:
-        self._messages += sign
-        self._bytes += sign * job.size
-        self._metrics.queue_messages.set(self._messages)
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        self._metrics.queue_messages.set(len(self))
         self._metrics.queue_bytes.set(self._bytes)
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gateway.config import Settings
 from gateway.errors import ModelUnavailable
 from gateway.messages import Asked, Selection
 from gateway.models.catalog import ServedModel, State
 
 
-def choose(snapshot: Asked, model: ServedModel, settings: Settings) -> Selection:
+def choose(
+    snapshot: Asked, model: ServedModel, settings: Settings, withheld: Callable[[str], str] | None = None
+) -> Selection:
     """Choose the variant that answers, those that are compared, and those to fall back on.
 
-    A variant that is known not to serve is passed over, and the reason says so; raises ModelUnavailable when
-    none serves.
+    A variant that is known not to serve is passed over, and so is one for which `withheld` has a reason, while another
+    one serves; the reason of the selection says so. What is withheld is the last to fall back on. Raises
+    ModelUnavailable when none serves.
     """
     wanted, reason = _wanted(snapshot, model, settings)
     dual = wanted == "dual" and len(model.variants) > 1
@@ -21,11 +26,15 @@ def choose(snapshot: Asked, model: ServedModel, settings: Settings) -> Selection
     serving = [name for name in order if model.variants[name].state is State.READY]
     if not serving:
         raise not_serving(model)
+    why_not = {} if withheld is None else {name: why for name in serving if (why := withheld(name))}
+    serving.sort(key=lambda name: name in why_not)
     policy = "dual" if dual else "single"
     if serving[0] != primary:
-        reason = f"{primary} does not serve: {model.variants[primary].reason}"
+        failing = why_not.get(primary)
+        away = f"{primary} does not serve: {model.variants[primary].reason}"
+        reason = f"{primary} is not asked: {failing}" if failing else away
         policy = policy if dual else "fallback"
-    # In dual mode a variant that does not serve is still asked for, so that the comparison says why it is missing.
+    # In dual mode a variant that is not to be asked is named too, so that the comparison says why it is missing.
     asked = [name for name in order if name != serving[0]]
     return Selection(
         policy=policy,

@@ -26,6 +26,10 @@ BLOCK = 256
 """Candidates compared at once: one matrix of overlaps that stays in the processor's cache."""
 
 
+class NotFinite(BackendInvalidResponse):
+    """Values that a layout needs are NaN or infinite."""
+
+
 def candidates_of(scores: Floats, class_ids: Indices, head: Head) -> Indices:
     """Which of the scores (N,) are above the threshold of their class, best first, at most MAX_CANDIDATES."""
     above = np.flatnonzero(scores > head.threshold_of(class_ids))
@@ -116,11 +120,11 @@ def iou_matrix(a: NDArray[Any], b: NDArray[Any]) -> Floats:
 
 
 def finite(values: NDArray[Any]) -> Floats:
-    """The values as float32; raises BackendInvalidResponse when one is NaN or infinite."""
+    """The values as float32; raises NotFinite when one is NaN or infinite."""
     with np.errstate(over="ignore"):  # of FP64
         values = values.astype(np.float32, copy=False)
     if not np.isfinite(values).all():
-        raise BackendInvalidResponse(
+        raise NotFinite(
             "the output has values that are not finite",
             where="layouts",
             fix="Check the model's weights and precision: NaN often means an overflow in FP16",

@@ -44,7 +44,8 @@ def _with_objectness(rows: Floats, head: Head) -> tuple[Indices, Indices, Floats
     likely = np.flatnonzero(rows[:, 4] > head.least_threshold)
     scores = rows[likely, 5:]
     class_ids = scores.argmax(axis=1)
-    best = scores[np.arange(len(likely)), class_ids] * rows[likely, 4]
+    with np.errstate(over="ignore"):  # what becomes infinite is refused as a confidence above 1
+        best = scores[np.arange(len(likely)), class_ids] * rows[likely, 4]
     chosen = candidates_of(best, class_ids, head)
     return likely[chosen], class_ids[chosen], best[chosen]
 

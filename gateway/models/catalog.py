@@ -142,6 +142,16 @@ def bucket(model: str, device_id: str) -> float:
     return zlib.crc32(f"{model}/{device_id}".encode(errors="surrogateescape")) / 2**32
 
 
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A variant that serves, but is not asked for now, since it fails."""
+
+    state: str
+    """Of its circuit breaker, which is not closed."""
+    reason: str
+    """In half a sentence."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Catalog:
     """All logical models by name."""
@@ -190,18 +200,26 @@ class Models:
         """Set when there is something for the loader to do at once."""
         self.wanted: set[str] = set()
         """Models that somebody asks for while they are asleep; the loader takes them out."""
+        self.given_up: dict[tuple[str, str], GivenUp] = {}
+        """The variants whose circuit breaker is not closed, by model and variant; the flow keeps it."""
 
     def put(self, model: ServedModel) -> None:
         """Publish a new entry for one model; whoever waits looks again."""
         self.current = Catalog({**self.current.models, model.spec.name: model})
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self.say_changed()
 
     def remove(self, name: str) -> None:
         """Take a model out; whoever waits looks again."""
         self.current = Catalog({key: model for key, model in self.current.models.items() if key != name})
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self.say_changed()
+
+    def give_up(self, variant: tuple[str, str], why: GivenUp | None) -> None:
+        """Show that a variant, (model, variant), is not asked for now; None: it is again. Whoever waits looks again."""
+        before = self.given_up.pop(variant, None)
+        if why is not None:
+            self.given_up[variant] = why
+        if why != before:
+            self.say_changed()
 
     def wake(self, name: str) -> None:
         """Ask for a model that is asleep to be loaded again."""
@@ -212,6 +230,11 @@ class Models:
         """Whether a snapshot for this model need not wait: it serves, or it was refused and nothing is to come."""
         model = self.current.models.get(name)
         return model is None or model.ready or model.refused
+
+    def say_changed(self) -> None:
+        """Let those look again who wait in `changed`."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def changed(self) -> None:
         """Return at the next change of the catalogue."""

@@ -60,6 +60,8 @@ class Loader:
         self._looked = asyncio.Event()
         self._waiting = False
         self.triton_ready = False
+        self.triton_trouble = ""
+        """Why Triton cannot be reached, where more is known than that."""
         self.outages = 0
         """How often Triton has gone away."""
 
@@ -135,9 +137,16 @@ class Loader:
         self.outages += self.triton_ready and not answering
         self.triton_ready = answering
         self._metrics.triton_ready.set(answering)
-        if not answering and not self._waiting:
-            log.warning("Waiting for Triton", fix="Check that Triton runs and that TRITON_GRPC_URL names it")
-        self._waiting = not answering
+        why, self.triton_trouble = self.triton_trouble, ""
+        if answering:
+            self._waiting = False
+            return
+        trouble = self._server.trouble
+        self.triton_trouble = trouble.message if trouble else ""
+        if not self._waiting or self.triton_trouble not in ("", why):
+            fix = trouble.fix if trouble else "Check that Triton runs and that TRITON_GRPC_URL names it"
+            log.warning("Waiting for Triton", fix=fix, **({"reason": self.triton_trouble} if trouble else {}))
+        self._waiting = True
 
     def _all_unavailable(self) -> None:
         """Nothing is known of any variant now; a load that nobody answers would only hold up the next one."""

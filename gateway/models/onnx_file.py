@@ -106,7 +106,8 @@ def labels_of(metadata: Mapping[str, str]) -> tuple[str, ...]:
         return ()
     try:
         names = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):  # such as a broken \x escape
+        "".join(names.values() if isinstance(names, dict) else names).encode()
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # such as a broken \x escape, or half a character
         return ()
     if isinstance(names, list):
         return tuple(names)

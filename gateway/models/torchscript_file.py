@@ -71,9 +71,11 @@ def _entries(text: bytes) -> Mapping[str, str]:
         return {}
     try:
         data = json.loads(text)
-    except (ValueError, RecursionError):
+        entries = {key: str(value) for key, value in data.items()} if isinstance(data, dict) else {}
+        "".join((*entries, *entries.values())).encode()
+    except (ValueError, RecursionError):  # also for half a character (a lone surrogate), which no message can carry
         return {}
-    return {key: str(value) for key, value in data.items()} if isinstance(data, dict) else {}
+    return entries
 
 
 class _Bounded(io.RawIOBase):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from gateway.errors import BrokerUnavailable, PublishRefused
 from gateway.messages import Message, MessageProperties, Oversize, Publication
+from gateway.ports import held_by
 from gateway.session_states import SessionStates
 from gateway.topics import topic_matches
 
@@ -210,10 +211,19 @@ class MemoryBrokerClient:
         self._connection: object | None = None
         self._taken_over = False
         self._closed = False
+        self._backlog = 0
 
     @property
     def connected(self) -> bool:
         return self._states.up
+
+    @property
+    def backlog(self) -> int:
+        return self._backlog
+
+    @property
+    def trouble(self) -> str:
+        return ""  # it knows no reason but that it was stopped
 
     async def run(self) -> None:
         try:
@@ -246,12 +256,16 @@ class MemoryBrokerClient:
             self._broker.acknowledged(self.client_id, delivery.number)
 
     async def publish(self, publication: Publication) -> None:
-        while self._connection is None and not self._closed:
-            await self._next_change()
-        if self._closed:
-            raise BrokerUnavailable("The session with the broker has been closed", fix="Publish before close")
-        self._broker.accept(publication)
-        await asyncio.sleep(0)  # a real broker's acknowledgement does not come at once either
+        self._backlog += held_by(publication)
+        try:
+            while self._connection is None and not self._closed:
+                await self._next_change()
+            if self._closed:
+                raise BrokerUnavailable("The session with the broker has been closed", fix="Publish before close")
+            self._broker.accept(publication)
+            await asyncio.sleep(0)  # a real broker's acknowledgement does not come at once either
+        finally:
+            self._backlog -= held_by(publication)
 
     async def close(self) -> None:
         self._closed = True

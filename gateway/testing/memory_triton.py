@@ -152,6 +152,10 @@ class MemoryTriton:
 
     # --- the port -----------------------------------------------------------------------------------
 
+    @property
+    def trouble(self) -> None:
+        return None  # it has no network that could be at fault
+
     async def is_ready(self) -> bool:
         """True unless stopped or frozen."""
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ DISCONNECT_TAKEN_OVER = bytes.fromhex("e0 01 8e")
 
 CONNACK_RESUMED = bytes.fromhex("20 03 01 00 00")
 
-CONNECT, PUBLISH, PUBACK, SUBSCRIBE, DISCONNECT = 1, 3, 4, 8, 14
+CONNECT, PUBLISH, PUBACK, SUBSCRIBE, PINGREQ, DISCONNECT, AUTH = 1, 3, 4, 8, 12, 14, 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,9 @@ class Peer:
 
 
 @contextlib.asynccontextmanager
-async def scripted_broker(script: Callable[[Peer], Awaitable[None]]) -> AsyncIterator[int]:
+async def scripted_broker(
+    script: Callable[[Peer], Awaitable[None]], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
     """Runs the script on each connection and closes it at the script's end; yields the port."""
     failures: list[BaseException] = []
 
@@ -85,7 +88,7 @@ async def scripted_broker(script: Callable[[Peer], Awaitable[None]]) -> AsyncIte
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from gateway.adapters.mqtt import MqttBroker, MqttSettings
 from gateway.errors import BrokerUnavailable, ConfigError, PublishRefused
 from gateway.messages import Publication
+from gateway.ports import held_by
 from tests.adapters.mqtt_client import Client, run_program
 from tests.adapters.scripted_broker import (
     CONNACK,
@@ -155,7 +156,8 @@ class TestRefusals:
             gateway = Client(mosquitto.port, username="gw", password_file=tmp_path / "absent")
             await until(lambda: "unreachable" in gateway.events)
         await gateway.close()
-        assert "Check the files" in logs[0]["fix"]
+        assert logs[0]["reason"] == f"AIO_MQTT_PASSWORD_FILE: there is no file '{tmp_path}/absent'"
+        assert "mount the file" in logs[0]["fix"]
 
     @both_protocols
     async def test_refused_subscription_is_no_session(
@@ -284,15 +286,39 @@ class TestLimits:
             results = await asyncio.gather(*publishing, return_exceptions=True)
         assert [result for result in results if result is not None and not isinstance(result, BrokerUnavailable)] == []
 
-    async def test_waiting_publications_are_bounded(self) -> None:
-        broker = MqttBroker(MqttSettings(client_id="gateway", max_waiting_publications=2))
-        waiting = [asyncio.create_task(broker.publish(Publication("out", b""))) for _ in range(2)]
+    @pytest.mark.parametrize(("count", "size"), [(2, 1_000_000), (100, 7000)])
+    async def test_waiting_publications_are_bounded_and_the_rest_waits_with_its_caller(
+        self, mosquitto: Mosquitto, count: int, size: int
+    ) -> None:
+        """The bound on bytes lets two in, too: each holds 1000 of its own."""
+        gateway = MqttBroker(
+            MqttSettings(
+                client_id="gateway", port=mosquitto.port, max_waiting_publications=count, max_waiting_bytes=size
+            )
+        )
+        publications = [Publication("out", bytes([number]) * 1000) for number in range(5)]
+        waiting = [asyncio.create_task(gateway.publish(each)) for each in publications]
         await asyncio.sleep(0)
-        with pytest.raises(PublishRefused, match="2 publications already wait"):
-            await broker.publish(Publication("out", b""))
+        assert gateway.backlog == 2 * held_by(publications[0])
+        settings = MqttSettings(client_id="viewer", port=mosquitto.port, subscriptions=("out",))
+        async with running(MqttBroker(settings)) as viewer, running(gateway):
+            async with asyncio.timeout(DEADLINE_S):
+                await asyncio.gather(*waiting)
+            assert [message.payload[0] for message in await viewer.take(5)] == [0, 1, 2, 3, 4]
+            assert gateway.backlog == 0
+
+    async def test_a_publication_beyond_the_bound_goes_alone_and_one_given_up_leaves_its_room(self) -> None:
+        broker = MqttBroker(MqttSettings(client_id="gateway", max_waiting_bytes=5000))
+        large = asyncio.create_task(broker.publish(Publication("out", bytes(10_000))))
+        small = asyncio.create_task(broker.publish(Publication("out", b"")))
+        await asyncio.sleep(0)
+        assert broker.backlog > 10_000
+        large.cancel()
+        await until(lambda: broker.backlog == held_by(Publication("out", b"")))
         await broker.close()
-        results = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [type(result) for result in results] == [BrokerUnavailable] * 2
+        results = await asyncio.gather(large, small, return_exceptions=True)
+        assert [type(result) for result in results] == [asyncio.CancelledError, BrokerUnavailable]
+        assert broker.backlog == 0
 
 
 class TestConnect:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.adapters.mqtt_framing import CRUMB_BYTES, MAX_PROPERTIES_BYTES, FramedSocket, Framing
+from gateway.adapters.mqtt_framing import COLLECTED_BYTES, CRUMB_BYTES, MAX_PROPERTIES_BYTES, FramedSocket, Framing
 from gateway.messages import Oversize
 
 LIMIT = 300
@@ -120,6 +120,22 @@ def test_malformed_packets_reach_paho_which_refuses_them(wire: bytes) -> None:
     passed, oversizes = feed(Framing(LIMIT, properties=True), wire, [])
     assert passed == wire
     assert not oversizes
+
+
+@pytest.mark.parametrize("size", [COLLECTED_BYTES, COLLECTED_BYTES + 1, 10 * CRUMB_BYTES])
+def test_a_large_payload_is_collected_and_paho_gets_crumbs(size: int) -> None:
+    payload = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    packet = publish(b"t", payload, properties=b"")
+    framing = Framing(20 * CRUMB_BYTES, properties=True)
+    pieces = [piece for at in range(0, len(packet.wire), 7000) for piece in framing.feed(packet.wire[at : at + 7000])]
+    passed = b"".join(piece.data for piece in pieces)
+    if size <= COLLECTED_BYTES:
+        assert passed == packet.wire
+        assert all(piece.payload is None for piece in pieces)
+    else:
+        assert passed == packet.expected
+        assert [piece.payload for piece in pieces if piece.payload] == [payload]
+    assert not any(piece.oversize for piece in pieces)
 
 
 class TestFramedSocket:

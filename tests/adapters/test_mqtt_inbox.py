@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Literal
 
 import pytest
 
 from gateway.adapters.mqtt import MqttBroker, MqttSettings
+from gateway.adapters.mqtt_client import FramedClient
+from gateway.adapters.mqtt_connack import Learned
+from gateway.adapters.mqtt_framing import FramedSocket, Framing
 from gateway.messages import Publication
 from tests.adapters.mqtt_client import Client
 from tests.adapters.scripted_broker import DISCONNECT, PUBACK, Peer, scripted_broker
@@ -81,6 +85,27 @@ async def test_a_drop_with_nothing_unacknowledged_is_asked_for_again_at_once() -
         await until(lambda: kinds[-1] == PUBACK)
         await gateway.close()
     assert [message.payload for message in messages] == [b"a", b"b", b"c"]
+
+
+def test_a_packet_that_paho_has_in_a_hundred_reads_is_not_left_lying() -> None:
+    """paho pauses after 100 reads, even when nothing is left to read that would wake it."""
+    client = FramedClient(MqttSettings(client_id="gateway"), Learned())
+    payloads: list[bytes] = []
+    client.on_message = lambda _client, _data, message: payloads.append(bytes(message.payload))
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # one read for each write, whatever its size
+    with near, far:
+        near.setblocking(False)
+        client.stream = FramedSocket(near, Framing(1000, properties=True))
+        client._sock = client.stream
+        far.send(b"\x30\x68")
+        for part in (b"\x00\x02in\x00", *(b"x",) * 99):
+            far.send(part)
+        client.loop_read()
+        assert (payloads, client.stream.pending()) == ([], False)
+        assert client.packet_waits
+        client.loop_read()
+    assert payloads == [b"x" * 99]
+    assert not client.packet_waits
 
 
 @pytest.mark.mosquitto

@@ -1,7 +1,8 @@
-"""TLS and mutual TLS to a real Mosquitto, with a throw-away CA."""
+"""TLS and mutual TLS to a real Mosquitto, with a throw-away authority."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,49 +10,41 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.messages import Publication
-from tests.adapters.mqtt_client import Client, run_program
+from tests.adapters.mqtt_client import Client
 from tests.broker_session import until
+from tests.certificates import Authority
 from tests.mosquitto_server import Mosquitto, NewMosquitto
 
 pytestmark = pytest.mark.mosquitto
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ca.pem; server.pem for localhost and client.pem signed by it, with their keys; other.pem, a stranger's CA."""
-    folder = tmp_path_factory.mktemp("certificates")
-    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    for name in ("ca", "other"):
-        subject = ("-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem")
-        run_program("openssl", "req", "-x509", *new_key, *subject, folder=folder)
-    (folder / "names").write_text("subjectAltName=DNS:localhost\n")
-    for name in ("server", "client"):
-        subject = ("-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
-        run_program("openssl", "req", *new_key, *subject, folder=folder)
-        signed_by = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names")
-        run_program("openssl", "x509", "-req", "-in", f"{name}.csr", *signed_by, "-out", f"{name}.pem", folder=folder)
-    return folder
+@pytest.fixture
+def ca(tmp_path: Path) -> Authority:
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    return Authority(folder)
 
 
 @pytest.fixture
-async def tls_port(certificates: Path, new_mosquitto: NewMosquitto) -> int:
-    files = (
-        f"cafile {certificates}/ca.pem",
-        f"certfile {certificates}/server.pem",
-        f"keyfile {certificates}/server.key",
-    )
-    server = new_mosquitto(*files, "require_certificate true")
+async def tls_port(ca: Authority, new_mosquitto: NewMosquitto) -> int:
+    """Of a Mosquitto that wants certificates of the authority."""
+    pair = ca.issue("server")
+    files = (f"cafile {ca.path}", f"certfile {pair.certificate}", f"keyfile {pair.key}")
+    server = new_mosquitto(*files, "require_certificate true", "use_identity_as_username true")
     await server.start()
     return server.port
 
 
-async def test_large_and_oversize_messages_over_mutual_tls(tls_port: int, certificates: Path) -> None:
-    trust: dict[str, Any] = {
-        "tls": True,
-        "ca_file": certificates / "ca.pem",
-        "cert_file": certificates / "client.pem",
-        "key_file": certificates / "client.key",
-    }
+@pytest.fixture
+def trust(ca: Authority) -> dict[str, Any]:
+    pair = ca.issue("client")
+    return {
+        "host": "localhost", "tls": True, "ca_file": ca.path, "cert_file": pair.certificate, "key_file": pair.key,
+        "look_at_files_s": 0.05,
+    }  # fmt: skip
+
+
+async def test_large_and_oversize_messages_over_mutual_tls(tls_port: int, trust: dict[str, Any]) -> None:
     gateway = Client(tls_port, subscriptions=("in",), max_payload_bytes=1_000_000, **trust)
     await gateway.connected()
     for size in (1_000_000, 3_000_000, 10):
@@ -62,23 +55,62 @@ async def test_large_and_oversize_messages_over_mutual_tls(tls_port: int, certif
     assert [message.oversize.size if message.oversize else None for message in messages] == [None, 3_000_000, None]
 
 
-@pytest.mark.parametrize(("ca", "host"), [("other.pem", "localhost"), ("ca.pem", "127.0.0.1")])
-async def test_stranger_is_not_trusted(tls_port: int, certificates: Path, ca: str, host: str) -> None:
+async def test_renewed_certificate_is_shown_without_a_restart_and_nothing_is_lost(
+    tls_port: int, trust: dict[str, Any], ca: Authority
+) -> None:
+    other = ca.issue("other")
+    camera = Client(tls_port, "camera", **trust | {"cert_file": other.certificate, "key_file": other.key})
+    gateway = Client(tls_port, subscriptions=("in",), **trust)
+    await gateway.connected()
+    await camera.connected()
+    taken: list[bytes] = []
+
+    async def take() -> None:
+        while len(set(taken)) < 300:
+            message = await gateway.next()
+            taken.append(message.payload)
+            gateway.broker.acknowledge(message)
+
+    async def send() -> None:
+        for number in range(300):
+            if number == 100:
+                ca.issue("client")  # over the one that is used
+            if number == 200:
+                await until(lambda: gateway.events.count("connected") == 2)
+            await camera.broker.publish(Publication("in", b"%d" % number))
+
     with capture_logs() as logs:
-        gateway = Client(tls_port, host=host, tls=True, ca_file=certificates / ca)
+        await asyncio.gather(take(), send())
+    await gateway.close()
+    await camera.close()
+    assert set(taken) == {b"%d" % number for number in range(300)}
+    assert gateway.events == ["connected", "credentials_renewed", "connected"]
+    (entry,) = [entry for entry in logs if "Renewed credentials" in entry.get("reason", "")]
+    assert entry["log_level"] == "info"
+    assert "client.crt" in entry["reason"]
+
+
+async def test_client_without_certificate_is_told_which_setting_is_missing(tls_port: int, ca: Authority) -> None:
+    with capture_logs() as logs:
+        gateway = Client(tls_port, host="localhost", tls=True, ca_file=ca.path)
         await until(lambda: "unreachable" in gateway.events)
         await gateway.close()
-    assert "AIO_TLS_CA_FILE" in logs[0]["fix"]
-
-
-async def test_client_without_certificate_gets_no_session(tls_port: int, certificates: Path) -> None:
-    gateway = Client(tls_port, tls=True, ca_file=certificates / "ca.pem")
-    await until(lambda: "unreachable" in gateway.events)
-    await gateway.close()
     assert "connected" not in gateway.events
+    assert "AIO_TLS_CERT_FILE" in logs[0]["fix"]
 
 
 async def test_tls_towards_a_plain_listener(mosquitto: Mosquitto) -> None:
-    gateway = Client(mosquitto.port, tls=True, connect_timeout_s=1.0)
-    await until(lambda: "unreachable" in gateway.events)
-    await gateway.close()
+    with capture_logs() as logs:
+        gateway = Client(mosquitto.port, host="localhost", tls=True, connect_timeout_s=1.0)
+        await until(lambda: "unreachable" in gateway.events)
+        await gateway.close()
+    assert "TLS" in logs[0]["reason"]
+    assert "is its TLS port" in logs[0]["fix"]
+
+
+async def test_plain_text_towards_a_tls_listener(tls_port: int) -> None:
+    with capture_logs() as logs:
+        gateway = Client(tls_port)
+        await until(lambda: "unreachable" in gateway.events)
+        await gateway.close()
+    assert "AIO_MQTT_USE_TLS is false" in f"{logs[0]['reason']} {logs[0]['fix']}"

@@ -48,15 +48,18 @@ class Wire(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 @asynccontextmanager
-async def listening() -> AsyncIterator[tuple[Wire, str]]:
-    """A `Wire` on a free port, and its address."""
+async def listening(credentials: Any = None, host: str = "127.0.0.1") -> AsyncIterator[tuple[Wire, str]]:
+    """A `Wire` on a free port, and its address; with gRPC's credentials it wants TLS."""
     handler = Wire()
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((handler,))
-    port = server.add_insecure_port("127.0.0.1:0")
+    if credentials is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()
     try:
-        yield handler, f"127.0.0.1:{port}"
+        yield handler, f"{host}:{port}"
     finally:
         await server.stop(None)
 

@@ -14,6 +14,8 @@ import msgspec
 
 from gateway.admin.api import Api
 from gateway.admin.command_desk import CommandDesk
+from gateway.admin.connections import Connections, Limits
+from gateway.admin.guard import TokenGuard
 from gateway.admin.health import Health
 from gateway.admin.http import HttpServer
 from gateway.admin.infer import InferApi
@@ -35,6 +37,8 @@ from tests.harness import until
 
 MODELS_TOPIC = "edge-ai/default/default/test/ai/models/detector"
 COMMAND_TOPIC = "edge-ai/default/default/test/ai/commands/models"
+OTHER_TOPIC = "edge-ai/default/orders"
+"""Subscribed too, and a topic of commands where a test says so."""
 
 
 def release(version: int = 3) -> ReleaseRecord:
@@ -105,6 +109,7 @@ class Watch:
     """Somebody for whom Triton is there."""
 
     triton_ready = True
+    triton_trouble = ""
 
 
 @dataclass
@@ -119,6 +124,9 @@ class Office:
     broker: MemoryBroker
     url: str
     http: httpx.AsyncClient
+    parts: tuple[Api, InferApi, KServe]
+    """What the HTTP server serves."""
+    connections: Connections
     seen: list[Message] = field(default_factory=list)
 
     def bodies(self, topic: str) -> list[dict[str, Any]]:
@@ -166,23 +174,22 @@ async def office(
 
     Without `acknowledge` it has not come to acknowledge commands when the connection is lost.
     """
-    config = settings(**environment)
+    config = settings(**{"mqtt_command_topics": COMMAND_TOPIC, **environment})
+    guard = TokenGuard(config.api_token_file)
     live, models, metrics, commands = Live(config), Models(), Metrics(), Scripted()
     broker = broker or MemoryBroker()
     models.put(served())
     metrics.config_last_reload_successful.set(1)
-    client, viewer = broker.client("gateway", [COMMAND_TOPIC]), broker.client("viewer", ["edge-ai/#", "answers/#"])
+    client = broker.client("gateway", [COMMAND_TOPIC, OTHER_TOPIC])
+    viewer = broker.client("viewer", ["edge-ai/#", "answers/#"])
     health = Health(live, client, Watch(), models, metrics, commands)
-    server = HttpServer(
-        "127.0.0.1",
-        0,
-        health,
-        metrics,
-        Api(live, health, models, metrics, commands),
-        InferApi(live, _nothing),
+    parts = (
+        Api(live, health, models, metrics, commands, guard),
+        InferApi(live, _nothing, guard),
         KServe(health, models),
     )
-    topic = ModelCommandTopic(config, client, CommandDesk(commands, models, metrics), models)
+    server = HttpServer("127.0.0.1", 0, health, metrics, *parts, Limits(head_s=1.0))
+    topic = ModelCommandTopic(config, client, CommandDesk(commands, models, metrics), models, guard)
 
     async def take() -> None:
         async for message in client.messages():
@@ -197,7 +204,7 @@ async def office(
 
     url = f"http://127.0.0.1:{await server.start()}"
     async with httpx.AsyncClient(base_url=url, timeout=20) as http:
-        place = Office(commands, models, metrics, health, topic, broker, url, http)
+        place = Office(commands, models, metrics, health, topic, broker, url, http, parts, server.connections)
         running = [asyncio.create_task(each) for each in (viewer.run(), view())]
         try:
             await until(lambda: viewer.connected, "the viewer's session")

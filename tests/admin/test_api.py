@@ -120,7 +120,7 @@ async def test_a_form_with_an_endless_header_is_refused_like_any_other(tmp_path:
         form = await client.post("/v1/infer", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
         coded = await client.post("/v1/infer", content=jpeg(), headers={"Content-Encoding": "gzip"})
     assert (form.status_code, form.json()["error"]["code"]) == (400, "PAYLOAD_INVALID")
-    assert coded.status_code == 400
+    assert coded.status_code == 415
 
 
 async def test_one_who_asks_is_answered_in_time_though_the_broker_is_away(tmp_path: Path) -> None:
@@ -178,6 +178,20 @@ async def test_more_than_may_be_under_way_are_asked_to_come_back(tmp_path: Path)
         place.triton.release("detector-onnx")
         codes = [answer.status_code for answer in await asyncio.gather(*asked)]
     assert codes.count(200) == 8
+
+
+async def test_bodies_that_are_held_together_have_a_limit_of_bytes(tmp_path: Path) -> None:
+    async with served(tmp_path, max_payload_bytes=2**20) as (place, client):
+        place.triton.hold("detector-onnx")
+        large = [jpeg(seed=number) + bytes(1_000_000) for number in range(3)]
+        asked = [asyncio.create_task(client.post("/v1/infer", content=body)) for body in large]
+        await until(lambda: any(task.done() for task in asked), "a refusal")
+        refused = next(task.result() for task in asked if task.done())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "QUEUE_FULL")
+        assert refused.headers["Retry-After"] == "1"
+        place.triton.release("detector-onnx")
+        assert sorted([answer.status_code for answer in await asyncio.gather(*asked)]) == [200, 200, 503]
+        assert (await client.post("/v1/infer", content=large[0])).status_code == 200
 
 
 @pytest.mark.parametrize(

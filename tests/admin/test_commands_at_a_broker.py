@@ -18,6 +18,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from gateway.adapters.mqtt import MqttBroker, MqttSettings
 from gateway.admin.command_desk import CommandDesk
+from gateway.admin.guard import TokenGuard
 from gateway.admin.model_commands import ModelCommandTopic
 from gateway.admin.models_topic import ModelsTopic
 from gateway.metrics import Metrics
@@ -64,12 +65,15 @@ class Operator:
 @contextlib.asynccontextmanager
 async def gateway(port: int, commands: Scripted, folder: Path) -> AsyncIterator[MqttBroker]:
     """The parts of a gateway that answer commands, with a session that outlives them."""
-    config, models, metrics = settings(api_token_file=with_token(folder)), Models(), Metrics()
+    config = settings(api_token_file=with_token(folder), mqtt_command_topics=COMMAND_TOPIC)
+    models, metrics = Models(), Metrics()
     models.put(served())
     broker = MqttBroker(
         MqttSettings(client_id="gateway", port=port, subscriptions=("in",), optional_subscriptions=(COMMAND_TOPIC,))
     )
-    topic = ModelCommandTopic(config, broker, CommandDesk(commands, models, metrics), models)
+    topic = ModelCommandTopic(
+        config, broker, CommandDesk(commands, models, metrics), models, TokenGuard(config.api_token_file)
+    )
 
     async def take() -> None:
         async for message in broker.messages():

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.admin.command_desk import MAX_COMMAND_BYTES
 from gateway.admin.model_actions import STATUS
 from gateway.errors import BackendUnavailable, CommandRefused
 from gateway.rollout.commands import Action, Command
@@ -63,7 +64,6 @@ async def test_a_version_in_the_body_or_in_the_query(tmp_path: Path) -> None:
         {"content": b"\xff\xfe"},
         {"content": b"[" * 60_000},
         {"content": b'{"version": 99999999999999999999999999}'},
-        {"content": b" " * 70_000},
     ],
 )
 async def test_what_is_no_command_reaches_nobody(tmp_path: Path, more: dict[str, Any]) -> None:
@@ -71,6 +71,13 @@ async def test_what_is_no_command_reaches_nobody(tmp_path: Path, more: dict[str,
         assert error(await place.http.post(PROMOTE, headers=BEARER, **more)) == (400, "COMMAND_INVALID")
         assert place.commands.executed == []
         assert place.counted("promote", "COMMAND_INVALID") == 1
+
+
+async def test_a_body_that_is_too_large_is_cut_off(tmp_path: Path) -> None:
+    async with office(api_token_file=with_token(tmp_path)) as place:
+        answer = await place.http.post(PROMOTE, headers=BEARER, content=b" " * (MAX_COMMAND_BYTES + 1))
+        assert error(answer) == (413, "PAYLOAD_TOO_LARGE")
+        assert place.commands.executed == []
 
 
 @pytest.mark.parametrize("name", ["nope", "../detector", "../../etc/passwd", "dé tector", "a" * 3000, "\ufeff", "%00"])
@@ -207,7 +214,7 @@ async def test_the_description_has_the_status_of_every_code() -> None:
         document = (await place.http.get("/openapi.json")).json()
     operation = document["paths"]["/api/models/{model}/{action}"]["post"]
     assert operation["security"] == [{"token": []}]
-    assert set(operation["responses"]) == {"202", "403", *(str(status) for status in STATUS.values())}
+    assert {"202", "403", *(str(status) for status in STATUS.values())} <= set(operation["responses"])
 
 
 def test_the_page_has_the_status_of_every_code() -> None:

@@ -10,12 +10,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.admin.command_desk import MAX_COMMAND_BYTES
-from gateway.errors import BackendUnavailable, CommandRefused
+from gateway.config_reading import load_settings
+from gateway.errors import BackendUnavailable, CommandRefused, ConfigError
 from gateway.messages import MessageProperties
 from gateway.rollout.commands import Action, Command
 from gateway.testing import MemoryBroker
 from tests.admin.commanded import COMMAND_TOPIC, MODELS_TOPIC, Office, office, with_token
-from tests.flow.builders import served, spec
+from tests.flow.builders import served, settings, spec
 from tests.harness import until
 from tests.test_messages_doc import EXAMPLES, shape_of
 
@@ -116,11 +117,34 @@ async def test_open_asks_nobody_for_a_token(tmp_path: Path) -> None:
         assert (await place.answer(PROMOTE))["ok"]
 
 
-async def test_off_ignores_what_an_old_subscription_still_brings() -> None:
-    async with office(mqtt_commands="off") as place:
-        with capture_logs() as logs:
-            place.command(PROMOTE)
-            await until(lambda: bool(logs), "the log")
+async def test_what_an_old_subscription_still_brings_is_no_command() -> None:
+    async with office(mqtt_command_topics="edge-ai/{business_unit}/orders", mqtt_commands="open") as place:
+        place.command(PROMOTE)
+        place.broker.publish("edge-ai/default/orders", b'{"action": "load", "model": "detector"}')
+        await until(lambda: bool(place.commands.executed), "the command on the topic that is named")
+        assert [command.action for command in place.commands.executed] == [Action.LOAD]
+        assert place.bodies("answers/me") == []
+
+
+def test_the_setting_of_before_is_refused_with_the_name_of_the_new_one(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("model_commands_topic: a/b\n")
+    with pytest.raises(ConfigError, match="did you mean 'mqtt_command_topics'"):
+        load_settings(file)
+
+
+@pytest.mark.parametrize("topic", ["a/+", "a/#", "#", "$share/g/a", "$SYS/a", "a/{asset}", "a\0"])
+def test_a_topic_of_commands_has_no_wildcards(topic: str) -> None:
+    with pytest.raises(ValueError, match="mqtt_command_topics"):
+        settings(mqtt_command_topics=topic)
+
+
+async def test_without_a_configured_topic_nothing_commands() -> None:
+    async with office(mqtt_command_topics="", mqtt_commands="open") as place:
+        assert place.topic.topics == ()
+        place.command(PROMOTE)
+        place.broker.publish("answers/end", b"{}")
+        await until(lambda: bool(place.bodies("answers/end")), "what came later")
         assert place.commands.executed == []
         assert place.bodies("answers/me") == []
 

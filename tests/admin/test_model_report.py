@@ -54,7 +54,14 @@ def test_all_of_it() -> None:
     for name in model.variants:
         model = model.with_variant(replace(model.variants[name], version="1", fix=""))
     report = model_report("detector", msgspec.structs.replace(with_rollout(), refused=(refusal,)), model)
-    variant = {"triton_model": "detector-onnx", "state": "ready", "reason": "", "fix": "", "version": "1"}
+    variant = {
+        "triton_model": "detector-onnx",
+        "state": "ready",
+        "reason": "",
+        "fix": "",
+        "version": "1",
+        "breaker": "closed",
+    }
     assert report == {
         "model_name": "detector",
         "status": "rolling_out",
@@ -91,7 +98,14 @@ def test_all_of_it() -> None:
 
 def test_what_is_remembered_alone_names_the_variants_too() -> None:
     variants = model_report("detector", STABLE, None)["variants"]
-    assert variants["onnx"] == {"triton_model": "detector-onnx", "state": None, "reason": "", "fix": "", "version": "3"}
+    assert variants["onnx"] == {
+        "triton_model": "detector-onnx",
+        "state": None,
+        "reason": "",
+        "fix": "",
+        "version": "3",
+        "breaker": None,
+    }
 
 
 def test_the_lines_say_where_a_rollout_stands() -> None:

@@ -1,4 +1,4 @@
-"""What it costs a snapshot that versions may be tried: choosing the version, its turn, telling the jury.
+"""What it costs a snapshot that versions may be tried and variants given up: choosing, its turn, telling who watches.
 
 Not a test: it asserts nothing and its figures are those of this machine at this moment.
 Run it with `python -m tests.bench.routing`.
@@ -14,8 +14,11 @@ from dataclasses import replace
 
 import structlog
 
+from gateway.errors import ModelCrashed
+from gateway.flow.breakers import Attempt, Breakers
 from gateway.flow.canary import Tried
 from gateway.flow.pipeline import Pipeline
+from gateway.flow.variants import choose
 from gateway.live import Live
 from gateway.messages import Job, Predicted, Publication, Selection, VariantResult
 from gateway.metrics import Metrics
@@ -90,6 +93,30 @@ async def nanoseconds(model: ServedModel) -> tuple[float, float]:
     return min(took), min(base)
 
 
+def breakers_nanoseconds(*, watched: bool, opened: bool = False) -> float:
+    """Choosing the variant, and its breaker, where there is one; the best of several rounds, for each snapshot."""
+    live, models, model = Live(settings()), Models(), release(1)
+    models.put(model)
+    breakers = Breakers(live, models, Metrics())
+    breakers.follow(models.current)
+    for _ in range(live.current.breaker_failures if opened else 0):
+        with Attempt(breakers, model) as attempt:
+            attempt.begin("onnx", needed=True)
+            attempt.came("onnx", ModelCrashed("the process of the model has ended"))
+    asked, took = job(CAMERAS[0], model=model).snapshot, []
+    for _ in range(ROUNDS):
+        started = time.perf_counter_ns()
+        for _ in range(TIMES):
+            primary = choose(asked, model, live.current, breakers.withheld(model)).primary
+            breakers.due(model)
+            with Attempt(breakers if watched else None, model) as attempt:
+                attempt.begin(primary, needed=True)
+                attempt.sent(primary)
+                attempt.came(primary, None)
+        took.append((time.perf_counter_ns() - started) / TIMES)
+    return min(took)
+
+
 async def whole(model: ServedModel) -> float:
     """Median milliseconds from arrival to result, one snapshot after the other, with a Triton that takes no time."""
     async with flow(1, 2) as place:
@@ -102,6 +129,9 @@ async def whole(model: ServedModel) -> float:
 
 async def main() -> None:
     """Print a line for each situation."""
+    base = breakers_nanoseconds(watched=False)
+    for name, opened in (("breakers, all closed", False), ("breakers, one open", True)):
+        print(f"{name:27} {breakers_nanoseconds(watched=True, opened=opened) - base:6.0f} ns more a snapshot")
     for name, model in entries().items():
         took, base = await nanoseconds(model)
         print(f"{name:27} {took - base:6.0f} ns more a snapshot, of {await whole(model):.2f} ms from arrival to result")

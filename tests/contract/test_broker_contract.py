@@ -13,7 +13,7 @@ import pytest
 from gateway.adapters.mqtt import MqttBroker, MqttSettings
 from gateway.errors import BrokerUnavailable, PublishRefused
 from gateway.messages import Message, MessageProperties, Oversize, Publication
-from gateway.ports import Broker
+from gateway.ports import Broker, held_by
 from gateway.testing import MemoryBroker
 from tests.broker_session import DEADLINE_S, Running, running, until
 from tests.mosquitto_server import Mosquitto
@@ -228,6 +228,21 @@ async def test_publish_waits_out_an_outage(site: Site, camera: Running) -> None:
         assert [message.payload for message in await gateway.take(3)] == [b"0", b"1", b"2"]
         await camera.broker.publish(Publication("in", b"last"))
         assert (await gateway.next()).payload == b"last"
+
+
+async def test_the_backlog_is_what_waits_and_is_not_given_up(site: Site, camera: Running) -> None:
+    publications = [Publication("in", b"x" * 1000 * number) for number in range(3)]
+    assert camera.broker.backlog == 0
+    await site.stop()
+    await until(lambda: not camera.broker.connected)
+    waiting = [asyncio.create_task(camera.broker.publish(each)) for each in publications]
+    await until(lambda: camera.broker.backlog == sum(held_by(each) for each in publications))
+    waiting[2].cancel()
+    await until(lambda: camera.broker.backlog == sum(held_by(each) for each in publications[:2]))
+    await site.start()
+    async with asyncio.timeout(DEADLINE_S):
+        await asyncio.gather(*waiting[:2])
+    assert camera.broker.backlog == 0
 
 
 async def test_many_publications_at_once_arrive_in_order(site: Site, camera: Running) -> None:

@@ -142,7 +142,8 @@ class RealSite:
         return self._process
 
     def connect(self) -> None:
-        """Connect the viewer and the camera to the broker."""
+        """Connect the viewer and the camera to the broker; anew, after one was killed."""
+        self._disconnect()
         self._viewer = Client(
             self.broker.port,
             f"edge-ai/{self.unit}/+/+/ai/#",
@@ -224,6 +225,10 @@ class RealSite:
     ) -> None:
         if self._process is not None and self._process.running:
             self._process.stop(10.0)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         for client in (self._viewer, self._camera):
             if client is not None:
                 client.close()
+        self._viewer = self._camera = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -12,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config import DEFAULT_INPUT_TOPICS
-from gateway.errors import SnapshotError
+from gateway.errors import ImageUndecodable, PayloadInvalid, SnapshotError
 from gateway.flow.identify import identify
-from gateway.flow.ingest import open_message, take_contents
+from gateway.flow.ingest import MAX_VALUES, open_message, take_contents
 from gateway.messages import Message, MessageProperties, Origin, Oversize, Reading, Snapshot
 from gateway.topics import TopicPattern
 from tests.flow.builders import PLACE, SNAPSHOT_TOPIC, jpeg, message, png, snapshot_json, user_properties
@@ -279,3 +280,24 @@ def test_wildcards_without_names_mean_what_the_usual_topics_name_there() -> None
     assert (place.business_unit, place.facility, place.gateway_id) == ("acme", "plant-1", "test")
     place = identify(message(b"1", topic="edge-ai/acme/plant-1/gw-7/sensors/t"), patterns, PLACE, USUAL).place
     assert (place.business_unit, place.facility, place.gateway_id) == ("acme", "plant-1", "gw-7")
+
+
+@pytest.mark.parametrize(
+    ("payload", "match"),
+    [
+        (b'{"values": [' + b"0," * 4_000_000 + b"0]}", "too many numbers, 1 to 65536 are read"),
+        (b'{"values": [' + b"0," * MAX_VALUES + b"0]}", "too many numbers"),
+        (b'{"image_data": "' + b"abc\\n" * 1_600_000 + b'"}', "image_data is not base64|no picture"),
+        (b'{"values": []}', "0 numbers"),
+        (b'{"values": [null]}', "no list of numbers"),
+    ],
+)
+def test_small_parts_in_large_numbers_cost_no_more_memory_than_the_message(payload: bytes, match: str) -> None:
+    asked = message(payload)
+    tracemalloc.start()
+    try:
+        with pytest.raises((PayloadInvalid, ImageUndecodable), match=match):
+            take_contents(open_message(asked, origin_of(asked), 2**23))
+        assert tracemalloc.get_traced_memory()[1] < 2.5 * len(payload) + 10_000
+    finally:
+        tracemalloc.stop()

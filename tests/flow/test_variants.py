@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,9 +14,14 @@ from gateway.models.catalog import ServedModel, State
 from tests.flow.builders import origin, served, settings, spec
 
 
-def chosen(model: ServedModel | None = None, preference: str | None = None, **environment: Any) -> Selection:
+def chosen(
+    model: ServedModel | None = None,
+    preference: str | None = None,
+    withheld: Callable[[str], str] | None = None,
+    **environment: Any,
+) -> Selection:
     snapshot = Snapshot(origin=origin(), image=b"x", metadata={}, backend_preference=preference)
-    return choose(snapshot, model or served(), settings(**environment))
+    return choose(snapshot, model or served(), settings(**environment), withheld)
 
 
 def test_the_default_backend_answers_and_the_other_stands_by() -> None:

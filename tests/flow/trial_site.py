@@ -145,7 +145,7 @@ async def flow(*versions: int, **environment: Any) -> AsyncIterator[Flow]:
 
     intake = pipeline.intake
     work = [client.run(), intake.run(), intake.watch_models(), intake.watch_deadlines(), pipeline.watch_alerts()]
-    work += [intake.answer_refusals(), *(pipeline.work() for _ in range(config.max_in_flight)), viewer.run(), view()]
+    work += [intake.answer_at_once(), *(pipeline.work() for _ in range(config.max_in_flight)), viewer.run(), view()]
     tasks = [asyncio.create_task(each) for each in work]
     try:
         await until(lambda: client.connected and viewer.connected, "the sessions")

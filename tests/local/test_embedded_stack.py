@@ -207,7 +207,7 @@ def test_backend_directories_can_be_built_at_the_same_time(tmp_path: Path, monke
     with ThreadPoolExecutor(8) as pool:
         folders = set(pool.map(lambda _: build_backend_directory(find_wheel()), range(8)))
     (folder,) = folders
-    assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name]
+    assert not list(folder.parent.glob("draft-*")), "those of earlier versions may lie there, but no half of one"
     assert (folder / "pytorch" / "model.py").is_file()
     assert not (folder / "python" / "libtriton_python.so").is_symlink()
 

@@ -14,6 +14,7 @@ import click
 from gateway.commands.models.reading import log_to_stderr, read_models
 from gateway.commands.options import CONFIG, JSON, examples
 from gateway.config import Settings
+from gateway.config_files import triton_tls
 from gateway.config_reading import load_settings
 from gateway.errors import BackendUnavailable
 
@@ -61,7 +62,7 @@ async def _index(settings: Settings) -> tuple[tuple[IndexEntry, ...], str]:
     """How models stand at Triton, or () and why nobody knows."""
     from gateway.adapters.triton_probe import TritonProbe
 
-    probe = TritonProbe(settings.triton_grpc_url)
+    probe = TritonProbe(settings.triton_grpc_url, tls=triton_tls(settings))
     try:
         async with asyncio.timeout(TRITON_LIMIT_S):
             return await probe.index(), ""

@@ -1,0 +1,232 @@
+"""The connections of the HTTP server: a bounded number, and none that is held without a request for long."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from gateway.admin.answers import REFUSED, SECURITY_HEADERS, error_response, http_error
+
+log = structlog.get_logger(__name__)
+
+SWEEP_S = 0.5
+MAX_LINE = 8190
+"""Bytes of the request line, and of one header."""
+MAX_HEADERS = 64
+LINGER_S = 3.0
+"""For what a client still sends of a body that was refused, so that it comes to read the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What all clients together, and each of them, may hold."""
+
+    connections: int = 128
+    head_bytes: int = 32_768
+    """Request line and headers together."""
+    head_s: float = 10.0
+    """From the first byte of a request to the end of its headers."""
+    idle_s: float = 75.0
+    """Without any byte of a next request, or with an answer that the client does not read."""
+
+
+class Connections:
+    """All open connections. When they are too many, the one that has waited longest for its client gives way.
+
+    It is one of the address that has most, so who opens hundreds takes them from himself alone.
+    """
+
+    def __init__(self, refused: Callable[[str], None], limits: Limits) -> None:
+        self.refused = refused
+        self.limits = limits
+        self._open: set[Connection] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(tuple(self._open))
+
+    def admit(self, connection: Connection) -> bool:
+        """Take one in; False when there is no room, for every other one has a request under way."""
+        if len(self._open) >= self.limits.connections and not self._make_room():
+            self.refused("crowded")
+            return False
+        self._open.add(connection)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(SWEEP_S, self._look)
+        return True
+
+    def leave(self, connection: Connection) -> None:
+        """Forget one that has ended."""
+        self._open.discard(connection)
+
+    def _make_room(self) -> bool:
+        waiting = [each for each in self._open if not each.busy]
+        if not waiting:
+            return False
+        held = Counter(each.address for each in self._open)
+        victim = max(waiting, key=lambda each: (held[each.address], -each.waits_since))
+        self.refused("crowded")
+        victim.end()
+        return True
+
+    def _look(self) -> None:
+        """Close what has been waited for too long; goes on as long as there are connections."""
+        now = time.monotonic()
+        for connection in [each for each in self if not each.busy]:
+            if connection.head_since is not None and now - connection.head_since > self.limits.head_s:
+                connection.turn_away(HTTPStatus.REQUEST_TIMEOUT)
+            elif now - connection.waits_since > self.limits.idle_s:
+                connection.end()
+        again = bool(self._open)
+        self._sweep = asyncio.get_running_loop().call_later(SWEEP_S, self._look) if again else None
+
+
+class Connection(web.RequestHandler):
+    """One connection: aiohttp's, with an end to slow and long headers, and one form for all answers."""
+
+    def __init__(self, server: web.Server, connections: Connections) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]  # as AppRunner gives it
+            keepalive_timeout=connections.limits.idle_s,
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_LINE,
+            max_headers=MAX_HEADERS,
+            lingering_time=LINGER_S,
+            auto_decompress=False,
+        )
+        self._connections = connections
+        self._answered = 0
+        self._body_over: Callable[[], bool] = lambda: True
+        self._head_bytes = 0
+        self._socket: asyncio.Transport | None = None
+        self.address = ""
+        self.head_since: float | None = None
+        """When the first byte came of a request whose headers are not complete."""
+        self.waits_since = time.monotonic()
+
+    @property
+    def busy(self) -> bool:
+        """Whether the gateway, and not the client, is the one that is waited for."""
+        return self._request_count > self._answered
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, unless there are too many."""
+        assert isinstance(transport, asyncio.Transport)
+        self.address = (transport.get_extra_info("peername") or ("",))[0]
+        if not self._connections.admit(self):
+            transport.abort()
+            return
+        self._socket = transport
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget it."""
+        self._connections.leave(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Look at how long a request takes to begin, and how large its headers get."""
+        before, between = self._request_count, not self.busy and self._body_over()
+        super().data_received(data)
+        if self._request_count > before:
+            self._head_bytes, self.head_since = 0, None
+        elif data and between:
+            self._head_bytes += len(data)
+            if self.head_since is None:
+                self.head_since = time.monotonic()
+            if self._head_bytes > self._connections.limits.head_bytes:
+                self.turn_away(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def turn_away(self, status: HTTPStatus) -> None:
+        """Answer what is no request yet, and close."""
+        self._connections.refused(REFUSED[status])
+        if self._socket is not None and not self._socket.is_closing():
+            headers = {**SECURITY_HEADERS, "Connection": "close", "Content-Length": "0"}
+            lines = [f"HTTP/1.1 {status} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
+            self._socket.write("\r\n".join([*lines, "", ""]).encode())
+        self._connections.leave(self)
+        self.force_close()
+
+    def end(self) -> None:
+        """Close at once; what the client has not read is lost."""
+        self._connections.leave(self)
+        if self._socket is not None:
+            self._socket.abort()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer, each with the headers that bind browsers; from here on the client is waited for."""
+        if isinstance(resp, web.HTTPException):
+            resp = http_error(request, resp)
+        if reason := REFUSED.get(resp.status):
+            self._connections.refused(reason)
+        if not resp.prepared:
+            for name, value in SECURITY_HEADERS.items():
+                resp.headers.setdefault(name, value)
+        self._answered += 1
+        self._body_over = request.content.is_eof
+        self.waits_since = time.monotonic()
+        return await super().finish_response(request, resp, start_time)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what is no HTTP, or to a defect; what the client sent is neither repeated nor logged."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun already")
+        if isinstance(exc, LineTooLong):
+            text, fix = "the request line or a header is too long", f"Keep each below {MAX_LINE} bytes"
+            answer = error_response(431, "REQUEST_HEADER_FIELDS_TOO_LARGE", text, fix)
+        elif isinstance(exc, UnicodeEncodeError) and "Expect" in request.headers:
+            # aiohttp's refusal repeats the header, and fails where that is no text.
+            answer = error_response(417, "EXPECTATION_FAILED", "`Expect` is no text", "Leave it out, or 100-continue")
+        elif status < 500:
+            answer = error_response(status, "BAD_REQUEST", "this is no HTTP request", "Send HTTP/1.1, without TLS")
+        else:
+            log.error("A defect of the gateway", exc_info=exc)
+            answer = error_response(status, "INTERNAL_ERROR", "a defect", "Report it with the log lines of this moment")
+        answer.force_close()
+        return answer
+
+
+class LimitedSite(web.BaseSite):
+    """Where the server listens, with Connections of ours in place of aiohttp's own."""
+
+    def __init__(self, runner: web.AppRunner, host: str, port: int, connections: Connections) -> None:
+        super().__init__(runner)
+        assert runner.server is not None
+        self._serves = runner.server
+        self._place = (host, port)
+        self._connections = connections
+
+    @property
+    def name(self) -> str:
+        """Where it listens."""
+        return f"http://{self._place[0]}:{self._place[1]}"
+
+    async def start(self) -> None:
+        """Listen; raises OSError."""
+        await super().start()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._connection, *self._place, backlog=self._backlog)
+
+    def _connection(self) -> Connection:
+        return Connection(self._serves, self._connections)

@@ -1,0 +1,118 @@
+"""Who may do what changes something: those who know the token, and who fails too often has to wait."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from gateway.admin.token import bearer, token_matches
+from gateway.errors import CommandRefused
+
+log = structlog.get_logger(__name__)
+
+PERIOD_S = 60.0
+FAILURES = 10
+"""Failures of one address, or on one topic, in PERIOD_S; after them it waits, whatever token it gives."""
+FAILURES_IN_ALL = 100
+"""Failures in PERIOD_S after which each address has one try in place of FAILURES."""
+ADDRESSES = 1024
+"""Addresses that are remembered; those beyond share one count."""
+TOKEN_FIX = "Send `Authorization: Bearer` with the token of API_TOKEN_FILE"  # noqa: S105 - says where it is
+_OTHERS = "others"
+
+
+class TokenRefused(CommandRefused):
+    """The token was not given, or too many have failed to give it; `retry_after_s` is 0 where waiting does not help."""
+
+    def __init__(self, code: str, message: str, *, fix: str, retry_after_s: int = 0) -> None:
+        super().__init__(code, message, fix=fix)
+        self.retry_after_s = retry_after_s
+
+
+class Failures:
+    """Failed tries of the last minute, by who failed; bounded, whoever tries from however many addresses.
+
+    Times are seconds of one clock, given by the caller, and do not go back.
+    """
+
+    def __init__(self) -> None:
+        self._of: OrderedDict[str, deque[float]] = OrderedDict()
+        self._all: deque[float] = deque(maxlen=FAILURES_IN_ALL)
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def wait_s(self, who: str, now: float) -> float:
+        """Seconds until the next try is allowed; 0 when it is now."""
+        times = self._of.get(self._key(who), ())
+        allowed = 1 if self._many(now) else FAILURES
+        return max(0.0, times[-allowed] + PERIOD_S - now) if len(times) >= allowed else 0.0
+
+    def add(self, who: str, now: float) -> None:
+        """Remember a failure."""
+        while self._of and next(iter(self._of.values()))[-1] + PERIOD_S <= now:
+            self._of.popitem(last=False)
+        key = self._key(who)
+        self._of.setdefault(key, deque(maxlen=FAILURES)).append(now)
+        self._of.move_to_end(key)
+        self._all.append(now)
+
+    def _key(self, who: str) -> str:
+        return who if who in self._of or len(self._of) < ADDRESSES else _OTHERS
+
+    def _many(self, now: float) -> bool:
+        return len(self._all) == FAILURES_IN_ALL and self._all[0] + PERIOD_S > now
+
+
+class TokenGuard:
+    """Asks for the token of API_TOKEN_FILE; one for all ways into the gateway, so that guesses count together."""
+
+    def __init__(self, token_file: Path | None) -> None:
+        self.token_file = token_file
+        self._failures = Failures()
+
+    def admit(self, who: str, given: Sequence[str], *, off_fix: str, fix: str = TOKEN_FIX) -> None:
+        """Raise TokenRefused unless the token was given, as often as one likes but always the same.
+
+        `who` is whom failures are counted for. `off_fix` tells how to set a token where the gateway has none.
+        """
+        now = time.monotonic()
+        if wait_s := self._failures.wait_s(who, now):
+            seconds = math.ceil(wait_s)
+            text = f"too many tries without the right token; the next one is heard in {seconds} s"
+            raise TokenRefused("TOO_MANY_FAILURES", text, fix="Wait, then send the token", retry_after_s=seconds)
+        if self.token_file is not None and len(set(given)) == 1 and token_matches(given[0], self.token_file):
+            return
+        self._failures.add(who, now)
+        if wait_s := self._failures.wait_s(who, now):
+            log.warning("Too many tries without the right token", by=who, wait_s=math.ceil(wait_s))
+        if self.token_file is None:
+            raise TokenRefused("UNAUTHORIZED", "commands are off while the gateway has no token", fix=off_fix)
+        raise TokenRefused("UNAUTHORIZED", "this needs the token of API_TOKEN_FILE", fix=fix)
+
+    def admit_request(self, request: web.Request, *, off_fix: str = "") -> None:
+        """Raise TokenRefused unless the one `Authorization` header of a request has the token."""
+        headers = request.headers.getall("Authorization", [])
+        given = [bearer(headers[0])] if len(headers) == 1 else []  # of two, a proxy may have looked at the other
+        self.admit(client_of(request), given, off_fix=off_fix)
+
+
+def client_of(request: web.Request) -> str:
+    """The address that failures are counted for: of IPv6 the first 64 bits, for whoever has them has all the rest."""
+    text = request.remote or "somewhere"
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return text
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))

@@ -1,0 +1,1 @@
+"""The gateway between real parts that die, hang and fill up, and an auditor who misses no snapshot."""

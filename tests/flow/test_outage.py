@@ -1,0 +1,155 @@
+"""The broker goes away and comes back: what was computed is not lost, and nothing is computed twice."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.flow import outgoing
+from gateway.ports import WAITING_BYTES
+from gateway.testing import MemoryBroker, MemoryTriton
+from tests.flow.builders import jpeg, signature, snapshot_json
+from tests.harness import NO_HELMET, Site, sees, site, until, write_model
+
+IMAGE = jpeg()
+
+
+def away(place: Site) -> bool:
+    return not place.gateway.health.report().ready
+
+
+def asked(place: Site) -> int:
+    """Inferences so far; a snapshot needs one."""
+    return int(place.metrics.value("inference_duration_seconds_count", model="detector", variant="onnx"))
+
+
+def answered(place: Site) -> set[str]:
+    return {result["result_id"] for result in place.results}
+
+
+async def in_outage(place: Site, count: int, qos: int, **more: object) -> None:
+    """Snapshots that arrive in the moment in which the broker goes away."""
+    for number in range(count):
+        place.snapshot(snapshot_json(IMAGE, device_id=f"camera-{number % 5}", **more), qos=qos)
+    place.broker.stop()
+    await until(lambda: away(place), "the outage")
+
+
+@pytest.fixture(params=[False, True], ids=["memory", "spool"])
+def waiting_place(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    """Where answers wait: settings of a gateway."""
+    return {"spool_dir": tmp_path / "spool"} if request.param else {}
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_what_has_arrived_is_answered_in_its_time_and_sent_after_the_outage(
+    tmp_path: Path, waiting_place: dict[str, Any], qos: int
+) -> None:
+    """Far more than places in flight, whose deadline ends before the outage does."""
+    count = 60
+    more: dict[str, Any] = {"queue_max_messages": 100, "snapshot_deadline_ms": 3000, **waiting_place}
+    async with site(tmp_path / "models", **more) as place:
+        await in_outage(place, count, qos)
+        await until(lambda: asked(place) == count, "all inferences, with the broker away")
+        if waiting_place:
+            await until(lambda: place.metrics.value("spool_messages") == count, "all answers on disk")
+        assert not place.results
+        assert not place.outcomes()
+        place.broker.start()
+        await until(lambda: len(answered(place)) == count, f"all results, got {len(answered(place))}")
+        await until(lambda: place.metrics.value("unacknowledged_messages") == 0)
+        assert not place.errors
+        assert asked(place) == count, "what the broker sent again was not inferred again"
+        await until(lambda: sum(place.outcomes().values()) == place.received)
+        assert set(place.outcomes()) == {"published"}
+        assert place.metrics.value("spool_messages") == 0
+
+
+async def test_a_broker_that_comes_and_goes_loses_nothing(tmp_path: Path, waiting_place: dict[str, Any]) -> None:
+    """Short visits, each with snapshots of both qualities of service."""
+    sent = 0
+    more: dict[str, Any] = {"queue_max_messages": 1000, "snapshot_deadline_ms": 60_000, **waiting_place}
+    async with site(tmp_path / "models", **more) as place:
+        for visit in range(15):
+            await until(lambda: not away(place), "the session")
+            for number in range(12):
+                place.snapshot(snapshot_json(IMAGE, device_id=f"camera-{visit % 7}"), qos=number % 2)
+                sent += 1
+            place.broker.stop()
+            await until(lambda: away(place), "the outage")
+            place.broker.start()
+        await until(lambda: len(answered(place)) == sent, f"{sent} results, got {len(answered(place))}")
+        await until(lambda: place.metrics.value("unacknowledged_messages") == 0)
+        assert not place.errors
+        await until(lambda: sum(place.outcomes().values()) == place.received)
+
+
+async def test_beyond_the_bound_snapshots_wait_in_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 30
+    monkeypatch.setattr(outgoing, "MAX_BACKLOG_BYTES", 20_000)
+    async with site(tmp_path, snapshot_deadline_ms=60_000, max_in_flight=2) as place:
+        await in_outage(place, count, qos=1)
+        await until(lambda: place.metrics.value("queue_messages") > 10 and asked(place) > 5, "a queue that stands")
+        still = asked(place)
+        assert still < count - 10, "memory is bounded"
+        place.broker.start()
+        await until(lambda: len(answered(place)) == count)
+        assert not place.errors
+
+
+async def test_a_stop_in_an_outage_leaves_answers_and_alert_ends_to_the_next_start(tmp_path: Path) -> None:
+    """Nothing of QoS 0 comes again, so what the disk has is all that there is."""
+    broker, triton = MemoryBroker(), MemoryTriton()
+    for variant in ("detector-onnx", "detector-torch"):
+        triton.add_model(signature(variant), sees(NO_HELMET))
+    write_model(tmp_path / "models")
+    spool: dict[str, Any] = {"spool_dir": tmp_path / "spool", "drain_timeout_s": 60}
+    async with site(tmp_path / "models", broker=broker, triton=triton, **spool) as place:
+        place.snapshot(snapshot_json(IMAGE, device_id="camera-0"), qos=0)
+        await until(lambda: bool(place.of("ai_alert")), "the start of an alert")
+        await in_outage(place, 5, qos=0)
+        await until(lambda: asked(place) == 6)
+        started = time.monotonic()
+        assert await place.stop() == 0
+        assert time.monotonic() - started < 15, "it does not wait for the broker"
+    broker.start()
+    triton.start()
+    async with site(tmp_path / "models", broker=broker, triton=triton, **spool) as place:
+        await until(lambda: len(answered(place)) == 5 and len(place.of("ai_alert")) == 9, f"all, got {place.seen}")
+        assert place.metrics.value("spool_messages") == 0
+    assert all(result["resent"] for result in place.results)
+    ends = [alert for alert in place.of("ai_alert") if alert["event"] == "end" and "resent" in alert]
+    assert {alert["device_id"] for alert in ends} == {f"camera-{number}" for number in range(5)}
+
+
+async def test_errors_wait_on_disk_too(tmp_path: Path) -> None:
+    async with site(tmp_path / "models", spool_dir=tmp_path / "spool") as place:
+        for number in range(10):
+            place.snapshot(b"\xff\xd8\xff broken" + bytes([number]), qos=0)
+        place.broker.stop()
+        await until(lambda: place.metrics.value("spool_messages") == 10, "all errors on disk")
+        place.broker.start()
+        await until(lambda: len(place.errors) == 10)
+        await until(lambda: place.outcomes() == {"rejected": 10})
+    assert all(error["resent"] for error in place.errors)
+
+
+async def test_the_end_of_an_alert_survives_a_long_outage(tmp_path: Path, waiting_place: dict[str, Any]) -> None:
+    """Known before: a full outbox refused it, and the event stayed open for ever with those who read alerts."""
+    triton = MemoryTriton()
+    triton.add_model(signature("detector-onnx"), sees(NO_HELMET))
+    triton.add_model(signature("detector-torch"), sees(NO_HELMET))
+    write_model(tmp_path / "models", alerts={"hold_off_s": 0.2})
+    async with site(tmp_path / "models", triton=triton, **waiting_place) as place:
+        for number in range(20):
+            place.snapshot(snapshot_json(IMAGE, device_id=f"camera-{number}"))
+        await until(lambda: len(place.of("ai_alert")) == 20, "the starts")
+        place.broker.stop()
+        waiting = (lambda: place.metrics.value("spool_messages")) if waiting_place else (lambda: place.session.backlog)
+        await until(lambda: waiting() >= (20 if waiting_place else 20 * WAITING_BYTES), "ends that are to be said")
+        place.broker.start()
+        await until(lambda: len({a["alert_id"] for a in place.of("ai_alert") if a["event"] == "end"}) == 20, "the ends")
+        await until(lambda: place.metrics.value("alerts_total", model="detector", event="end") == 20)
