@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.certificate_dates import ends_at
 from gateway.errors import ConfigError
 
 
@@ -65,6 +67,17 @@ class TlsFiles:
         if self.certificate and self.key and found.keys().isdisjoint((self.names.certificate, self.names.key)):
             found |= self._unusable_pair(self.certificate, self.key)
         return [ConfigError(said[0], where=name, fix=said[1]) for name, said in found.items()]
+
+    def renewal_problems(self) -> list[ConfigError]:
+        """As `problems`, and our own certificate that has ended: no reason to give up a connection with the one before.
+
+        At the start it is none, since a clock without a battery may still be wrong then.
+        """
+        found = self.problems()
+        if not found and self.certificate is not None and ends_at(self.certificate) < time.time():
+            message, fix = f"'{self.certificate}' holds a certificate that has ended", "Put the renewed one there"
+            found.append(ConfigError(message, where=self.names.certificate, fix=fix))
+        return found
 
     def _unusable_pair(self, certificate: Path, key: Path) -> dict[str, tuple[str, str]]:
         """The one of the two files that is at fault, why, and the fix; {} when they can be used."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from gateway.errors import ConfigError
-from gateway.topics import fill, names_in
+from gateway.topics import fill, names_in, safe_text
 from gateway.yaml_file import Loc, Mark, YamlMapping, read_yaml
 
 __all__ = [
@@ -30,6 +30,8 @@ MAX_TEXT = 500
 """Characters of one problem."""
 MAX_NAMED = 20
 """Known names in a message when none of them is near."""
+MAX_TEMPLATE = 512
+"""Characters of an output topic: filled with the longest names, it still fits into MQTT's 64 KiB."""
 _UNKNOWN = "unknown_key"
 
 M = TypeVar("M", bound=BaseModel)
@@ -76,8 +78,10 @@ def output_topic(template: str, known: Iterable[str]) -> str:
     known = set(known)
     if unknown := sorted(names_in(template) - known):
         raise ValueError(unknown_key(unknown[0], known, "part"))
-    if not template or set(template) & set("+#\x00"):
+    if not template or set(template) & set("+#"):
         raise ValueError("an output topic is not empty and has no wildcards")
+    if len(template) > MAX_TEMPLATE or safe_text(template) != template:
+        raise ValueError(f"an output topic has at most {MAX_TEMPLATE} characters, none of them a control character")
     if set(fill(template, dict.fromkeys(known, ""))) & set("{}"):
         raise ValueError(f"a named part is one of {', '.join(f'{{{name}}}' for name in sorted(known))}")
     return template

@@ -103,8 +103,8 @@ def names_in(template: str) -> set[str]:
 def problem(text: str) -> str | None:
     """Why a text is no valid subscription, or None."""
     levels = without_share(text).split("/")
-    if not text or "\x00" in text or len(text.encode()) > 65_535:
-        return "it is empty, too long or has a zero character"
+    if not text or safe_text(text) != text or len(text.encode()) > 65_535:
+        return "it is empty, too long or has a control character"
     if text.startswith("$share/") and (len(text.split("/", 2)) < 3 or set(text.split("/")[1]) & set("+#{")):
         return "a shared subscription is $share/<group>/<topic>"
     if "#" in text and (levels[-1] != "#" or any("#" in level for level in levels[:-1])):

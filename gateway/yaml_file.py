@@ -17,6 +17,11 @@ MAX_YAML_BYTES = 1 << 20
 MAX_VALUES = 50_000
 """Values in one file, read in a second; each use of an alias counts, for a few lines of them can stand for millions."""
 
+MAX_NUMBER = 100
+"""Characters of a number; to the base of 60 a longer one takes seconds to read, and a float of that overflows."""
+MAX_SAID = 300
+"""Characters of what the YAML library says, which may repeat the file."""
+
 Loc = tuple[str | int, ...]
 _OCTAL_OR_BASE_60 = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 _INT, _FLOAT, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "merge"))
@@ -53,14 +58,14 @@ def read_yaml(path: Path) -> YamlMapping:
         return _load(_text(path), where)
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        problem = error.problem or error.context or "cannot be understood"
+        problem = (error.problem or error.context or "cannot be understood")[:MAX_SAID]
         tab = r"'\t'" in problem
         fix = "Indent with spaces; YAML takes no tabs" if tab else "Correct it; texts with { } [ ] : or # need quotes"
         raise ConfigError(f"is not valid YAML{line}: {problem}", where=where, fix=fix) from error
     except RecursionError as error:
         raise ConfigError("is nested too deeply, or in itself", where=where, fix="Correct the file") from error
     except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:MAX_SAID]
         raise ConfigError(f"is not valid YAML: {reason}", where=where, fix="Correct the file") from error
 
 
@@ -158,9 +163,11 @@ def _mark(at: yaml.Node, value: yaml.Node) -> Mark:
 
 
 def _surprise(node: yaml.Node) -> tuple[str, str] | None:
-    """What is wrong with a number that YAML 1.1 reads to the base of 8 or 60, and the fix; None for all else."""
+    """What is wrong with a number too long, or that YAML 1.1 reads to the base of 8 or 60, and the fix; else None."""
     if not isinstance(node, yaml.ScalarNode) or node.tag not in (_INT, _FLOAT):
         return None
+    if len(node.value) > MAX_NUMBER:
+        return f"a number of {len(node.value)} characters", "Write a text in quotes"
     if node.style is not None or not _OCTAL_OR_BASE_60.fullmatch(node.value):
         return None
     number = yaml.safe_load(node.value)

@@ -529,3 +529,19 @@ def test_files_for_tls_are_read_before_the_broker_is_asked(
     found = [str(error).replace(str(certificates), "") for error in missing_files(settings)]
     assert len(found) == len(said)
     assert all(line.startswith(text) for line, text in zip(sorted(found), said, strict=True))
+
+
+def test_files_for_triton_and_secrets_are_read_too(certificates: Path) -> None:
+    settings = Settings(
+        triton_use_tls=True,
+        triton_tls_ca_file=certificates / "a.pem",
+        triton_tls_cert_file=certificates / "a.pem",
+        triton_tls_key_file=certificates / "b.key",
+        aio_mqtt_username="gw",
+        aio_mqtt_password_file=certificates / "empty",
+    )
+    found = [str(error).replace(str(certificates), "") for error in missing_files(settings)]
+    assert [text.partition(". ")[0] for text in found] == [
+        "TRITON_TLS_KEY_FILE: '/b.key' does not belong to the certificate '/a.pem'",
+        "AIO_MQTT_PASSWORD_FILE: '/empty' is empty",
+    ]

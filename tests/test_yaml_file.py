@@ -108,3 +108,15 @@ def test_a_file_of_another_encoding_or_size_is_refused(tmp_path: Path) -> None:
     assert refused(path).startswith("the file is larger than 1 MiB")
     path.write_bytes("\ufeffa: 1".encode())
     assert read_yaml(path) == {"a": 1}
+
+
+@pytest.mark.parametrize("number", ["1" + ":59" * 60_000, "1" + ":59" * 400 + ".5", "0x" + "f" * 1000])
+def test_a_number_without_end_is_refused_before_it_is_read(tmp_path: Path, number: str) -> None:
+    """To the base of 60 the first one takes seconds, and the second one overflows a float."""
+    (tmp_path / "x.yaml").write_text(f"a: {number}")
+    assert refused(tmp_path / "x.yaml") == f"line 1: a number of {len(number)} characters. Write a text in quotes"
+
+
+def test_what_yaml_says_of_a_file_is_cut_to_size(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(f"a: !<{'x' * 5000}> 1")
+    assert len(refused(tmp_path / "x.yaml")) < 500

@@ -49,7 +49,7 @@ class Renewal:
 
     async def _usable(self) -> bool:
         try:
-            await self._loop.run_in_executor(None, self._settings.check_credentials)
+            await self._loop.run_in_executor(None, self._settings.check_renewal)
         except ConfigError as error:
             self._client.files.refuse()
             what = "Renewed credentials cannot be used, the ones before hold"

@@ -64,9 +64,9 @@ class MqttSettings:
         tls = self.tls_files
         return (*(tls.paths if tls else ()), *(path for path in (self.password_file, self.sat_file) if path))
 
-    def check_credentials(self) -> None:
-        """Raise ConfigError for the first of the files that cannot be used; blocks."""
-        for problem in self.tls_files.problems() if self.tls_files else ():
+    def check_renewal(self) -> None:
+        """Raise ConfigError for the first of the files that cannot take the place of the ones before; blocks."""
+        for problem in self.tls_files.renewal_problems() if self.tls_files else ():
             raise problem
         if self.password_file is not None:
             read_secret(self.password_file, "AIO_MQTT_PASSWORD_FILE")

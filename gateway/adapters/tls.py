@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from gateway.credentials import TlsFiles, TlsNames
+from gateway.credentials import TRITON, TlsFiles, TlsNames
 from gateway.errors import ConfigError, GatewayError
 
 MAX_FILE_BYTES = 4 << 20
@@ -191,8 +191,6 @@ def _refused(sock: socket.socket, files: TlsFiles, host: str, port: int, limit_s
 
 
 def _answers_tls(sock: socket.socket, host: str, port: int) -> TlsError | None:
-    from gateway.credentials import TRITON
-
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # nothing is sent: the question is only whether TLS is spoken at all

@@ -266,7 +266,7 @@ class TritonServer:
         try:
             answer = await self._guarded(line, lambda: ask(request, timeout=timeout), model=model, error_of=error_of)
         except BackendUnavailable as error:
-            if line.connected or self._closed or (reason := await self._channel.why()) is None:
+            if self._closed or line.connected or (reason := await self._channel.why()) is None:
                 raise
             message = f"Triton cannot be reached ({reason.message})"
             raise BackendUnavailable(message, where=f"Triton at {self.url}", fix=reason.fix) from error

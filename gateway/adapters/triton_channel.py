@@ -33,6 +33,11 @@ class Line:
         self._closing: asyncio.Task[None] | None = None
 
     @property
+    def gone(self) -> bool:
+        """Whether it was retired and has closed."""
+        return self._closing is not None and self._closing.done()
+
+    @property
     def connected(self) -> bool:
         """Whether it has a connection now."""
         return self.channel.get_state() is grpc.ChannelConnectivity.READY
@@ -70,6 +75,7 @@ class TritonChannel:
         self._connect_timeout_s = connect_timeout_s
         self._look_at_files_s = look_at_files_s
         self._line: Line | None = None
+        self._retired: list[Line] = []
         self._files: FileWatch | None = None
         self._looked_at = 0.0
         self._diagnosing = asyncio.Lock()
@@ -94,6 +100,7 @@ class TritonChannel:
             elif self._renewed():
                 fresh = self._open()
                 self._line.retire()
+                self._retired = [line for line in (*self._retired, self._line) if not line.gone]
                 self._line, self._diagnosed_at = fresh, float("-inf")
         except ConfigError as error:
             said = f"{error.where}: {error.message}"
@@ -114,10 +121,11 @@ class TritonChannel:
         return self._trouble
 
     async def close(self) -> None:
-        """End the line, and the calls on it."""
+        """End all lines, and the calls on them."""
         self._closed = True
-        line, self._line = self._line, None
-        if line is not None:
+        lines = [*self._retired, *([self._line] if self._line else [])]
+        self._line, self._retired = None, []
+        for line in lines:
             await line.channel.close()
 
     def _open(self) -> Line:
@@ -142,7 +150,7 @@ class TritonChannel:
         changed = self._files.changed()
         if not changed:
             return False
-        problems = self._tls.problems()
+        problems = self._tls.renewal_problems()
         if problems:
             self._files.refuse()
             what = "Renewed credentials for Triton cannot be used, the ones before hold"

@@ -136,22 +136,25 @@ def _in_plain_words(said: str) -> str:
         known = [field.name for field in pool.FindMessageTypeByName(found["type"]).fields]
         return unknown_key(found["name"], known, "field")
     values = [value.name for value in pool.FindEnumTypeByName(found["type"]).values]
-    nearest = difflib.get_close_matches(found["name"].upper(), values, n=1)
+    nearest = difflib.get_close_matches(found["name"][:MAX_SAID].upper(), values, n=1)
     hint = f"did you mean '{nearest[0]}'?" if nearest else f"known values: {', '.join(values)}"
-    return f"unknown value '{found['name']}' ({hint})"
+    return f"unknown value '{found['name'][:MAX_SAID]}' ({hint})"
 
 
 def _tensor(tensor: Any, side: str, batched: bool, where: str) -> TensorSpec:
     """One input or output, held to what Triton itself asks of it."""
     if not tensor.name:
         raise ConfigError(f"an {side} has no name", where=where, fix=f"Name it as the model does, or leave {side} out")
-    kind = model_config_pb2.DataType.Name(tensor.data_type)
+    known = model_config_pb2.DataType.values()
+    kind = model_config_pb2.DataType.Name(tensor.data_type) if tensor.data_type in known else "TYPE_INVALID"
     if kind == "TYPE_INVALID":
-        raise ConfigError(f"{side} '{tensor.name}' has no data_type", where=where, fix="Give it one, such as TYPE_FP32")
+        raise ConfigError(
+            f"{side} '{tensor.name[:200]}' has no data_type", where=where, fix="Give it one, such as TYPE_FP32"
+        )
     dims = tuple(tensor.dims)
     if not dims or any(dim < 1 and dim != -1 for dim in dims):
         raise ConfigError(
-            f"{side} '{tensor.name}' has dims {list(dims)}",
+            f"{side} '{tensor.name[:200]}' has dims {list(dims)[:20]}",
             where=where,
             fix="Give one number for each axis but the batch: at least 1, or -1 for any size",
         )

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from gateway import __version__
 from gateway.adapters.spool import SpoolFailed, waiting_in
-from gateway.config import Settings
 from gateway.certificate_dates import ends_at
+from gateway.config import Settings
 from gateway.config_files import certificate_files, missing_files
 from gateway.config_reading import given_variables, named_file
 from gateway.config_warnings import settings_warnings

@@ -19,6 +19,8 @@ class _Ticket:
     settled: bool = False
     acknowledge: bool = True
     followers: list[_Ticket] = field(default_factory=list)
+    shared: int = 0
+    """Deliveries of the same snapshot with QoS 0: counted, for nobody waits for their acknowledgement."""
 
 
 class AckLedger:
@@ -40,12 +42,16 @@ class AckLedger:
         False when the same snapshot is on its way already: this delivery shares its outcome.
         """
         self._metrics.snapshots_received.inc()
+        leader = self._open.get(result_id)
+        if leader is not None and not message.qos:
+            leader.shared += 1
+            return False
         ticket = _Ticket(replace(message, payload=b""))
         if message.qos:  # nobody waits for the acknowledgement of the others, so they hold nothing back
             self._tickets.append(ticket)
             self._metrics.unacknowledged_messages.set(len(self._tickets))
-        if result_id in self._open:
-            self._open[result_id].followers.append(ticket)
+        if leader is not None:
+            leader.followers.append(ticket)
             return False
         self._open[result_id] = ticket
         return True
@@ -61,6 +67,7 @@ class AckLedger:
         leader = self._open.pop(result_id)
         for ticket in (leader, *leader.followers):
             self._close(ticket, outcome)
+        self._metrics.snapshots.labels(outcome.value).inc(leader.shared)
         self._acknowledge_settled()
 
     def abandon_rest(self) -> int:

@@ -106,11 +106,13 @@ class Breakers:
         return model is not None and model.trial is None and model.ready and not self._asks_any(model)
 
     def last_error(self, model: ServedModel) -> SnapshotError | None:
-        """How the variants fail for which snapshots wait; None while some variant is asked."""
-        if not self.blocked(model.spec.name):
+        """How the variants fail for which snapshots wait; None while some variant is asked as usual."""
+        if model.spec.name not in self._troubled:
             return None
-        known = (breaker.last for name in model.variants if (breaker := self.of(model, name)) is not None)
-        last = next((error for error in known if error is not None), None)
+        serving = [self.of(model, each.name) for each in model.variants.values() if each.state is State.READY]
+        if any(breaker is None or breaker.free for breaker in serving):
+            return None
+        last = next((each.last for each in serving if each is not None and each.last is not None), None)
         # A new one: an error that is raised again and again would keep everything alive that it has passed through.
         return last and type(last)(last.message, fix=last.fix, where=last.where)
 

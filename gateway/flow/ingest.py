@@ -206,7 +206,7 @@ def _metadata(raw: msgspec.Raw) -> dict[str, Any]:
         )
     try:
         return msgspec.json.decode(raw, type=dict[str, Any] | None) or {}
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PayloadInvalid(f"metadata is not a JSON object: {str(error)[:200]}") from error
 
 

@@ -40,31 +40,32 @@ class Services:
 
     def __init__(self, remembered: int = REMEMBERED) -> None:
         self._remembered = remembered
-        self._served: OrderedDict[Lane, Standing] = OrderedDict()
-        self._round = 0
+        self._served: OrderedDict[tuple[int, Lane], Standing] = OrderedDict()
+        self._rounds: dict[int, int] = {}
+        """Of each priority that of the last service: one that is always served first goes through more of them."""
         self._clock = 0
         self._newcomers: float = NEWCOMERS_AT_ONCE
 
     def __len__(self) -> int:
         return len(self._served)
 
-    def standing(self, lane: Lane) -> Standing:
+    def standing(self, priority: int, lane: Lane) -> Standing:
         """That of a lane which has become busy."""
-        known = self._served.get(lane)
+        now, known = self._rounds.get(priority, 0), self._served.get((priority, lane))
         if known is not None:
-            return max(known[0], self._round - CREDIT), known[1]
+            return max(known[0], now - CREDIT), known[1]
         if self._newcomers < 1:
-            return self._round + 1, self._clock
+            return now + 1, self._clock
         self._newcomers -= 1
-        return self._round - CREDIT - 1, self._clock
+        return now - CREDIT - 1, self._clock
 
-    def serve(self, lane: Lane, standing: Standing) -> Standing:
+    def serve(self, priority: int, lane: Lane, standing: Standing) -> Standing:
         """Note that a lane of this standing is served; returns its next one."""
         self._clock += 1
-        self._round = max(self._round, standing[0])
+        self._rounds[priority] = max(self._rounds.get(priority, 0), standing[0])
         self._newcomers = min(NEWCOMERS_AT_ONCE, self._newcomers + NEWCOMERS)
-        after = self._served[lane] = standing[0] + 1, self._clock
-        self._served.move_to_end(lane)
+        after = self._served[priority, lane] = standing[0] + 1, self._clock
+        self._served.move_to_end((priority, lane))
         if len(self._served) > self._remembered:
             self._served.popitem(last=False)
         return after
@@ -84,7 +85,8 @@ class Level:
     A sorted list is searched in log n steps; that it is shifted is a copy of some kilobytes even at 100,000 lanes.
     """
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, priority: int, services: Services) -> None:
+        self._priority = priority
         self._services = services
         self._lines: dict[Lane, _Line] = {}
         self._by_service: dict[str, list[tuple[Standing, Lane]]] = {}
@@ -102,13 +104,13 @@ class Level:
 
     def add(self, lane: Lane, number: int, job: Job) -> None:
         """Queue a job at the end of its lane."""
-        line = self._take_out(lane) or _Line(self._services.standing(lane))
+        line = self._take_out(lane) or _Line(self._services.standing(self._priority, lane))
         line.jobs[number] = job
         self._put_in(lane, line)
 
     def add_again(self, lane: Lane, number: int, job: Job) -> None:
         """Put a job back, behind those of its lane that arrived before it."""
-        line = self._take_out(lane) or _Line(self._services.standing(lane))
+        line = self._take_out(lane) or _Line(self._services.standing(self._priority, lane))
         before = []
         for other, waiting in line.jobs.items():
             if waiting.snapshot.origin.received_at > job.snapshot.origin.received_at:
@@ -124,7 +126,7 @@ class Level:
         line = self._take_out(lane)
         assert line is not None
         if served:
-            line.standing = self._services.serve(lane, line.standing)
+            line.standing = self._services.serve(self._priority, lane, line.standing)
         job = line.jobs.pop(number)
         if line.jobs:
             self._put_in(lane, line)

@@ -21,6 +21,8 @@ MEAN_BYTES = 4096
 """Of an answer with all its messages: REPEAT_MAX_MESSAGES of this size are kept, or more smaller and fewer larger."""
 SMALLEST_SHARE = 16
 """An answer that takes more than this part of the room pushes out too many others, and is not kept."""
+DROPPED = (Outcome.DROPPED_FULL, Outcome.DROPPED_STALE, Outcome.DROPPED_LIMITED)
+"""Under overload there are many of these, and they would push out every result; so their outcome alone is kept."""
 _PUBLICATION_BYTES = 1024
 """What a publication takes as Python objects, beside the bytes of its payload and the letters of its texts."""
 
@@ -55,8 +57,9 @@ class _Kept:
 class Repeats:
     """The answers to the last snapshots, at most so many, so many bytes and so old as the settings say.
 
-    The oldest goes first. Of those that have gone, and of all where REPEAT_WINDOW_S is 0, the outcome alone is known
-    for a while: a redelivery of them is acknowledged and not answered again, since the broker has their answer.
+    The oldest goes first. Of those that have gone, of what was dropped, and of all where REPEAT_WINDOW_S is 0, the
+    outcome alone is known for a while: a redelivery of them is acknowledged and not answered again, since the broker
+    has their answer.
     """
 
     def __init__(self, live: Live, models: Models) -> None:
@@ -84,7 +87,7 @@ class Repeats:
         if (former := self._answers.pop(result_id, None)) is not None:
             self._size -= former.size
         size = _size(answers)
-        if answers and size <= max(MEAN_BYTES, self._room // SMALLEST_SHARE):
+        if answers and outcome not in DROPPED and size <= max(MEAN_BYTES, self._room // SMALLEST_SHARE):
             repeat, held = Repeat(outcome, tuple(answers)), self._held(origin.model_name)
             self._answers[result_id] = _Kept(repeat, size, time.monotonic(), origin.response_topic, held)
             self._size += size

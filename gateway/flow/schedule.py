@@ -70,7 +70,7 @@ class Schedule:
         if job.size > self._max_bytes:
             return [job]
         priority, lane, number = job.snapshot.priority, _lane(job), next(self._numbers)
-        level = self._levels.setdefault(priority, Level(self._services))
+        level = self._levels.setdefault(priority, Level(priority, self._services))
         (level.add_again if again else level.add)(lane, number, job)
         self._places[number] = priority, lane
         heapq.heappush(self._deadlines, (job.deadline_at, number))

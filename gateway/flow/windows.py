@@ -14,7 +14,7 @@ from gateway.models.preprocessing_spec import SensorSpec
 
 MAX_SENSORS = 10_000
 """Sensors, each counted once a model, whose readings are kept."""
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 16 * 2**20
 """Bytes of all kept readings together."""
 
 READINGS_KNOWN = 8

@@ -17,6 +17,8 @@ from gateway.regular_file import open_regular
 MAX_DIRECTORY_BYTES = 2 << 20
 """Read of the archive to find a file in it; one of a model of a thousand tensors lists them in 0.1 MiB."""
 MAX_METADATA_BYTES = 1 << 20
+MAX_SAID = 300
+"""Characters of what zipfile says, which may repeat the file."""
 METADATA_FILE = "extra/config.txt"
 CODE_FILE = "constants.pkl"
 """What torch.jit.save writes and torch.save does not."""
@@ -58,7 +60,7 @@ def read_torchscript_metadata(path: Path) -> Mapping[str, str]:
         ) from error
     except _DAMAGED as error:
         raise ConfigError(
-            f"is no complete TorchScript archive: {error}",
+            f"is no complete TorchScript archive: {str(error)[:MAX_SAID]}",
             where=str(path),
             fix="Copy it again and compare its sha256 with the original, or save it again with torch.jit.save",
         ) from error

@@ -55,6 +55,8 @@ class MemoryBroker:
         self._turns: dict[str, int] = {}
         self._clients: list[MemoryBrokerClient] = []
         self.running = True
+        self.latency_s = 0.0
+        """Until a publication is acknowledged."""
 
     def client(
         self,
@@ -263,7 +265,7 @@ class MemoryBrokerClient:
             if self._closed:
                 raise BrokerUnavailable("The session with the broker has been closed", fix="Publish before close")
             self._broker.accept(publication)
-            await asyncio.sleep(0)  # a real broker's acknowledgement does not come at once either
+            await asyncio.sleep(self._broker.latency_s)  # a real broker's acknowledgement does not come at once either
         finally:
             self._backlog -= held_by(publication)
 

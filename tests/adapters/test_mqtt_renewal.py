@@ -134,10 +134,12 @@ async def test_broken_renewal_keeps_the_session_and_is_said_once(tmp_path: Path)
             await until(lambda: any("does not belong" in entry.get("reason", "") for entry in logs))
             pair.certificate.write_bytes(pair.certificate.read_bytes()[:100])
             await until(lambda: any("no certificate" in entry.get("reason", "") for entry in logs))
+            pair.replace_by(ca.issue("late", days=(-5, -1)))
+            await until(lambda: any("has ended" in entry.get("reason", "") for entry in logs))
             assert gateway.events == ["connected"]
             pair.replace_by(fresh)
             await until(lambda: gateway.events.count("connected") == 2)
             await gateway.close()
     warnings = [entry for entry in logs if entry["log_level"] == "warning"]
-    assert [entry["setting"] for entry in warnings] == ["AIO_TLS_KEY_FILE", "AIO_TLS_CERT_FILE"]
+    assert {entry["setting"] for entry in warnings} == {"AIO_TLS_KEY_FILE", "AIO_TLS_CERT_FILE"}
     assert gateway.events == ["connected", "credentials_renewed", "connected"]

@@ -127,7 +127,7 @@ async def test_a_blip_costs_no_disk(hub: MemoryBroker, viewer: Running, tmp_path
         await here.session.connected()
         hub.stop()
         here.publish(answer(1), answer(2))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.2)  # the blip
         assert here.broker.backlog > 0
         hub.start()
         await here.done()
@@ -147,21 +147,44 @@ async def test_only_answers_are_stored(hub: MemoryBroker, viewer: Running, tmp_p
         assert {number_of(message) for message in await viewer.take(6) if not resent(message)} == {4, 9}
 
 
-async def test_what_is_fresh_goes_first(hub: MemoryBroker, viewer: Running, tmp_path: Path) -> None:
+async def test_what_is_fresh_goes_first(
+    hub: MemoryBroker, viewer: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.adapters.spooling.GAP_S", 60.0)
     async with place(hub, tmp_path) as here:
-        await here.session.connected()
         hub.stop()
-        here.publish(*(answer(number) for number in range(200)))
-        await here.on_disk(200)
+        here.publish(*(answer(number) for number in range(60)))
+        await here.on_disk(60)
         hub.start()
-        await until(lambda: here.events("resent") >= 3)
-        for number in range(1000, 1030):
-            await asyncio.gather(*here.publish(answer(number)))
-        assert here.events("resent") < 150, "old ones do not crowd out fresh ones"
+        await until(lambda: here.events("resent") >= 1)
+        hub.latency_s = 0.8
+        (*_, last) = here.publish(*(answer(1000 + number) for number in range(5)))
+        await asyncio.sleep(0.01)  # they are on their way
+        hub.latency_s = 0.0
+        before = here.events("resent")
+        await until(last.done)
+        assert here.events("resent") <= before + 2, "no old one was begun while a fresh one was on its way"
         await here.done()
-        numbers = [number_of(message) for message in await viewer.take(230)]
-        assert [number for number in numbers if number < 1000] == list(range(200))
-        assert numbers.index(1029) < numbers.index(199)
+        numbers = [number_of(message) for message in await viewer.take(65)]
+        assert [number for number in numbers if number < 1000] == list(range(60)), "oldest first"
+        assert numbers.index(1004) < numbers.index(59)
+
+
+async def test_a_busy_gateway_sends_what_is_on_disk_all_the_same(
+    hub: MemoryBroker, viewer: Running, tmp_path: Path
+) -> None:
+    async with place(hub, tmp_path) as here:
+        hub.stop()
+        here.publish(*(answer(number) for number in range(3)))
+        await here.on_disk(3)
+        hub.latency_s = 60.0
+        hub.start()
+        await here.session.connected()
+        (fresh,) = here.publish(answer(1000))
+        assert number_of(await viewer.next()) == 1000
+        hub.latency_s = 0.0
+        await until(lambda: here.events("resent") >= 2)
+        assert not fresh.done()
 
 
 async def test_a_killed_gateway_leaves_its_answers_to_the_next(

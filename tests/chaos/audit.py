@@ -1,7 +1,16 @@
 """What was sent, what came back, and what that means. Knows no broker and no clock: it is told.
 
 Judged lost is every snapshot that the broker acknowledged to its camera and that got neither a result nor an error.
-A broker that is killed forgets what it had not yet written, and no gateway can help that: see `forgotten`.
+There are no exceptions, and cameras and auditor talk to the broker directly, so that no fault of the gateway's own
+connections can hide one.
+
+A broker that is killed (-9) is the one thing that no gateway can help: Mosquitto writes its state down once a second,
+and forgets what it took since, though it acknowledged it. The state that it comes back with is whole: of what it had
+written, it forgets neither a snapshot without the gateway's acknowledgement, nor an answer that the auditor has not
+acknowledged. So after its kill, and only then, the cameras send again what it acknowledged after it last wrote (the
+time of its file, and a second before) and what has no answer: the same bytes, which have to get the same result_id.
+All that is older is held against the gateway. Answers that came twice since the broker forgot their acknowledgement
+count as duplicates like all others.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,30 @@ class Run:
             self.counted_wrong.append(f"{received} snapshots received and {settled} outcomes")
         return received, settled
 
+    def report(
+        self, seed: int, cameras: int, per_second: float, happened: list[Happened], tally: tuple[int, int]
+    ) -> Report:
+        """All of it, with times in seconds since the cameras began."""
+        latencies = self.auditor.latencies_s()
+        return Report(
+            seed=seed,
+            cameras=cameras,
+            per_second=per_second,
+            disk=self.site.disk.how,
+            verdict=self.auditor.verdict(),
+            faults=happened,
+            samples=[replace(sample, at=sample.at - self.began) for sample in self.samples],
+            unexpected_exits=self.site.supervisor.unexpected,
+            starts=self.site.supervisor.starts,
+            triton_crashes=self.site.triton_keeper.crashes,
+            received=tally[0],
+            settled=tally[1],
+            counted_wrong=self.counted_wrong,
+            by_second={at - int(self.began): dict(some) for at, some in sorted(self.auditor.by_second().items())},
+            latency_p50_ms=round(part(latencies, 0.5) * 1000, 1),
+            latency_p99_ms=round(part(latencies, 0.99) * 1000, 1),
+        )
+
 
 def pause(until_moment: float) -> None:
     """The faults come at their times, whatever the site does."""
@@ -211,7 +235,6 @@ def run(
     with contextlib.ExitStack() as stack:
         say("Starting Mosquitto, Triton and the gateway")
         site = stack.enter_context(ChaosSite(folder, variants))
-        disk = site.disk.how
         ears = Ears(site.broker.port, site.gateway.topic, site.answers, auditor)
         stack.callback(ears.close)
         port, topic = site.broker.port, site.gateway.topic
@@ -227,26 +250,6 @@ def run(
             many.stop()
             say("The cameras have stopped; waiting for the last answers")
             going.drain()
-            received, settled = going.count()
+            tally = going.count()
             site.supervisor.terminate()
-        latencies = auditor.latencies_s()
-        return Report(
-            seed=seed,
-            cameras=cameras,
-            per_second=per_second,
-            disk=disk,
-            verdict=auditor.verdict(),
-            faults=happened,
-            samples=[Sample(each.at - going.began, each.rss_mb, each.fds, each.threads) for each in going.samples],
-            unexpected_exits=site.supervisor.unexpected,
-            starts=site.supervisor.starts,
-            triton_crashes=site.triton_keeper.crashes,
-            received=received,
-            settled=settled,
-            counted_wrong=going.counted_wrong,
-            by_second={
-                second - int(going.began): dict(counts) for second, counts in sorted(auditor.by_second().items())
-            },
-            latency_p50_ms=round(part(latencies, 0.5) * 1000, 1),
-            latency_p99_ms=round(part(latencies, 0.99) * 1000, 1),
-        )
+        return going.report(seed, cameras, per_second, happened, tally)

@@ -11,6 +11,7 @@ import httpx
 import psutil
 
 from tests.chaos.site import ChaosSite
+from tests.e2e.site import until
 
 DELAY_S = 0.25
 """In each direction of a connection."""
@@ -130,13 +131,18 @@ def _variant_unload(site: ChaosSite) -> Iterator[None]:
 
 
 def _stub(site: ChaosSite) -> psutil.Process:
-    """The process of the variant that answers."""
-    instance = f"{site.main_model}_0_0"
+    """The process of the variant that answers, which may be being loaded again just now."""
+    until(lambda: bool(_stubs(site)), f"a process of {site.main_model} at Triton", TIMEOUT_S)
+    return _stubs(site)[0]
+
+
+def _stubs(site: ChaosSite) -> list[psutil.Process]:
+    found = []
     for child in psutil.Process(site.triton.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if instance in child.cmdline():
-                return child
-    raise RuntimeError(f"Triton has no process {instance}; is the model loaded?")
+            if f"{site.main_model}_0_0" in child.cmdline():
+                found.append(child)
+    return found
 
 
 INJECTIONS: dict[str, Injection] = {

@@ -25,7 +25,7 @@ from tests.chaos.site import ChaosSite
 from tests.e2e.site import until
 from tests.rollouts import detectors
 
-SERVICE_S = 0.08
+SERVICE_MS = 40.0
 CROWD = 16
 STEEPNESS = 1.5
 """Of two neighbours in the crowd one sends so many times more than the other: from one to four hundred."""
@@ -37,6 +37,8 @@ IMPORTANT = "important"
 PRIORITY = 100
 QUIET_S = 10.0
 """Before and after the overload."""
+SETTLE_S = 5.0
+"""Of the overload, until what the cameras get is judged: the first frames meet a queue that knows of no pressure."""
 IN_FLIGHT = 4
 DRAIN_S = 60.0
 SAY_EVERY_S = 30.0
@@ -222,12 +224,13 @@ class Overload:
         self, most: float, moments: tuple[float, float, float], memory_mb: float, tally: tuple[int, int] | None
     ) -> OverloadReport:
         before, began, ended = moments
-        during = self._auditor.sent_between(began, ended)
+        settled = began + SETTLE_S
+        during = self._auditor.sent_between(settled, ended)
         watched = (IMPORTANT, *(f"steady-{n}" for n in range(STEADY)))
         quiet = self._auditor.sent_between(before, began)
         normal = part([each.latency_s for name in watched for each in quiet[name] if each.latency_s is not None], 0.99)
         after = self._auditor.sent_between(ended, float("inf"))
-        cameras = _camera_reports(during, ended - began)
+        cameras = _camera_reports(during, ended - settled)
         return OverloadReport(
             capacity=most,
             offered=sum(camera.offered for camera in cameras),
@@ -279,10 +282,10 @@ def table(report: OverloadReport) -> str:
     return "\n".join([*lines, "", *(f"FAILED: {text}" for text in report.failures)])
 
 
-def slow_model() -> bytes:
-    """The detector for Triton's Python backend, which takes its time."""
+def slow_model(milliseconds: float) -> bytes:
+    """The detector for Triton's Python backend, which takes its time on each picture."""
     quick = detectors.python_detector()
-    slow = quick.replace(b"            self.asked += 1\n", b"            time.sleep(%f)\n" % SERVICE_S, 1)
+    slow = quick.replace(b"            self.asked += 1\n", b"            time.sleep(%f)\n" % (milliseconds / 1000), 1)
     slow = slow.replace(b"            if self.asked == None:\n                os._exit(1)\n", b"", 1)
     return slow.replace(b"import os\n", b"import time\n", 1)
 
@@ -291,11 +294,12 @@ def main() -> int:
     """Command line of the overload."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.overload", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--factor", type=float, default=10.0)
+    parser.add_argument("--factor", type=float, default=10.0, help="times the capacity that is offered")
+    parser.add_argument("--service-ms", type=float, default=SERVICE_MS, help="that the model takes for a picture")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="edge-gateway-overload-", ignore_cleanup_errors=True) as folder:
         try:
-            with ChaosSite(Path(folder), ("python",), content=slow_model(), linked=False) as site:
+            with ChaosSite(Path(folder), ("python",), content=slow_model(given.service_ms), linked=False) as site:
                 report = Overload(site).run(given.minutes * 60, given.factor)
         except KeyboardInterrupt:
             print("Interrupted; all parts have been ended", file=sys.stderr)

@@ -26,15 +26,15 @@ def stubs(triton: EmbeddedTriton, model: str) -> list[psutil.Process]:
 
 @pytest.mark.triton
 def test_kill_9_of_a_variant_fails_no_snapshot_and_it_comes_back(site: RealSite, shared_triton: EmbeddedTriton) -> None:
-    sent = 0
+    sent: list[int] = []
     stop = threading.Event()
 
     def cameras() -> None:
-        nonlocal sent
         while not stop.is_set():
-            until(lambda: sent - len(site.answers) < IN_FLIGHT, "an answer")
-            site.send(json_snapshot(IMAGES[sent % len(IMAGES)], f"camera-{sent % 5}", number=sent))
-            sent += 1
+            until(lambda: len(sent) - len(site.answers) < IN_FLIGHT, "an answer")
+            number = len(sent)
+            site.send(json_snapshot(IMAGES[number % len(IMAGES)], f"camera-{number % 5}", number=number))
+            sent.append(number)
 
     def answered_by(variant: str, since: int) -> bool:
         return any(body["backend_used"] == variant for body in site.results[since:])
@@ -52,7 +52,7 @@ def test_kill_9_of_a_variant_fails_no_snapshot_and_it_comes_back(site: RealSite,
     finally:
         stop.set()
         camera.join()
-    site.answered(sent)
+    site.answered(len(sent))
     assert [body["error"] for body in site.errors] == []
     until(site.is_ready, "readiness")
     text = site.get("/metrics").text

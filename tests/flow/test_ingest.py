@@ -289,6 +289,7 @@ def test_wildcards_without_names_mean_what_the_usual_topics_name_there() -> None
         (b'{"values": [' + b"0," * MAX_VALUES + b"0]}", "too many numbers"),
         (b'{"image_data": "' + b"abc\\n" * 1_600_000 + b'"}', "image_data is not base64|no picture"),
         (b'{"values": []}', "0 numbers"),
+        (b'{"value": 1, "metadata": {"\xed\xa0\x80": 1}}', "metadata is not a JSON object"),
         (b'{"values": [null]}', "no list of numbers"),
     ],
 )

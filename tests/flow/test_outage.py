@@ -87,17 +87,19 @@ async def test_a_broker_that_comes_and_goes_loses_nothing(tmp_path: Path, waitin
         await until(lambda: sum(place.outcomes().values()) == place.received)
 
 
-async def test_beyond_the_bound_snapshots_wait_in_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    count = 30
+async def test_beyond_the_bound_snapshots_wait_in_the_queue_until_their_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 60
     monkeypatch.setattr(outgoing, "MAX_BACKLOG_BYTES", 20_000)
-    async with site(tmp_path, snapshot_deadline_ms=60_000, max_in_flight=2) as place:
+    async with site(tmp_path, snapshot_deadline_ms=2000, max_in_flight=2) as place:
         await in_outage(place, count, qos=1)
-        await until(lambda: place.metrics.value("queue_messages") > 10 and asked(place) > 5, "a queue that stands")
-        still = asked(place)
-        assert still < count - 10, "memory is bounded"
+        await until(lambda: place.received == count and not place.metrics.value("queue_messages"), "the deadline")
+        assert place.session.backlog < 100_000, "memory is bounded"
         place.broker.start()
-        await until(lambda: len(answered(place)) == count)
-        assert not place.errors
+        await until(lambda: len(answered(place)) + len({error["result_id"] for error in place.errors}) == count)
+    assert {error["error"]["code"] for error in place.errors} == {"DEADLINE_EXCEEDED"}
+    assert 0 < len(answered(place)) < count - 5
 
 
 async def test_a_stop_in_an_outage_leaves_answers_and_alert_ends_to_the_next_start(tmp_path: Path) -> None:

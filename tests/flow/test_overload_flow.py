@@ -10,13 +10,13 @@ from gateway.testing import MemoryTriton
 from tests.flow.builders import jpeg, signature, snapshot_json
 from tests.harness import HELMET, sees, site
 
-SECONDS = 1.0
+SECONDS = 1.5
 IN_FLIGHT = 4
 LATENCY_S = 0.1
 PICTURE = jpeg()
 RATES = {
     **{f"fast-{number}": 20.0 for number in range(20)},
-    **{f"slow-{number}": 2.0 for number in range(8)},
+    **{f"slow-{number}": 1 / SECONDS for number in range(20)},
     "urgent": 4.0,
 }
 
@@ -27,7 +27,11 @@ async def test_under_ten_times_the_load_slow_and_urgent_cameras_are_answered_and
     triton = MemoryTriton()
     for variant in ("detector-onnx", "detector-torch"):
         triton.add_model(signature(variant), sees(HELMET), latency_s=LATENCY_S)
-    due = sorted((n / rate, device) for device, rate in RATES.items() for n in range(int(SECONDS * rate)))
+    due = sorted(
+        ((n + index / len(RATES)) / rate, device)
+        for index, (device, rate) in enumerate(RATES.items())
+        for n in range(round(SECONDS * rate))
+    )
     async with site(tmp_path, triton=triton, max_in_flight=IN_FLIGHT) as place:
         started = time.monotonic()
         for at, device in due:

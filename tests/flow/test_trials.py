@@ -230,7 +230,8 @@ async def test_a_triton_that_is_away_is_nobodys_fault_and_waited_for() -> None:
             place.triton.fail(name, BackendUnavailable("gone"))
         place.models.put(on_trial(release(1), release(2), jury, HALF))
         place.send(INSIDE)
-        await until(lambda: len(place.asked(2)) == 2, "the first try")
+        failed = {"model": "detector", "variant": "torch", "code": "BACKEND_UNAVAILABLE"}
+        await until(lambda: bool(place.metrics.value("inference_errors_total", **failed)), "the first try")
         for name in names:
             place.triton.fail(name, None)
         await place.answered(1)

@@ -99,6 +99,8 @@ class Flow:
         """Wait until so many snapshots have their outcome and their message is seen."""
         await until(lambda: len(self.results) + len(self.errors) >= count, f"{count} answers, got {len(self.seen)}")
         await until(lambda: sum(self.outcomes().values()) >= count, f"outcomes {self.outcomes()}")
+        for _ in range(10):  # an outcome is counted a moment before its snapshot leaves its place in flight
+            await asyncio.sleep(0)
 
     def outcomes(self) -> dict[str, int]:
         """Snapshots by outcome, zeros left out."""

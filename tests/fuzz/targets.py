@@ -147,7 +147,7 @@ def topics(data: bytes) -> None:
     if both and topic_matches(first, topic) and topic_matches(second, topic):
         assert overlap(first, second), "a topic matches both"
     levels = first.count("/")
-    filled = fill(first, dict.fromkeys(names_in(first), topic))
+    filled = fill(first, dict.fromkeys(names_in(first), topic[:256]))
     assert filled.count("/") == levels
     assert set(filled) & set("+#") <= set(first) & set("+#")
     if is_publishable(topic):
