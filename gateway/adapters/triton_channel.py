@@ -12,6 +12,7 @@ import grpc  # type: ignore[import-untyped]
 import structlog
 
 from gateway.adapters.tls import FileWatch, TlsError, diagnose, root_certificates
+from gateway.adapters.triton_errors import MAX_ANSWER_BYTES
 from gateway.adapters.triton_messages import GRPCInferenceServiceStub
 from gateway.credentials import TlsFiles
 from gateway.errors import BackendUnavailable, ConfigError
@@ -163,9 +164,9 @@ class TritonChannel:
 
 def _channel_options(connect_timeout_s: float) -> list[tuple[str, int]]:
     return [
-        # Pictures are larger than gRPC's default of 4 MiB; as tritonclient does.
+        # Pictures are larger than gRPC's default of 4 MiB. What is sent is bounded by the flow; what comes back is not.
         ("grpc.max_send_message_length", -1),
-        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
         # gRPC's back-off grows to two minutes, in which a restarted Triton would stand idle. The "minimum"
         # is, in spite of its name, how long one attempt to connect may take.
         ("grpc.initial_reconnect_backoff_ms", 100),

@@ -114,7 +114,7 @@ def parse_config(text: str, where: str) -> Any:
     message = model_config_pb2.ModelConfig()
     try:
         text_format.Parse(text, message)
-    except text_format.ParseError as error:
+    except (text_format.ParseError, ValueError) as error:  # ValueError for some numbers out of range
         said = " ".join(str(error).split())
         place = _PLACE.match(said)
         line = f" in line {place['line']}" if place else ""

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from grpc import StatusCode  # type: ignore[import-untyped]
 
 from gateway.errors import (
+    BackendInvalidResponse,
     BackendRejected,
     BackendTimeout,
     BackendUnavailable,
@@ -17,12 +18,16 @@ from gateway.errors import (
 )
 
 REASON_LENGTH = 400
+MAX_ANSWER_BYTES = 64 * 2**20
+"""Of one answer with all its tensors; gRPC receives no more of it than that, whatever a model makes up."""
 
 # Triton says UNAVAILABLE for three different things; only the text tells them apart (core: infer_request.cc,
 # model_repository_manager.cc, dynamic_batch_scheduler.cc, scheduler_utils.cc).
 MODEL_NOT_READY = re.compile(r"unknown model|not at ready state|no available versions|not ready", re.IGNORECASE)
 QUEUE_REFUSED = re.compile(r"maximum queue size|queue.*(full|reject)|reject.*queue", re.IGNORECASE)
 QUEUE_EXPIRED = re.compile(r"timeout expired", re.IGNORECASE)
+
+TOO_LARGE = re.compile(r"received message larger than max", re.IGNORECASE)  # gRPC's own words, on our side
 
 # The process of a Python backend has crashed (python_backend: stub_launcher.cc, python_be.cc).
 PROCESS_ENDED = re.compile(r"stub process\b.*\b(not healthy|unhealthy)", re.IGNORECASE | re.DOTALL)
@@ -70,6 +75,9 @@ def answer_error(code: StatusCode, details: str | None, *, model: str, connected
             return BackendTimeout(f"the request expired in Triton's queue ({text})", where=where)
         case StatusCode.UNAVAILABLE | StatusCode.CANCELLED | StatusCode.DEADLINE_EXCEEDED:
             return BackendUnavailable(f"Triton cannot be reached ({text})", where=where)
+        case StatusCode.RESOURCE_EXHAUSTED if TOO_LARGE.search(text):
+            limit = f"the answer is larger than {MAX_ANSWER_BYTES // 2**20} MiB"
+            return BackendInvalidResponse(limit, where=where, fix="Let the model give fewer or smaller outputs")
         case _ if process_has_ended(details):
             return ModelCrashed(f"the process of the model has ended ({text})", where=where, fix=CRASHED)
         case _:

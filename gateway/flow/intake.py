@@ -85,6 +85,7 @@ class Intake:
         """Accept messages until the broker session ends; never waits for an inference."""
         async for message in self._broker.messages():
             await self.accept(message)
+            del message  # it can be megabytes, and the next one may be hours away
             await asyncio.sleep(0)  # a full inbox must not keep the loop from those in flight
 
     async def accept(self, message: Message) -> None:
@@ -218,6 +219,7 @@ class Intake:
             return
         letter = self._replies.dead_letter(origin, error, content)
         # By its traceback an error that waits for the broker would keep every frame: the payload, and all read from it.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
         await self._answers.put(partial(self._replies.answer_error, origin, topics, error, letter))
 
     async def _refuse_job(self, job: Job, error: SnapshotError) -> None:
@@ -233,6 +235,7 @@ class Intake:
                 await self._replies.outgoing.carry(answer())
             finally:
                 self._answering -= 1
+                del answer  # and with it what it may hold of a payload
 
     @property
     def idle(self) -> bool:

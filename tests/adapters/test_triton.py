@@ -14,6 +14,7 @@ from tritonclient.grpc import service_pb2 as messages
 
 from gateway.adapters.triton import TritonServer
 from gateway.adapters.triton_codec import decode_response, encode_request
+from gateway.adapters.triton_errors import MAX_ANSWER_BYTES
 from gateway.errors import (
     BackendInvalidResponse,
     BackendRejected,
@@ -59,6 +60,16 @@ MODEL_ERRORS = {
     grpc.StatusCode.UNAVAILABLE: BackendUnavailable,
     grpc.StatusCode.CANCELLED: BackendUnavailable,
 }
+
+
+async def test_an_answer_of_any_size_is_not_received(triton: tuple[Wire, TritonServer]) -> None:
+    wire, server = triton
+    huge = bytes(MAX_ANSWER_BYTES + 1)
+    wire.says(ModelInfer=infer_response(shape=[1, len(huge) // 4], raw=[huge]))
+    with pytest.raises(BackendInvalidResponse, match="larger than 64 MiB"):
+        await server.infer(REQUEST)
+    wire.says(ModelInfer=infer_response())
+    assert (await server.infer(REQUEST)).outputs["y"].tolist() == [[5, 6]]
 
 
 @pytest.mark.parametrize("code", FAILURES, ids=lambda code: code.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -10,12 +11,16 @@ import pytest
 
 from tests.flow.builders import SNAPSHOT_TOPIC, jpeg, snapshot_json
 from tests.fuzz.mutations import corpus, mutate
-from tests.harness import site, until
+from tests.harness import Site, site, until
 
 SEED = 11
 MESSAGES = 600
 EVERY_GOOD = 50
 SENSOR_TOPIC = "edge-ai/bu/plant/gw/sensors/t-1"
+
+
+def _served(place: Site, device: str) -> bool:
+    return any(item["device_id"] == device for item in place.results)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow; in service pictures.py sees to that
@@ -31,7 +36,7 @@ async def test_every_fuzzed_message_gets_one_outcome_and_the_next_snapshot_is_se
             if number % EVERY_GOOD == 0:
                 device = f"good-{number}"
                 place.snapshot(snapshot_json(jpeg(), device_id=device))
-                await until(lambda wanted=device: any(item["device_id"] == wanted for item in place.results), device)
+                await until(partial(_served, place, device), device)
                 good += 1
         sent = MESSAGES + good
         await until(lambda: place.received == sent and sum(place.outcomes().values()) == sent, f"{sent} outcomes")
