@@ -34,6 +34,14 @@ chaos: $(VENV)/.installed ## 15 minutes of faults at a real broker, Triton and g
 soak: $(VENV)/.installed ## An hour at half capacity: memory, files and threads must stay as they are
 	$(BIN)/python -m tests.chaos.soak
 
+fuzz: $(VENV)/.fuzz ## Ten minutes of coverage-guided input for each parser, then for the HTTP surface (two hours; FUZZ="--target pictures")
+	$(BIN)/python -m tests.fuzz --minutes 10 $(FUZZ)
+	$(BIN)/python -m tests.fuzz.http --minutes 10
+
+$(VENV)/.fuzz: $(VENV)/.installed requirements/fuzz.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
+	@touch $@
+
 # The tools' packages are of no use to anything else: they have an environment of their own, and write only to .cache.
 test-exports: $(VENV)/.installed .cache/exports/.made ## Export models with their own public tools and ask them through the gateway (up to an hour on 2 cores)
 	$(BIN)/python -m tests.exports.through_the_gateway
@@ -70,6 +78,7 @@ lock: $(RELEASE)/.installed ## Write requirements/*.txt anew from pyproject.toml
 	cuda=$$($$compile --extra local | sed -nE 's/^((nvidia-(cu|n[cv])|cuda-)[a-z0-9-]*)==.*/--no-emit-package \1/p'); \
 	$$compile --extra test --extra check --no-emit-package torch --no-emit-package triton $$cuda -o requirements/development.txt; \
 	$$compile -c requirements/development.txt -o requirements/gateway.txt; \
+	$$compile --extra fuzz -c requirements/development.txt -o requirements/fuzz.txt; \
 	$$compile --extra release -o requirements/release.txt
 
 sbom: $(RELEASE)/.installed $(IMAGE)/.installed ## Software bill of materials (dist/gateway.cdx.json) and docs/licences.md of what runs on site

@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.chaos.bench import run
 from tests.chaos.report import table, write
 from tests.chaos.schedule import LENGTHS_S, plan
+from tests.chaos.site import end_in_order
 
 
 def main() -> int:
@@ -23,6 +24,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", choices=sorted(LENGTHS_S), default=list(LENGTHS_S), metavar="KIND")
     parser.add_argument("--report", type=Path, help="folder for report.json, timeline.html and the gateway's log")
     given = parser.parse_args()
+    end_in_order()
     faults = plan(given.seed, given.minutes * 60, given.faults, given.kinds)
     for fault in faults:
         print(f"planned: {fault.at_s:7.1f} s  {fault.kind} for {fault.length_s:.1f} s")

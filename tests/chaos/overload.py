@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.chaos.audit import Auditor, Snapshot
 from tests.chaos.clients import Camera, Cameras, Ears, picture
 from tests.chaos.load import Count, capacity, part, sampled
-from tests.chaos.site import ChaosSite
+from tests.chaos.site import ChaosSite, end_in_order
 from tests.e2e.site import until
 from tests.rollouts import detectors
 
@@ -297,6 +297,7 @@ def main() -> int:
     parser.add_argument("--factor", type=float, default=10.0, help="times the capacity that is offered")
     parser.add_argument("--service-ms", type=float, default=SERVICE_MS, help="that the model takes for a picture")
     given = parser.parse_args()
+    end_in_order()
     with tempfile.TemporaryDirectory(prefix="edge-gateway-overload-", ignore_cleanup_errors=True) as folder:
         try:
             with ChaosSite(Path(folder), ("python",), content=slow_model(given.service_ms), linked=False) as site:

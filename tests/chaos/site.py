@@ -35,6 +35,14 @@ _LOADING = re.compile(r'^I(\d{4} \d\d:\d\d:\d\d\.\d+) .*"loading: ([^"]+):\d+"')
 _LOADED = re.compile(r"^[IE](\d{4} \d\d:\d\d:\d\d\.\d+) .*\"(?:successfully loaded|failed to load) '([^']+)'")
 
 
+def end_in_order() -> None:
+    """Have SIGTERM end this program as Ctrl-C does, so that it leaves no child and no file system behind; Ctrl-C too
+    where a shell has it ignored.
+    """
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.default_int_handler)
+
+
 class Supervisor:
     """Starts the gateway, and starts it again when it has ended, as systemd would; an end that nobody asked for is kept
     in `unexpected`.

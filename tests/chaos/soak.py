@@ -19,7 +19,7 @@ import numpy as np
 
 from tests.chaos.clients import Camera, Cameras, Ears, picture
 from tests.chaos.load import Count, capacity, sampled
-from tests.chaos.site import ChaosSite, Sample
+from tests.chaos.site import ChaosSite, Sample, end_in_order
 from tests.e2e.site import until
 
 CAMERAS = 20
@@ -101,6 +101,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--rate", type=float, help="snapshots a second; without it half of what is measured first")
     given = parser.parse_args()
+    end_in_order()
     with tempfile.TemporaryDirectory(prefix="edge-gateway-soak-", ignore_cleanup_errors=True) as folder:
         try:
             failures = soak(Path(folder), given.minutes * 60, given.rate)
