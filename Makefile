@@ -10,7 +10,7 @@ RELEASE := .venv-release
 IMAGE := .venv-image
 
 .PHONY: help demo test test-rollouts test-exports check format sample-models measure bench-resources stack docs clean \
-	chaos soak fuzz lock sbom audit
+	chaos soak overload fuzz lock sbom audit
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -29,7 +29,7 @@ test-rollouts: $(VENV)/.installed ## Model drops from outside, the long tests to
 	$(BIN)/python -m pytest --timeout=1800 tests/rollouts
 
 chaos: $(VENV)/.installed ## 15 minutes of faults at a real broker, Triton and gateway, and an audit of every snapshot
-	$(BIN)/python -m tests.chaos
+	$(BIN)/python -m tests.chaos --report chaos-report
 
 soak: $(VENV)/.installed ## An hour at half capacity: memory, files and threads must stay as they are
 	$(BIN)/python -m tests.chaos.soak
@@ -41,6 +41,9 @@ fuzz: $(VENV)/.fuzz ## Ten minutes of coverage-guided input for each parser, the
 $(VENV)/.fuzz: $(VENV)/.installed requirements/fuzz.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
 	@touch $@
+
+overload: $(VENV)/.installed ## Ten minutes of ten times more than can be answered: who is served, how fresh, and what it costs
+	$(BIN)/python -m tests.chaos.overload
 
 # The tools' packages are of no use to anything else: they have an environment of their own, and write only to .cache.
 test-exports: $(VENV)/.installed .cache/exports/.made ## Export models with their own public tools and ask them through the gateway (up to an hour on 2 cores)
@@ -69,7 +72,7 @@ docs: $(VENV)/.installed ## Write docs/metrics.md, docs/errors.md and docs/confi
 	$(BIN)/python docs/generate.py
 
 clean: ## Remove the environment and what the targets made
-	rm -rf $(VENV) $(EXPORTS) $(RELEASE) $(IMAGE) dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
+	rm -rf $(VENV) $(EXPORTS) $(RELEASE) $(IMAGE) dist chaos-report .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
 
 # Versions and hashes of everything that is installed; on site the same as in the tests. torch and what only its CUDA build needs are left out: the CPU
 # build of the same version comes from another index, and has other hashes.

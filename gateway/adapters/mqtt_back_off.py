@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable
 
 FIRST_S = 0.2
-LONGEST_S = 4.0
+LONGEST_S = 2.0
 LEAST_S = 0.02
 
 
 class BackOff:
     """Exponential with full jitter, up to a few seconds however long the broker is away.
 
-    A site has one broker and a handful of gateways: an attempt every 2 s from each does not burden it, and whoever
+    A site has one broker and a handful of gateways: an attempt a second from each does not burden it, and whoever
     waits for answers has them again within 5 s of its return. Time that an attempt took is part of the pause, so a
     host that swallows packets is asked as often as one that refuses.
     """

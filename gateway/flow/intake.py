@@ -171,8 +171,10 @@ class Intake:
         self._wake(job.model.spec.name)
         self.schedule.limit(settings.queue_max_messages, settings.queue_max_bytes)
         for evicted in self.schedule.put(job, again=again):
-            reason = f"more snapshots come than can be answered ({len(self.schedule)} wait)"
-            await self._refuse_job(evicted, QueueFull(reason))
+            await self._refuse_job(evicted, self._too_many())
+
+    def _too_many(self) -> QueueFull:
+        return QueueFull(f"more snapshots come than can be answered ({len(self.schedule)} wait)")
 
     def can_serve(self, name: str) -> bool:
         """Whether a snapshot for this model need not wait in the queue: some variant is asked, or none will serve."""
@@ -199,6 +201,8 @@ class Intake:
             now = time.monotonic()
             for job in self.schedule.expired(now):
                 await self._refuse_job(job, self.too_late(job, now))
+            for job in self.schedule.outpaced(now):
+                await self._refuse_job(job, self._too_many())
 
     def too_late(self, job: Job, now: float) -> SnapshotError:
         """Why a snapshot has no result whose time has run out."""

@@ -147,6 +147,10 @@ class Level:
         lasts = [(not serves(model), order[-1]) for model, order in self._by_service.items()]
         return self._oldest(max(lasts)[1][1])
 
+    def crowded(self) -> list[Lane]:
+        """The lanes in which more than one job waits."""
+        return [lane for lane, line in self._lines.items() if len(line.jobs) > 1]
+
     def outpaced(self, lane: Lane, before: float) -> tuple[Lane, int] | None:
         """The oldest job of a lane when it arrived before that time and a fresher one waits behind it."""
         jobs = self._lines[lane].jobs

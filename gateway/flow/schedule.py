@@ -13,6 +13,8 @@ from gateway.metrics import Metrics
 
 FRESH_S = 0.25
 """Under pressure a snapshot that has waited for longer gives way to a fresher one of its camera."""
+STALE_S = 1.0
+"""Under pressure a snapshot that has waited for so long gives way to a fresher one that waits behind it already."""
 PRESSURE_S = 5.0
 """How long the queue counts as under pressure after a snapshot had to give way, or was not served in time."""
 
@@ -75,12 +77,13 @@ class Schedule:
         self._places[number] = priority, lane
         heapq.heappush(self._deadlines, (job.deadline_at, number))
         self._count(job.size)
-        gone = self._outpaced(priority, lane, job.snapshot.origin.received_at)
+        arrived_at = job.snapshot.origin.received_at
+        gone = self._outpaced(priority, lane, arrived_at, FRESH_S)
         while len(self) > self._max_messages or self._bytes > self._max_bytes:
             lowest = min(self._levels)
             gone.append(self._remove(lowest, *self._levels[lowest].least(self._serves)))
         if gone:
-            self._press(job.snapshot.origin.received_at)
+            self._press(arrived_at)
         self.look_again()
         return gone
 
@@ -116,14 +119,24 @@ class Schedule:
             self._press(now)
         return late
 
+    def outpaced(self, now: float) -> list[Job]:
+        """Take out what a fresher frame of its camera makes pointless, which no `put` has found.
+
+        While there is pressure a lane may wait so long for its turn that all of its frames are late by then.
+        """
+        if now >= self._pressed_until:
+            return []
+        crowded = [(priority, lane) for priority, level in self._levels.items() for lane in level.crowded()]
+        return [job for priority, lane in crowded for job in self._outpaced(priority, lane, now, STALE_S)]
+
     def drain(self) -> list[Job]:
         """Take everything out, at shutdown."""
         return [self._remove(priority, lane, number) for number, (priority, lane) in list(self._places.items())]
 
-    def _outpaced(self, priority: int, lane: Lane, now: float) -> list[Job]:
+    def _outpaced(self, priority: int, lane: Lane, now: float, patience_s: float) -> list[Job]:
         """Take out what a camera's fresher frame makes pointless, while not everything can be served."""
         gone: list[Job] = []
-        while now < self._pressed_until and (found := self._levels[priority].outpaced(lane, now - FRESH_S)):
+        while now < self._pressed_until and (found := self._levels[priority].outpaced(lane, now - patience_s)):
             gone.append(self._remove(priority, *found))
         return gone
 

@@ -93,11 +93,14 @@ class _Run:
         ledger.heaviest = max(ledger.heaviest, sum(self._waiting.values()))
 
     def expire(self, now: float) -> None:
-        """What is too late goes."""
+        """What is too late goes, and what nobody would look at any more."""
         self.serve(now)
         for job in self.queue.expired(now):
             del self._waiting[id(job)]
             self.ledger.late += 1
+        for job in self.queue.outpaced(now):
+            del self._waiting[id(job)]
+            self.ledger.full += 1
 
     def serve(self, now: float) -> None:
         """Give what waits to the places that have become free until now."""
@@ -110,10 +113,11 @@ class _Run:
                 self.ledger.emptied_at = at
             heapq.heapreplace(self._free_at, at + IN_FLIGHT / self._capacity * self._chance.uniform(0.75, 1.25))
 
-    def finish(self) -> None:
-        """Serve all that is left."""
+    def finish(self, now: float) -> None:
+        """Serve all that is left from now on."""
         while len(self.queue):
-            self.serve(self._free_at[0])
+            self.expire(now)
+            now += EXPIRY_S
 
     def _count(self, name: str, arrived: float, at: float) -> None:
         self.ledger.backwards += arrived < self._latest.get(name, arrived)
@@ -134,7 +138,7 @@ def simulate(
             run.expire(next_expiry)
             next_expiry += EXPIRY_S
         run.arrive(frame(camera, at, deadline_s))
-    run.finish()
+    run.finish(next_expiry)
     return run.ledger
 
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.flow.lanes import Services
-from gateway.flow.schedule import FRESH_S, PRESSURE_S, Schedule
+from gateway.flow.schedule import FRESH_S, PRESSURE_S, STALE_S, Schedule
 from gateway.messages import Job
 from gateway.metrics import Metrics
 from tests.flow.builders import served, spec
-from tests.flow.overload_simulation import Camera, fair_shares, frame, simulate
+from tests.flow.overload_simulation import EXPIRY_S, IN_FLIGHT, Camera, fair_shares, frame, simulate
 
 MODEL, OTHER = served(), served(spec("other"))
 CAPACITY = 40.0
@@ -135,6 +135,13 @@ def test_a_camera_that_is_a_little_too_fast_is_answered_about_what_it_sees_now()
     assert percentile(late, 0.99) < 0.4
     assert sum(ledger.served.values()) >= 0.97 * CAPACITY * 120, "no capacity is lost for that"
     assert ledger.emptied_at - 120 < 1
+
+
+def test_when_the_pressure_ends_no_camera_answers_about_what_it_saw_seconds_ago() -> None:
+    cameras = [camera(f"fast-{number}", 30.0) for number in range(6)]
+    ledger = simulate(schedule(), cameras, capacity=8, seconds=60)
+    assert max(ages[-1] for ages in ledger.ages.values()) < STALE_S + IN_FLIGHT / 8 + EXPIRY_S
+    assert ledger.emptied_at - 60 < 2
 
 
 def test_a_backlog_that_fits_is_served_whole_and_in_order() -> None:
