@@ -23,7 +23,7 @@ stack: $(VENV)/.installed ## The embedded broker and Triton only
 	@exec $(BIN)/edge-gateway stack
 
 test: $(VENV)/.installed ## All tests, on a real Mosquitto and a real Triton
-	$(BIN)/python -m pytest -m 'not long'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not long'
 
 test-rollouts: $(VENV)/.installed ## Model drops from outside, the long tests too (half an hour on 2 cores)
 	$(BIN)/python -m pytest --timeout=1800 tests/rollouts

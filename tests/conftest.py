@@ -7,14 +7,28 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from gateway.layouts import base, custom
 
 
 def pytest_configure() -> None:
-    """A shell has what it runs in the background ignore SIGINT, and so would every child that a test interrupts."""
+    """A shell has what it runs in the background ignore SIGINT, and so would every child that a test interrupts.
+
+    A logger that remembers its configuration for ever, as is right for a program, would keep that of one test.
+    """
+    remembering = structlog.configure
+    structlog.configure = lambda **config: remembering(**{**config, "cache_logger_on_first_use": False})
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def no_logging_stays_behind() -> Iterator[None]:
+    """Commands that run inside a test configure the log of the process."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(autouse=True)

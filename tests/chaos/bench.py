@@ -74,6 +74,15 @@ class Report:
     @property
     def failures(self) -> list[str]:
         """Why the run has failed, in words; empty when all promises were kept."""
+        return self.broken + [
+            f"{fault.kind} at {fault.began_s:.0f} s: recovered after {fault.own_recovery_s:.1f} s"
+            for fault in self.faults
+            if fault.own_recovery_s > RECOVERY_LIMIT_S
+        ]
+
+    @property
+    def broken(self) -> list[str]:
+        """The promises that were broken, whatever the machine did: those that no other load can excuse."""
         verdict = self.verdict
         found = []
         if verdict.lost:
@@ -86,11 +95,6 @@ class Report:
             found.append(f"{defects} snapshots met a defect of the gateway; see its log")
         if verdict.strangers:
             found.append(f"{verdict.strangers} answers to what nobody has sent")
-        found += [
-            f"{fault.kind} at {fault.began_s:.0f} s: recovered after {fault.own_recovery_s:.1f} s"
-            for fault in self.faults
-            if fault.own_recovery_s > RECOVERY_LIMIT_S
-        ]
         found += [f"the gateway ended {text}" for text in self.unexpected_exits]
         return found + self.counted_wrong
 
