@@ -34,7 +34,7 @@ chaos: $(VENV)/.installed ## 15 minutes of faults at a real broker, Triton and g
 soak: $(VENV)/.installed ## An hour at half capacity: memory, files and threads must stay as they are
 	$(BIN)/python -m tests.chaos.soak
 
-fuzz: $(VENV)/.fuzz ## Ten minutes of coverage-guided input for each parser, then for the HTTP surface (two hours; FUZZ="--target pictures")
+fuzz: $(VENV)/.fuzz ## Ten minutes of coverage-guided input for each parser, then for the HTTP surface (over an hour on 2 cores; FUZZ="--target pictures")
 	$(BIN)/python -m tests.fuzz --minutes 10 $(FUZZ)
 	$(BIN)/python -m tests.fuzz.http --minutes 10
 
@@ -49,7 +49,7 @@ overload: $(VENV)/.installed ## Ten minutes of ten times more than can be answer
 test-exports: $(VENV)/.installed .cache/exports/.made ## Export models with their own public tools and ask them through the gateway (up to an hour on 2 cores)
 	$(BIN)/python -m tests.exports.through_the_gateway
 
-check: $(VENV)/.installed ## Lint, format and types
+check: $(VENV)/.installed ## Lint, format, types and security rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -68,14 +68,15 @@ measure: $(VENV)/.installed ## Send all test scenes through a running gateway an
 bench-resources: $(VENV)/.installed ## Measure start, memory and CPU of the gateway itself on this machine
 	$(BIN)/python -m tests.bench.resources
 
-docs: $(VENV)/.installed ## Write docs/metrics.md, docs/errors.md and docs/configuration.md anew from the code
+docs: $(VENV)/.installed ## Write the generated pages and schemas of docs/ anew from the code
 	$(BIN)/python docs/generate.py
 
 clean: ## Remove the environment and what the targets made
-	rm -rf $(VENV) $(EXPORTS) $(RELEASE) $(IMAGE) dist chaos-report .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-output
+	rm -rf $(VENV) $(EXPORTS) $(RELEASE) $(IMAGE) build dist chaos-report demo-output model_repository/.edge-gateway \
+		.cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis
 
-# Versions and hashes of everything that is installed; on site the same as in the tests. torch and what only its CUDA build needs are left out: the CPU
-# build of the same version comes from another index, and has other hashes.
+# Versions and hashes of everything that is installed; on site the same as in the tests. torch and what only its CUDA
+# build needs are left out: the CPU build of the same version comes from another index, and has other hashes.
 lock: $(RELEASE)/.installed ## Write requirements/*.txt anew from pyproject.toml
 	@set -e; compile="$(RELEASE)/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header"; \
 	cuda=$$($$compile --extra local | sed -nE 's/^((nvidia-(cu|n[cv])|cuda-)[a-z0-9-]*)==.*/--no-emit-package \1/p'); \
@@ -109,9 +110,9 @@ $(RELEASE)/.installed: requirements/release.txt
 	@touch $@
 
 # As in the image: the gateway alone, from the lock alone.
-$(IMAGE)/.installed: requirements/gateway.txt
+$(IMAGE)/.installed: requirements/gateway.txt $(RELEASE)/.installed
 	@test -x $(IMAGE)/bin/python || $(PYTHON) -m venv --without-pip $(IMAGE)
-	$(RELEASE)/bin/uv pip install --quiet --python $(IMAGE)/bin/python --require-hashes -r $<
+	$(RELEASE)/bin/uv pip sync --quiet --python $(IMAGE)/bin/python --require-hashes $<
 	@touch $@
 
 .cache/exports/.made: $(EXPORTS)/.installed $(wildcard tests/exports/*_models.py)

@@ -144,8 +144,9 @@ def configuration() -> Iterator[str]:
         "looks every two seconds) and at once on SIGHUP. Settings with *yes* under *Reload* then hold for what comes\n"
         "after; changes of others are named in the log and wait for the next start. When anything is wrong, nothing\n"
         "is taken over: the log says what to correct, and `edge_gateway_config_last_reload_successful` is 0 until it\n"
-        "is. Passwords, tokens and certificates are read from their files at each connect. What comes from the\n"
-        "environment needs a restart, since the environment of a process cannot change while it runs.\n"
+        "is. Passwords, tokens and certificates are taken over when their files change\n"
+        "([howto/tls.md](howto/tls.md#renewals)). What comes from the environment needs a restart, since the\n"
+        "environment of a process cannot change while it runs.\n"
     )
     sections: list[tuple[str, list[tuple[str, ...]]]] = []
     for name, field in Settings.model_fields.items():

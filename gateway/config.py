@@ -203,7 +203,7 @@ class Settings(BaseSettings):
     http_port: int = Field(8080, ge=0, le=65535)
     """TCP port for probes, metrics, the API and inference over HTTP; 0 takes any free one and logs it."""
     api_token_file: Path | None = None
-    """File with the token that `POST /v1/infer` then wants as `Authorization: Bearer`; without it nobody is asked."""
+    """File with the token for commands to models, which are off without it; `POST /v1/infer` then wants it too."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that is logged."""
     log_format: Literal["json", "text"] = "json"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import os
 import sys
@@ -24,13 +26,14 @@ def configure_logging(level: str, log_format: str, stream: TextIO | None = None)
         render: list[Any] = [
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(ensure_ascii=False),
+            _escape_in_json,
         ]
     elif log_format == "sentence":
-        render = [structlog.processors.format_exc_info, _sentence]
+        render = [structlog.processors.format_exc_info, _escape_values, _sentence]
     else:
         # The pretty traceback shows the values of local variables: tokens and pictures would be in the log.
-        plain = structlog.dev.plain_traceback
-        render = [structlog.dev.ConsoleRenderer(colors=use_colour(out), exception_formatter=plain)]
+        console = structlog.dev.ConsoleRenderer(colors=use_colour(out), exception_formatter=_plain_traceback)
+        render = [_escape_values, console]
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -55,6 +58,31 @@ def configure_logging(level: str, log_format: str, stream: TextIO | None = None)
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _escape_in_json(_logger: Any, _method: str, line: str) -> str:
+    """JSON leaves some characters as they are that steer terminals, such as U+009B, or turn the text around."""
+    if line.isprintable():
+        return line
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in line)
+
+
+def _escape_values(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Names come from outside: one with an escape sequence in it would steer the terminal of whoever reads the log."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[key] = _escaped(value)
+    return event
+
+
+def _escaped(text: str) -> str:
+    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
+
+
+def _plain_traceback(out: TextIO, exc_info: Any) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    out.write(_escaped(text.getvalue()))
 
 
 def _sentence(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:

@@ -99,6 +99,28 @@ def test_the_level_holds_for_the_gateway_and_its_libraries(level: str, expected:
     assert len(entries(stream)) == 2 * expected
 
 
+@pytest.mark.parametrize("log_format", ["json", "text", "sentence"])
+def test_no_name_from_outside_steers_a_terminal_or_ends_a_line(log_format: str) -> None:
+    log, stream = logger("info", log_format)
+    name = "cam\x1b[2J\x9b2J\x07\x7f\u2028\u202e\ud800\U000e0041"
+    log.warning("No result", device_id=name, topics=[name])
+    logging.getLogger("some.library").warning("no %s", name)
+    assert all(line.isprintable() for line in stream.getvalue().split("\n"))
+    assert stream.getvalue().count("\n") == 2
+    stream.truncate(0)
+    try:
+        raise RuntimeError(name)
+    except RuntimeError:
+        log.exception("A defect")
+    assert all(line.isprintable() for line in stream.getvalue().strip("\0").split("\n"))
+
+
+def test_in_json_a_name_is_what_it_was() -> None:
+    log, stream = logger("info", "json")
+    log.info("No result", device_id="cam\x9b\u202e\U000e0041\xa0")
+    assert entries(stream)[0]["device_id"] == "cam\x9b\u202e\U000e0041\xa0"
+
+
 def test_text_names_event_and_keys_without_colours_in_a_file() -> None:
     log, stream = logger("info", "text")
     log.warning("Waiting for the broker", host="broker", port=1883)

@@ -233,6 +233,19 @@ class TestRefusals:
         assert gateway.events == ["connected", "taken_over"]
         await gateway.close()
 
+    async def test_mqtt_3_1_1_does_not_say_so_and_the_log_names_the_client_id(self) -> None:
+        async def hang_up(peer: Peer) -> None:
+            await peer.read()
+            await peer.send(CONNACK_3_1_1)
+
+        with capture_logs() as logs:
+            async with scripted_broker(hang_up) as port:
+                gateway = Client(port, protocol="3.1.1")
+                await until(lambda: "lost" in gateway.events)
+                await gateway.close()
+        (lost,) = [entry for entry in logs if entry["event"] == "Lost the session with the broker"]
+        assert "client with the id 'gateway'" in lost["fix"]
+
 
 class TestLimits:
     async def test_packet_above_the_brokers_maximum_is_not_sent(self, new_mosquitto: NewMosquitto) -> None:

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
+import pybase64
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from gateway.errors import BackendRejected, BackendUnavailable
 from gateway.messages import MessageProperties
@@ -215,6 +218,62 @@ async def test_errors_name_code_fix_and_input_but_never_the_payload(tmp_path: Pa
     assert error["input"]["bytes"] == 26
     assert len(error["input"]["sha256"]) == 64
     assert "hello" not in str(error)
+
+
+async def test_nothing_of_a_payload_is_ever_logged(tmp_path: Path) -> None:
+    secret = "a-face-in-a-picture"
+    broken = jpeg()[:300] + secret.encode()
+    with capture_logs() as logs:
+        async with site(tmp_path, dead_letter_topic="dead/{device_id}") as place:
+            answered = jpeg(seed=1) + secret.encode()
+            payloads = [
+                secret.encode(), broken, snapshot_json(broken), snapshot_json(jpeg(), metadata={"note": secret}),
+                f'{{"image_data": "{secret}"}}'.encode(), f'{{"image_data": 1, "x": "{secret}"}}'.encode(), answered,
+            ]  # fmt: skip
+            for payload in payloads:
+                place.snapshot(payload)
+            place.triton.fail("detector-onnx", BackendRejected("no"))
+            place.snapshot(snapshot_json(answered))
+            await place.answered(len(payloads) + 1)
+    assert any(entry["event"] == "No result for a snapshot" for entry in logs)
+    told = str(logs)
+    for payload in (secret.encode(), broken, answered):
+        assert payload.decode("latin-1") not in told
+        assert str(payload)[2:-1] not in told
+        assert pybase64.b64encode_as_string(payload)[:60] not in told
+
+
+async def test_a_hundred_thousand_keys_are_skipped_and_in_metadata_refused(tmp_path: Path) -> None:
+    keys = {f"key-{number}": number for number in range(100_000)}
+    async with site(tmp_path) as place:
+        place.snapshot(snapshot_json(jpeg(), **keys))
+        place.snapshot(snapshot_json(jpeg(), metadata=keys))
+        await place.answered(2)
+    assert place.results[0]["metadata"]["snapshot"] == {}
+    assert "key-" not in str(place.results)
+    assert [error["error"]["code"] for error in place.errors] == ["PAYLOAD_INVALID"]
+
+
+async def test_no_device_becomes_a_label_of_a_metric(tmp_path: Path) -> None:
+    async def series() -> set[str]:
+        async with httpx.AsyncClient() as client:
+            page = (await client.get(f"http://127.0.0.1:{place.gateway.http_port}/metrics")).text
+        assert "stranger" not in page
+        return {line.rpartition(" ")[0] for line in page.splitlines() if not line.startswith("#")}
+
+    async with site(tmp_path, rate_limit_per_device=1, repeat_window_s=60) as place:
+
+        async def send(first: int) -> None:
+            for number in range(first, first + 20):
+                again = snapshot_json(jpeg(), device_id=f"stranger-{number}", timestamp=number)
+                for payload in (again, again, snapshot_json(b"no picture", device_id=f"stranger-{number}")):
+                    place.snapshot(payload, f"azure-iot-operations/data/stranger-{number}/snapshot")
+            await until(lambda: sum(place.outcomes().values()) == 3 * (first + 20))
+
+        await send(0)
+        before = await series()
+        await send(20)
+        assert await series() == before
 
 
 async def test_a_truncated_jpeg_names_its_device_and_the_next_snapshot_is_served(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -205,9 +206,10 @@ def test_a_link_that_leads_nowhere(tmp_path: Path, target: str) -> None:
     assert "link" in f"{error.message} {error.fix}"
 
 
-def test_a_pipe_is_no_file_and_nobody_waits_for_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK], ids=["pipe", "socket"])
+def test_what_is_no_file_is_refused_and_nobody_waits_for_it(tmp_path: Path, kind: int) -> None:
     write_drop(tmp_path)
-    os.mkfifo(tmp_path / "detector-onnx" / "1" / "pipe")
+    os.mknod(tmp_path / "detector-onnx" / "1" / "odd", kind | 0o600)
     assert refusal(tmp_path).message == "is no regular file"
 
 

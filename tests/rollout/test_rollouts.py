@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.commands import serve
 from gateway.errors import BackendRejected, CommandRefused
 from gateway.models import loader as loader_module
 from gateway.models.catalog import State
@@ -22,9 +23,12 @@ from gateway.rollout.commands import Action, Command
 from gateway.rollout.state import ModelState
 from gateway.rollout.steps import Ending, Step
 from gateway.rollout.store import StateNotKept, StateStore
+from gateway.rollout.verify import Checks
 from gateway.testing import MemoryTriton
-from tests.flow.builders import jpeg, signature, snapshot_json
+from tests.flow.builders import jpeg, settings, signature, snapshot_json
+from tests.front_door import run_here
 from tests.harness import HELMET, NO_HELMET, Site, sees, site, until, write_model
+from tests.model_signers import write_key
 
 JPEG = jpeg()
 VARIANTS = ("detector-onnx", "detector-torch")
@@ -179,6 +183,26 @@ async def test_a_good_version_passes_every_step_and_each_camera_changes_once(sho
     reports = [body["status"] for body in counter.place.of("ai_model")]
     assert "rolling_out" in reports
     assert counter.place.metrics.value("rollouts_total", model="detector", ending="promoted") == 2
+
+
+async def test_an_unsigned_version_is_not_loaded_and_the_signed_one_serves_on(
+    shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = tmp_path / "key.pem"
+    write_key(key)
+    verify = serve._checks(settings(model_public_key_file=key.with_suffix(".pub"))).verify_signature
+    assert verify is not None
+    assert run_here(capsys, "models", "sign", str(shop.repository / "detector"), "--private-key", str(key)).code == 0
+    async with shop.open(checks=Checks(None, verify)) as counter:
+        await until(lambda: len(counter.place.results) > 0, "answers of version 1")
+        shop.drop(2)
+        state = await counter.ended(2, Ending.REFUSED)
+        assert state.refused[0].step is Step.VERIFIED
+        assert "sign" in state.refused[0].reason
+        await counter.loaded(1)
+        answered = len(counter.place.results)
+        await until(lambda: len(counter.place.results) > answered, "more answers")
+        assert counter.version == 1
 
 
 async def test_a_version_that_sees_something_else_is_refused_in_shadow(shop: Shop) -> None:
