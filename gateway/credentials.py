@@ -85,7 +85,7 @@ class TlsFiles:
 
         try:
             # The password is never asked for: nobody sits before the gateway.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password="")
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password="")  # nosec B106
         except OSError as error:
             if not _has_certificate(certificate):
                 return {self.names.certificate: _no_certificate(certificate)}

@@ -279,7 +279,7 @@ class Spool:
 
     def _delete(self, database: sqlite3.Connection, which: str, values: Sequence[tuple[object, ...]]) -> None:
         with _transaction(database):
-            deleted = database.executemany(f"delete from publications where {which}", values)  # noqa: S608 - our words
+            deleted = database.executemany(f"delete from publications where {which}", values)  # noqa: S608 - our words  # nosec B608
         self.count -= deleted.rowcount
 
     def _measure(self, database: sqlite3.Connection) -> None:

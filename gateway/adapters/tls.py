@@ -42,7 +42,7 @@ def tls_context(files: TlsFiles) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=files.ca)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if files.certificate is not None:
-            context.load_cert_chain(files.certificate, files.key, password="")
+            context.load_cert_chain(files.certificate, files.key, password="")  # nosec B106
     except OSError as error:  # replaced between two looks
         where = files.names.certificate if files.certificate else files.names.ca
         raise ConfigError(f"the files for TLS cannot be read: {error}", where=where, fix="Wait, or see them") from error

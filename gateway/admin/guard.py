@@ -24,7 +24,7 @@ FAILURES_IN_ALL = 100
 """Failures in PERIOD_S after which each address has one try in place of FAILURES."""
 ADDRESSES = 1024
 """Addresses that are remembered; those beyond share one count."""
-TOKEN_FIX = "Send `Authorization: Bearer` with the token of API_TOKEN_FILE"  # noqa: S105 - says where it is
+TOKEN_FIX = "Send `Authorization: Bearer` with the token of API_TOKEN_FILE"  # noqa: S105 - says where it is  # nosec B105
 _OTHERS = "others"
 
 

@@ -46,7 +46,7 @@ SAME_FOR_S = 60.0
 ANSWER_LIMIT_S = 30.0
 """Until an answer is given up because there is no broker to take it; the next command waits for it."""
 MQTT_OFF_FIX = f"{OFF_FIX}, or MQTT_COMMANDS=open where the broker's ACLs decide who may publish"
-MQTT_TOKEN_FIX = "Send it as the user property `authorization: Bearer <token>`, or as the key `token`"  # noqa: S105
+MQTT_TOKEN_FIX = "Send it as the user property `authorization: Bearer <token>`, or as the key `token`"  # noqa: S105  # nosec B105
 
 
 @dataclass(frozen=True, slots=True)
