@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 from gateway.commands.config import schema_of
 from gateway.config import RELOADABLE, Settings
 from gateway.errors import SnapshotError
-from gateway.metrics import CATALOGUE, PREFIX
+from gateway.metrics import CATALOGUE, PREFIX, Meaning
 from gateway.models.spec import ModelSpec
 
 NOTE = "<!-- Made from the code by docs/generate.py (`make docs`); change it there. -->\n"
@@ -219,12 +219,17 @@ def metrics() -> Iterator[str]:
     yield (
         "Prometheus metrics of the gateway at `/metrics`, beside the usual ones of the process (`process_*`) and of\n"
         "Python. Histograms are in seconds and have the usual `_bucket`, `_sum` and `_count`.\n"
+        "Where the values of a label are listed, its samples are there from the start, those with `model` as soon as\n"
+        "the model is known, so `increase()` sees their first event.\n"
     )
-    rows = (
-        (f"`{PREFIX}{item.name}`", item.kind, ", ".join(f"`{label}`" for label in item.labels), item.help, item.remedy)
-        for item in CATALOGUE
-    )
+    rows = ((f"`{PREFIX}{item.name}`", item.kind, labels_of(item), item.help, item.remedy) for item in CATALOGUE)
     yield from table(("Name", "Type", "Labels", "Meaning", "When it looks wrong"), rows)
+
+
+def labels_of(item: Meaning) -> str:
+    """The labels of a metric, with the values of the last one where they are known."""
+    names = ", ".join(f"`{label}`" for label in item.labels)
+    return f"{names}: {', '.join(f'`{value}`' for value in item.values)}" if item.values else names
 
 
 def main() -> int:

@@ -56,6 +56,8 @@ POLL_S = 0.02
 REFUSAL_WORKERS = 16
 """Error messages that are on their way to the broker at once: under overload most of what comes is refused."""
 CLOSE_LIMIT_S = 3.0
+BROKER_CLOSE_LIMIT_S = 5.0
+"""For what the broker's side still has to store; the disk of SPOOL_DIR may be one of a network that hangs."""
 
 
 class Gateway:
@@ -112,6 +114,7 @@ class Gateway:
         self._reloader = Reloader(self.live, config_file, self._read_again, self.rollouts.take_over, metrics)
         self._stop = asyncio.Event()
         self._failed = False
+        self._storing_hangs = False
         self.http_port = 0
         metrics.build_info.labels(__version__).set(1)
 
@@ -122,7 +125,7 @@ class Gateway:
     @property
     def stuck(self) -> bool:
         """Whether a thread runs that will not end, so that the process cannot end in the usual way."""
-        return self._pipeline.stuck
+        return self._pipeline.stuck or self._storing_hangs
 
     def reload(self) -> None:
         """Read the configuration again."""
@@ -233,13 +236,20 @@ class Gateway:
         if abandoned:
             log.warning("Left to the broker, which sends them again", snapshots=abandoned)
         await self._say_offline()
-        await self._broker.close()
+        try:
+            async with asyncio.timeout(BROKER_CLOSE_LIMIT_S):
+                await self._broker.close()
+        except TimeoutError:
+            self._storing_hangs = True
+            log.error("Not closed in time; what was to be stored may be lost", fix="Check the disk of SPOOL_DIR")
         await asyncio.wait([by_name["broker"]], timeout=CLOSE_LIMIT_S)
         by_name["broker"].cancel()
 
     @property
     def _all_said(self) -> bool:
         """Whether nothing is left to do but to say goodbye, and somebody hears it who waits for the end of an alert."""
+        if self._broker.connected and self._pipeline.under_way:
+            return False
         heard = self._broker.connected or self._spooled or not self._pipeline.alerts_pending
         return self._pipeline.idle and not self._broker.backlog and heard
 

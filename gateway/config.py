@@ -224,6 +224,13 @@ class Settings(BaseSettings):
     def _as_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int) else value  # YAML reads 5 as a number
 
+    @field_validator("mqtt_commands", mode="before")
+    @classmethod
+    def _off_is_the_default(cls, value: Any) -> Any:
+        if value in ("off", False):
+            raise ValueError("leave it out: MQTT commands nothing unless MQTT_COMMAND_TOPICS names a topic")
+        return value
+
     @field_validator("mqtt_input_topics")
     @classmethod
     def _valid_filters(cls, value: tuple[str, ...]) -> tuple[str, ...]:

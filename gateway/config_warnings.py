@@ -11,6 +11,8 @@ from gateway.config import Settings
 # What Kubernetes sets for each service of the namespace; `<SERVICE>_PORT` too, whose value is an address.
 _SERVICE_LINK = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 
+_REPLACED = {"MODEL_COMMANDS_TOPIC": "name the topic in MQTT_COMMAND_TOPICS, without which MQTT commands nothing"}
+
 
 def settings_warnings(settings: Settings, environment: Mapping[str, str]) -> list[str]:
     """What works, but hardly as it was meant."""
@@ -32,6 +34,9 @@ def suspicious_variables(environment: Mapping[str, str]) -> list[str]:
     known = [name.upper() for name in Settings.model_fields] + ["GATEWAY_CONFIG"]
     warnings = []
     for name, value in environment.items():
+        if name in _REPLACED and value:
+            warnings.append(f"{name} is not read any more; {_REPLACED[name]}")
+            continue
         if name.upper() in known or _SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and "://" in value):
             continue
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.85)

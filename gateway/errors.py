@@ -18,7 +18,7 @@ GatewayError
 from __future__ import annotations
 
 import enum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class Outcome(enum.StrEnum):
@@ -101,9 +101,23 @@ class SnapshotError(GatewayError):
     def __init__(self, message: str, *, fix: str = "", where: str = "") -> None:
         super().__init__(message, fix=fix or self.default_fix, where=where)
 
+    def forget_frames(self) -> Self:
+        """Let go of where it was raised: by its traceback an error that is kept keeps all that those frames held.
+
+        That is the payload, the picture and its tensors. It must not be raised again while it is kept.
+        """
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+        return self
+
+    def copy(self) -> Self:
+        """The same error without where it was raised, for those who keep it while it travels on or is raised."""
+        copied = type(self).__new__(type(self), *self.args)
+        copied.__dict__.update(self.__dict__)
+        return copied
+
 
 class PayloadTooLarge(SnapshotError):
-    """The message is larger than MAX_PAYLOAD_BYTES."""
+    """The message is larger than MAX_PAYLOAD_BYTES, or has too many MQTT properties or too long ones."""
 
     code = "PAYLOAD_TOO_LARGE"
     outcome = Outcome.REJECTED

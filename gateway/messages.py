@@ -42,10 +42,12 @@ class MessageProperties:
 
 @dataclass(frozen=True, slots=True)
 class Oversize:
-    """What is known of a payload that was not kept."""
+    """What is known of a message that was not kept."""
 
     size: int
     sha256: str
+    properties: bool = False
+    """Whether its MQTT properties were too many or too long; they are counted in `size` then, and not kept either."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -388,13 +390,11 @@ class InferResponse:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatistics:
-    """Totals since the model was loaded, as Triton counts them; `memory_bytes` where it reports it.
-
-    `last_inference_at` is seconds since 1970 by Triton's clock; None when it has not been asked.
-    """
+    """Totals since the model was loaded, as Triton counts them; `memory_bytes` where it reports it."""
 
     success_count: int
     queue_ns: int
     compute_ns: int
     memory_bytes: int | None = None
     last_inference_at: float | None = None
+    """Seconds since 1970 by Triton's clock; None when it has not been asked."""

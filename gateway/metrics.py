@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
+from gateway.errors import Outcome
+
 PREFIX = "edge_gateway_"
 LONG = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -24,6 +26,9 @@ class Meaning:
     remedy: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = _SECONDS
+    values: tuple[str, ...] = ()
+    """All values of the last label, where they are known: their samples are there from the start, those with `model`
+    as soon as the model is known. Prometheus' increase() does not see the first event of one that begins with it."""
 
 
 CATALOGUE = (
@@ -31,17 +36,18 @@ CATALOGUE = (
             "Zero: check MQTT_INPUT_TOPICS against what the cameras publish."),
     Meaning("snapshots_total", "counter", "Snapshots by outcome; their sum is snapshots_received_total when idle.",
             "Growing dropped_*: too many frames for Triton. rejected or failed: see snapshot_errors_total.",
-            ("outcome",)),
+            ("outcome",), values=tuple(Outcome)),
     Meaning("snapshot_errors_total", "counter", "Error messages by their stable code.",
             "Look the code up in docs/errors.md.", ("code",)),
     Meaning("ignored_messages_total", "counter", "Messages that are no snapshots to answer, by reason.",
-            "retained: a camera publishes with the retain flag; switch it off there.", ("reason",)),
+            "retained: a camera publishes with the retain flag; switch it off there.", ("reason",),
+            values=("retained",)),
     Meaning("repeats_total", "counter", "Snapshots that came again and were answered as before.",
             "Growing steadily: a camera sends the same frame again, or acknowledgements get lost on the way."),
     Meaning("dead_letters_total", "counter",
             "Payloads for DEAD_LETTER_TOPIC; outcome is sent, limited, refused or late.",
             "limited: more failed than DEAD_LETTERS_PER_MINUTE lets through. refused, late: the log says why.",
-            ("outcome",)),
+            ("outcome",), values=("sent", "limited", "refused", "late")),
     Meaning("step_duration_seconds", "histogram", "Time a snapshot spends in each step of the flow.",
             "queued high: Triton is the bottleneck. preprocess high: large pictures. publish high: a slow broker.",
             ("step",)),
@@ -65,25 +71,33 @@ CATALOGUE = (
     Meaning("alerts_total", "counter", "Alerts that were published; event is start or end.",
             "Many for one event: raise alerts.hold_off_s or alerts.after_frames in model.yaml.", ("model", "event")),
     Meaning("forgotten_total", "counter", "What was given up to make room: a sensor's window, or an open alert.",
-            "Growing: more sensors or alerting cameras than are kept, or somebody invents device ids.", ("what",)),
+            "Growing: more sensors or alerting cameras than are kept, or somebody invents device ids.", ("what",),
+            values=("window", "alert")),
     Meaning("queue_messages", "gauge", "Snapshots waiting for a free place in flight.",
             "Near QUEUE_MAX_MESSAGES: more frames arrive than Triton answers."),
     Meaning("queue_bytes", "gauge", "Encoded bytes that wait in the queue.",
             "Near QUEUE_MAX_BYTES: send smaller pictures or fewer."),
     Meaning("unacknowledged_messages", "gauge", "Messages held unacknowledged until their answer is published.",
             "Stuck above zero without traffic: the broker does not acknowledge results."),
+    Meaning("outbox_bytes", "gauge", "Bytes of answers in memory that wait for the broker.",
+            "Growing: the broker is away or slow; see broker_connected, spool_events_total and the log."),
     Meaning("spool_messages", "gauge", "Answers on disk that wait for the broker.",
             "Not falling while the broker is connected: see the log; the disk may be full or read-only."),
     Meaning("spool_bytes", "gauge", "Size of the answers on disk.",
             "Near SPOOL_MAX_BYTES: the broker is away too long."),
-    Meaning("spool_events_total", "counter", "What happened to answers on disk: stored, resent, refused, full, failed.",
-            "full: raise SPOOL_MAX_BYTES. failed: the disk is full or broken; the log says what.", ("event",)),
+    Meaning("spool_events_total", "counter",
+            "What happened to answers on disk: stored, resent, refused, full, failed; or to all of them: damaged.",
+            "full: raise SPOOL_MAX_BYTES. failed: the disk is full or broken; the log says what. damaged: its file was "
+            "set aside, what was in it is not sent; see docs/runbook.md.", ("event",),
+            values=("stored", "resent", "refused", "full", "failed", "damaged")),
     Meaning("broker_connected", "gauge", "1 while the broker session is up and subscribed.",
             "0: see the log for the broker's reason."),
     Meaning("broker_events_total", "counter", "What happened to the broker session.",
             "session_lost: the broker forgot the session; raise its persistence and AIO_MQTT_SESSION_EXPIRY. "
             "credentials_renewed: no remedy is needed.",
-            ("event",)),
+            ("event",),
+            values=("connected", "lost", "session_lost", "unreachable", "connect_refused", "subscribe_refused",
+                    "taken_over", "credentials_renewed", "inbox_full")),
     Meaning("certificate_expiry_timestamp_seconds", "gauge",
             "When the first certificate in the file of a setting ends; NaN if it cannot be read.",
             "Within days: renew the file in place; no restart is needed.", ("setting",)),
@@ -95,9 +109,11 @@ CATALOGUE = (
             "Not the one you dropped: `edge-gateway models list` says where it stands.", ("model",)),
     Meaning("model_repairs_total", "counter",
             "What was put right at Triton: lost, it served it no more; strange, nobody here had loaded it.",
-            "Growing: somebody else loads and unloads models there, or a model crashes.", ("model", "what")),
+            "Growing: somebody else loads and unloads models there, or a model crashes.", ("model", "what"),
+            values=("lost", "strange")),
     Meaning("rollouts_total", "counter", "Rollouts by ending: promoted, refused or rolled_back.",
-            "refused or rolled_back: `edge-gateway models list` gives the reason.", ("model", "ending")),
+            "refused or rolled_back: `edge-gateway models list` gives the reason.", ("model", "ending"),
+            values=("promoted", "refused", "rolled_back")),
     Meaning("rollout_step_duration_seconds", "histogram", "Time that each step of a rollout took.",
             "loaded high: large models, or engines being built. canary high: few snapshots.", ("model", "step"), LONG),
     Meaning("rollout_percent", "gauge", "Percentage of the cameras that a new version answers; 0 without a canary.",
@@ -110,7 +126,7 @@ CATALOGUE = (
             "UNAUTHORIZED growing: somebody tries without the token.", ("action", "outcome")),
     Meaning("http_refusals_total", "counter", "HTTP requests refused: unauthorized, limited, too_large, slow, crowded.",
             "unauthorized growing: somebody guesses the token; from 10 failures a minute on he has to wait.",
-            ("reason",)),
+            ("reason",), values=("unauthorized", "limited", "too_large", "slow", "crowded")),
     Meaning("roller", "gauge", "1 while this gateway is the one that runs the rollouts of its model volume.",
             "0 on all of them: the log says why the lease cannot be had."),
     Meaning("config_last_reload_successful", "gauge", "1 while the configuration that was read last holds.",
@@ -145,6 +161,7 @@ class Metrics:
     queue_messages: Gauge
     queue_bytes: Gauge
     unacknowledged_messages: Gauge
+    outbox_bytes: Gauge
     spool_messages: Gauge
     spool_bytes: Gauge
     spool_events: Counter
@@ -180,8 +197,19 @@ class Metrics:
             else:
                 metric = Histogram(name, text, meaning.labels, buckets=meaning.buckets, registry=self.registry)
                 setattr(self, attribute, metric)
+        self._begin()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
+
+    def know_model(self, name: str) -> None:
+        """Let the known values of a model's metrics begin at 0; those that are there go on."""
+        self._begin(name)
+
+    def _begin(self, *model: str) -> None:
+        for meaning in CATALOGUE:
+            if meaning.values and meaning.labels[:-1] == (("model",) if model else ()):
+                for value in meaning.values:
+                    getattr(self, meaning.name.removesuffix("_total")).labels(*model, value)
 
     def value(self, name: str, **labels: str) -> float:
         """The current value of one sample, 0 when it has not been seen; `name` without the prefix."""

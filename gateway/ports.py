@@ -22,11 +22,17 @@ from gateway.messages import (
 
 WAITING_BYTES = 2048
 """What a publication costs while it waits, beside its own bytes."""
+MAX_PROPERTIES = 64
+"""MQTT 5 properties, user properties among them, of a message that is taken in; one with more is oversize."""
+MAX_PROPERTIES_BYTES = 8192
+"""Bytes of them on the wire; one with more is oversize."""
 
 
 def held_by(publication: Publication) -> int:
     """Bytes of memory that a publication holds while it waits for the broker."""
-    return len(publication.payload) + len(publication.topic) + WAITING_BYTES
+    pairs = sum(len(name) + len(value) for name, value in publication.user_properties)
+    texts = len(publication.topic) + len(publication.correlation_data or b"") + pairs
+    return len(publication.payload) + texts + WAITING_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,13 @@ class Broker(Protocol):
 
     def messages(self) -> AsyncIterator[Message]:
         """Yield messages as they arrive, until `close`; none is acknowledged by itself."""
+        ...
+
+    def awaits(self, message: Message) -> bool:
+        """Whether a QoS 1 message can still be acknowledged; by its `delivery`, as `acknowledge` goes.
+
+        False once it is done or its connection is gone, for ever: what the broker sends again is another delivery.
+        """
         ...
 
     def acknowledge(self, message: Message) -> None:

@@ -79,7 +79,7 @@ def output_topic(template: str, known: Iterable[str]) -> str:
     if unknown := sorted(names_in(template) - known):
         raise ValueError(unknown_key(unknown[0], known, "part"))
     if not template or set(template) & set("+#"):
-        raise ValueError("an output topic is not empty and has no wildcards")
+        raise ValueError("a topic to publish on or to be commanded on is not empty and has no wildcards")
     if len(template) > MAX_TEMPLATE or safe_text(template) != template:
         raise ValueError(f"an output topic has at most {MAX_TEMPLATE} characters, none of them a control character")
     if set(fill(template, dict.fromkeys(known, ""))) & set("{}"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,12 @@ async def until(condition: Callable[[], bool], what: str = "") -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for: {what or condition}"
         await asyncio.sleep(0.005)
+
+
+def alive(kind: type) -> int:
+    """How many objects of this type something still holds."""
+    gc.collect()
+    return sum(type(each) is kind for each in gc.get_objects())
 
 
 def write_model(repository: Path, name: str = "detector", **more: Any) -> Path:

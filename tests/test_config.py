@@ -354,6 +354,11 @@ def test_what_kubernetes_and_others_set_is_no_alarm() -> None:
     assert suspicious_variables(links | others | ours) == []
 
 
+def test_a_variable_that_another_one_has_replaced_is_named() -> None:
+    (said,) = suspicious_variables({"MODEL_COMMANDS_TOPIC": "a/b"})
+    assert "MQTT_COMMAND_TOPICS" in said
+
+
 # --- model.yaml -----------------------------------------------------------------------------------------
 
 

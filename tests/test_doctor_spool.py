@@ -52,6 +52,17 @@ def test_a_folder_that_is_a_file_is_a_problem_and_a_damaged_spool_a_warning(tmp_
     assert findings(tmp_path, tmp_path / "spool")[-1].level is Level.WARNING
 
 
+def test_files_that_were_set_aside_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    asyncio.run(_damaged(folder))
+    spool = Spool(folder, "gw", 2**20)
+    assert not spool.open()
+    asyncio.run(spool.close())
+    (told,) = (each for each in findings(tmp_path, folder) if each.level is Level.WARNING)
+    assert told.what == "1 damaged file with answers that are not sent"
+    assert "damaged-" in told.where
+
+
 async def _damaged(folder: Path) -> None:
     spool = Spool(folder, "gw", 2**20)
     spool.open()

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from itertools import chain
 
 import structlog
 
@@ -65,6 +66,9 @@ class MqttBroker:
 
     def messages(self) -> AsyncIterator[Message]:
         return self._inbox.read()
+
+    def awaits(self, message: Message) -> bool:
+        return isinstance(message.delivery, Delivery) and message.delivery.connection.awaits(message.delivery)
 
     def acknowledge(self, message: Message) -> None:
         if isinstance(message.delivery, Delivery):
@@ -181,11 +185,11 @@ class _Inbox:
 
     def put(self, message: Message) -> bool:
         """False when it did not fit."""
-        full = len(self._messages) >= self._max_messages or self._bytes + len(message.payload) > self._max_bytes
+        full = len(self._messages) >= self._max_messages or self._bytes + _size(message) > self._max_bytes
         if full and self._messages:
             return False
         self._messages.append(message)
-        self._bytes += len(message.payload)
+        self._bytes += _size(message)
         self._arrived.set()
         return True
 
@@ -196,7 +200,7 @@ class _Inbox:
                 await self._arrived.wait()
             if self._closed:
                 return
-            self._bytes -= len(self._messages[0].payload)
+            self._bytes -= _size(self._messages[0])
             yield self._messages.popleft()  # in no variable, which would keep the last one while nothing comes
 
     def forget_older_than(self, connection: Connection) -> None:
@@ -207,12 +211,20 @@ class _Inbox:
             if not isinstance(message.delivery, Delivery) or message.delivery.connection is connection
         ]
         self._messages = deque(kept)
-        self._bytes = sum(len(message.payload) for message in kept)
+        self._bytes = sum(map(_size, kept))
 
     def close(self) -> None:
         self._closed = True
         self._messages.clear()
         self._arrived.set()
+
+
+def _size(message: Message) -> int:
+    """Bytes of all that its sender has a say in."""
+    properties = message.properties
+    texts = (properties.content_type or "", properties.response_topic or "", *chain(*properties.user_properties))
+    own = len(message.payload) + len(message.topic) + len(properties.correlation_data or b"")
+    return own + sum(map(len, texts))
 
 
 class _Complaints:

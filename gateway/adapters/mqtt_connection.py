@@ -7,6 +7,7 @@ that has no socket any more, never a newer message that happens to have the same
 from __future__ import annotations
 
 import asyncio
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,12 +37,11 @@ from gateway.adapters.mqtt_connack import (
     tls_hint,
     why_not,
 )
-from gateway.adapters.mqtt_packets import packet_size, publish_properties, to_message
+from gateway.adapters.mqtt_packets import check, packet_size, publish_properties, to_message
 from gateway.adapters.mqtt_renewal import Renewal
 from gateway.adapters.mqtt_settings import MqttSettings
 from gateway.errors import BrokerError, BrokerUnavailable, GatewayError, PublishRefused
 from gateway.messages import Message, Publication
-from gateway.topics import safe_text
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -161,7 +161,7 @@ class Connection:
     async def _renew(self) -> None:
         """DISCONNECT in order when credentials were renewed: the broker keeps the session, and sends no last will."""
         self._renewed = await Renewal(self._settings, self._client, self._happened).needs_connection()
-        self._client.disconnect()
+        self._guarded(self._client.disconnect)
 
     async def close(self, timeout_s: float) -> None:
         """Write what is pending, then DISCONNECT, so that the broker forgets the last will."""
@@ -199,14 +199,12 @@ class Connection:
     def send(self, publication: Publication) -> int:
         """Hand one publication to paho and return its packet identifier; raises PublishRefused."""
         try:
-            texts = [publication.topic, *(text for pair in publication.user_properties for text in pair)]
-            if not publication.topic or any(safe_text(text) != text for text in texts):
-                raise ValueError("the topic is empty, or a text has control characters")
+            check(publication)
             properties = publish_properties(publication) if self._settings.protocol == "5" else None
             self._check_size(publication, properties)
             retain = publication.retain and self._limits.retain_available
             info = self._client.publish(publication.topic, publication.payload, publication.qos, retain, properties)
-        except (ValueError, TypeError, MQTTException) as error:
+        except (ValueError, TypeError, MQTTException, struct.error) as error:
             fix = "Use a topic without wildcards and properties below 64 KiB"
             raise PublishRefused(f"Not an MQTT message: {error}", where=publication.topic, fix=fix) from error
         return info.mid
@@ -215,17 +213,17 @@ class Connection:
         largest = self._limits.maximum_packet_size
         if largest is None:
             return
-        size = packet_size(publication, properties)
-        if size > largest:
-            raise PublishRefused(
-                f"The packet has {size} bytes, the broker takes {largest}",
-                where=publication.topic,
-                fix="Raise the broker's maximum packet size",
-            )
+        if (size := packet_size(publication, properties)) > largest:
+            said, fix = f"The packet has {size} bytes, the broker takes {largest}", "Raise its maximum packet size"
+            raise PublishRefused(said, where=publication.topic, fix=fix)
+
+    def awaits(self, delivery: Delivery) -> bool:
+        """False when it is acknowledged already or the connection is gone."""
+        return self._unacknowledged.get(delivery.packet_id) is delivery
 
     def acknowledge(self, delivery: Delivery) -> None:
-        """Without effect when it is done already or the connection is gone."""
-        if self._unacknowledged.get(delivery.packet_id) is delivery:
+        """Without effect when nobody awaits it."""
+        if self.awaits(delivery):
             del self._unacknowledged[delivery.packet_id]
             self._client.ack(delivery.packet_id, 1)
             self._ask_again_when_settled()

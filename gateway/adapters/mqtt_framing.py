@@ -5,6 +5,9 @@ is no help: the broker then drops the message silently, and nobody could answer 
 which hands on every packet as it is, except a PUBLISH with a large payload: of that one paho gets the head and one
 byte, a crumb, for each 64 KiB of payload. The payload itself is collected beside it, in one piece of memory where paho
 takes three; one that is too large is only hashed and counted.
+
+Properties count too: paho copies the rest of the packet for each one that it reads, so 40,000 of them in 256 KiB would
+stop the event loop for seconds. Where they are too many or too long they are hashed and counted with the payload.
 """
 
 from __future__ import annotations
@@ -18,20 +21,24 @@ from collections import deque
 from dataclasses import dataclass
 
 from gateway.messages import Oversize
+from gateway.ports import MAX_PROPERTIES, MAX_PROPERTIES_BYTES
 
 READ_BYTES = 65_536
 CRUMB_BYTES = 65_536
 """Payload per crumb. Crumbs rather than no payload at all: they tell paho's keep-alive that bytes still arrive."""
 COLLECTED_BYTES = 262_144
 """A payload larger than this is collected beside paho."""
-MAX_PROPERTIES_BYTES = 65_536
-"""Properties beyond this are swallowed with the payload; they too could be made to cost memory."""
 
 TLS_ALERT = b"\x15\x03"
 """How a TLS record with an alert begins."""
 
 _PUBLISH = 3
 _MORE = 0x80
+_SUBSCRIPTION_IDENTIFIER = 0x0B
+_FIXED_SIZES = {0x01: 1, 0x02: 4, 0x23: 2}
+"""Payload format, message expiry and topic alias, by bytes."""
+_STRINGS = {0x03: 1, 0x08: 1, 0x09: 1, 0x26: 2}
+"""Content type, response topic, correlation data and user property, by how many strings they have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,8 @@ class Framing:
         self._head = bytearray()
         self._remaining = 0
         self._swallowed = 0
+        self._too_many = False
+        """Whether the properties are swallowed too."""
         self._crumbs = 0
         self._digest = hashlib.sha256()
         self._payload: io.BytesIO | None = None
@@ -76,7 +85,7 @@ class Framing:
             self._hand_on(bytes(self._fixed), pieces, body=2**63)
             return 1
         self._remaining = sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(self._fixed[1:]))
-        if self._fixed[0] >> 4 == _PUBLISH and self._remaining > min(COLLECTED_BYTES, self._max_payload_bytes):
+        if self._fixed[0] >> 4 == _PUBLISH and self._remaining:
             self._head.clear()
             self._step = self._publish_head
         else:
@@ -126,26 +135,32 @@ class Framing:
 
     def _judge(self, pieces: list[Piece]) -> None:
         self._remaining -= len(self._head)
-        head = self._without_swallowed_properties()
-        fits = head == self._head and self._remaining <= self._max_payload_bytes
+        head, swallowed = self._without_swallowed_properties()
+        self._too_many = head is not self._head
+        fits = not self._too_many and self._remaining <= self._max_payload_bytes
         if fits and self._remaining <= COLLECTED_BYTES:
             self._hand_on(bytes(self._fixed + head), pieces, body=self._remaining)
             return
-        self._crumbs = -(-self._remaining // CRUMB_BYTES)
-        self._swallowed = 0
-        self._digest = hashlib.sha256()
+        self._swallowed = len(swallowed)
+        self._crumbs = -(-(self._swallowed + self._remaining) // CRUMB_BYTES)
+        self._digest = hashlib.sha256(swallowed)
         self._payload = io.BytesIO() if fits else None
         length = _to_varint(len(head) + self._crumbs)
         pieces.append(Piece(bytes(self._fixed[:1] + length + head)))
         self._step = self._swallow
+        if not self._remaining:  # all of it was properties
+            self._end(pieces)
 
-    def _without_swallowed_properties(self) -> bytearray:
-        """The head, its property length set to 0 if the properties were too long to be collected."""
+    def _without_swallowed_properties(self) -> tuple[bytearray, bytes]:
+        """The head, with no properties if they are too many or too long, and what was taken out of it."""
         start = self._properties_start()
         length = _varint(self._head, start) if self._properties else None
-        if length is not None and length[0] > MAX_PROPERTIES_BYTES:
-            return self._head[:start] + b"\x00"
-        return self._head
+        if length is None:
+            return self._head, b""
+        size, end = length
+        if size <= MAX_PROPERTIES_BYTES and _count_properties(self._head, end) <= MAX_PROPERTIES:
+            return self._head, b""
+        return self._head[:start] + b"\x00", bytes(self._head[end:])
 
     def _swallow(self, view: memoryview, pieces: list[Piece]) -> int:
         taken = view[: self._remaining]
@@ -159,14 +174,18 @@ class Framing:
         if crumbs:
             pieces.append(Piece(bytes(crumbs)))
         if not self._remaining:
-            if self._payload is not None:
-                pieces.append(Piece(b"\x00", payload=self._payload.getvalue()))  # hands its buffer over: no copy
-            else:
-                pieces.append(Piece(b"\x00", Oversize(self._swallowed, self._digest.hexdigest())))
-            self._payload = None
-            self._fixed.clear()
-            self._step = self._fixed_header
+            self._end(pieces)
         return len(taken)
+
+    def _end(self, pieces: list[Piece]) -> None:
+        """The last crumb, with what there is to say of the whole."""
+        if self._payload is not None:
+            pieces.append(Piece(b"\x00", payload=self._payload.getvalue()))  # hands its buffer over: no copy
+        else:
+            pieces.append(Piece(b"\x00", Oversize(self._swallowed, self._digest.hexdigest(), self._too_many)))
+        self._payload = None
+        self._fixed.clear()
+        self._step = self._fixed_header
 
 
 class FramedSocket:
@@ -247,6 +266,23 @@ def _varint(data: bytearray, at: int) -> tuple[int, int] | None:
         if not byte & _MORE or place == 3:
             return value, at + place + 1
     return None
+
+
+def _count_properties(head: bytearray, at: int) -> int:
+    """How many properties begin at `at`, but no more than one too many; paho refuses what cannot be read."""
+    count = 0
+    while at < len(head) and count <= MAX_PROPERTIES:
+        kind, at, count = head[at], at + 1, count + 1
+        if kind in _FIXED_SIZES:
+            at += _FIXED_SIZES[kind]
+        elif kind in _STRINGS:
+            for _ in range(_STRINGS[kind]):
+                at += 2 + int.from_bytes(head[at : at + 2], "big")
+        elif kind == _SUBSCRIPTION_IDENTIFIER and (number := _varint(head, at)) is not None:
+            at = number[1]
+        else:
+            break
+    return count
 
 
 def _to_varint(value: int) -> bytes:

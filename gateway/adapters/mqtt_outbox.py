@@ -12,9 +12,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
+
 from gateway.errors import BrokerError, BrokerUnavailable, PublishRefused
 from gateway.messages import Publication
 from gateway.ports import held_by
+
+log = structlog.get_logger(__name__)
 
 SUSPECT_AFTER = 2
 """A publication that was in flight at so many losses of the connection is sent alone from then on."""
@@ -128,6 +132,9 @@ class Outbox:
                 packet_id = self._send(waiting.publication)
             except BrokerError as refusal:
                 self._finish(waiting, refusal)
+            except Exception as error:  # one message must not take the session, and its caller must not wait for ever
+                log.exception("A defect of the gateway", topic=waiting.publication.topic[:200])
+                self._finish(waiting, _unexpected(error, waiting.publication))
             else:
                 self._in_flight[packet_id] = waiting
 
@@ -144,6 +151,11 @@ class Outbox:
 
 def _closed() -> BrokerUnavailable:
     return BrokerUnavailable("The session with the broker has been closed", fix="Publish before close")
+
+
+def _unexpected(error: Exception, publication: Publication) -> PublishRefused:
+    fix = "Report it with the traceback in the log"
+    return PublishRefused(f"It cannot be sent: unexpected {type(error).__name__}", where=publication.topic, fix=fix)
 
 
 def _hangs_up(publication: Publication) -> PublishRefused:

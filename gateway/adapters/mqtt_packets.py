@@ -7,8 +7,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from gateway.messages import Message, MessageProperties, Oversize, Publication
+from gateway.topics import safe_text
 
 _NO_PROPERTIES = MessageProperties()
+_LONGEST = 65_535
+"""Bytes of a string of MQTT."""
 
 
 def to_message(
@@ -39,6 +42,19 @@ def _message_properties(properties: Properties | None) -> MessageProperties:
         message_expiry_s=getattr(properties, "MessageExpiryInterval", None),
         user_properties=tuple(getattr(properties, "UserProperty", ())),
     )
+
+
+def check(publication: Publication) -> None:
+    """Raise ValueError for what no broker would take.
+
+    Before paho has it, who would keep the message under its packet identifier when it finds that out.
+    """
+    texts = [publication.topic, *(text for pair in publication.user_properties for text in pair)]
+    if not publication.topic or any(safe_text(text) != text for text in texts):
+        raise ValueError("the topic is empty, or a text has control characters")
+    given = [*(text.encode() for text in texts), publication.correlation_data or b""]
+    if any(len(data) > _LONGEST for data in given):
+        raise ValueError(f"the topic or a property has more than {_LONGEST} bytes")
 
 
 def new_properties(packet_type: int) -> Properties:

@@ -28,6 +28,7 @@ class Renewal:
         self._happened = happened
         self._loop = asyncio.get_running_loop()
         self._authenticated = asyncio.Event()
+        self._defect = ""
 
     async def needs_connection(self) -> str:
         """Return when files have new content that takes a new connection: what is to be said of it."""
@@ -38,14 +39,26 @@ class Renewal:
             self._client.on_auth = self._authenticated.set
         while True:
             await asyncio.sleep(settings.look_at_files_s)
-            changed = await self._loop.run_in_executor(None, self._client.files.changed)
-            if not changed or not await self._usable():
-                continue
-            self._client.files.accept()
-            if changed != (settings.sat_file,) or not await self._authenticate():
-                return f"Renewed credentials: {', '.join(str(path) for path in changed)}"
-            log.info("The broker has taken the renewed token", broker=settings.address, file=str(settings.sat_file))
-            self._happened("credentials_renewed")
+            try:
+                if renewed := await self._look():
+                    return renewed
+            except Exception as error:  # nobody would follow the files any more, until the broker refuses the old ones
+                if self._defect != (said := repr(error)):
+                    self._defect = said
+                    log.exception("A defect of the gateway: renewed credentials are not read; it tries again")
+
+    async def _look(self) -> str:
+        """Show a renewed token to the broker; what else has changed, so that it takes a new connection."""
+        settings = self._settings
+        changed = await self._loop.run_in_executor(None, self._client.files.changed)
+        if not changed or not await self._usable():
+            return ""
+        self._client.files.accept()
+        if changed != (settings.sat_file,) or not await self._authenticate():
+            return f"Renewed credentials: {', '.join(str(path) for path in changed)}"
+        log.info("The broker has taken the renewed token", broker=settings.address, file=str(settings.sat_file))
+        self._happened("credentials_renewed")
+        return ""
 
     async def _usable(self) -> bool:
         try:

@@ -35,6 +35,8 @@ RESERVE_BYTES = 256 * 1024
 ROW_BYTES = 256
 """What a row takes beside its texts and payload, with its place in the index."""
 CHECKPOINT_PAGES = 16
+DELETED_AT_ONCE = 16
+"""What a transaction that deletes writes into the log stays within RESERVE_BYTES."""
 LOCK_LIMIT_S = 0.3
 """For the lock, which `edge-gateway doctor` holds for a moment."""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -58,7 +60,7 @@ class SpoolFull(Exception):
 
 
 class SpoolFailed(Exception):
-    """The disk did not take it or give it; `lost` says that everything which was on it has been set aside."""
+    """The disk did not take it or give it; `lost` says that what was on it is there no more, or has been set aside."""
 
     def __init__(self, reason: str, *, lost: bool = False) -> None:
         super().__init__(reason)
@@ -67,7 +69,7 @@ class SpoolFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One publication on disk; a higher number is a later one."""
+    """One publication on disk; a higher number is a later one, and no number comes again in this process."""
 
     number: int
     publication: Publication
@@ -79,29 +81,6 @@ def spool_file(folder: Path, gateway_id: str) -> Path:
     if len(name) > 200:  # file names end at 255
         name = hashlib.sha256(gateway_id.encode()).hexdigest()
     return folder / f"spool-{name}.sqlite3"
-
-
-def waiting_in(folder: Path, gateway_id: str) -> int | None:
-    """How many publications wait in the spool of a gateway that does not run; None while it runs.
-
-    Raises SpoolFailed when that cannot be told.
-    """
-    file = spool_file(folder, gateway_id)
-    if not file.exists():
-        return 0
-    try:
-        with contextlib.ExitStack() as cleanup:
-            lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_NOFOLLOW)
-            cleanup.callback(os.close, lock)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            database = sqlite3.connect(f"file:{quote(str(file))}?mode=rw", uri=True, timeout=0)
-            cleanup.callback(database.close)
-            database.execute("pragma locking_mode = exclusive")
-            return int(database.execute("select count(*) from publications").fetchone()[0])
-    except BlockingIOError:
-        return None
-    except (OSError, sqlite3.Error) as error:
-        raise SpoolFailed(str(error)) from error
 
 
 class Spool:
@@ -118,6 +97,10 @@ class Spool:
         self._database: sqlite3.Connection | None = None
         self._closed = False
         self._lock: int | None = None
+        self._before = 0
+        """The last number of the files before this one, from which its own go on."""
+        self._last = 0
+        """The last number that was given."""
         self.count = 0
         """Publications on disk, as far as could be told."""
         self.bytes = 0
@@ -128,14 +111,22 @@ class Spool:
         """False before `open`, and since it failed until something of it is asked again."""
         return self._database is not None
 
-    def open(self) -> None:
-        """Open or create it, before the event loop runs.
+    def open(self) -> bool:
+        """Open or create it, before the event loop runs; False when a damaged one was set aside for a new one.
 
         Raises ConfigError when another gateway has it or a later version wrote it, SpoolFailed when the disk does not
         work, which may pass.
         """
-        with self._foreign_errors():
-            self._open()
+        try:
+            with self._foreign_errors():
+                self._open()
+        except SpoolFailed as failure:
+            if not failure.lost:
+                raise
+            with self._foreign_errors():
+                self._open()
+            return False
+        return True
 
     async def put(self, publications: Sequence[tuple[str, Publication]]) -> list[int]:
         """Keep all of them or none, each under the name of its event; returns their numbers.
@@ -144,13 +135,20 @@ class Spool:
         """
         return await self._run(lambda database: self._put(database, publications))
 
-    async def oldest(self) -> Kept | None:
-        """The first to send; raises SpoolFailed."""
-        return await self._run(_oldest)
+    async def oldest(self, after: int = 0) -> Kept | None:
+        """The first to send whose number is higher; raises SpoolFailed."""
+        return await self._run(lambda database: self._oldest(database, after))
 
     async def delete(self, numbers: Sequence[int]) -> None:
         """They are no longer needed; raises SpoolFailed."""
-        await self._run(lambda database: self._delete(database, "number = ?", [(number,) for number in numbers]))
+        await self._run(
+            lambda database: self._delete(database, "number = ?", [(number - self._before,) for number in numbers])
+        )
+
+    async def delete_oldest(self, up_to: int) -> None:
+        """The oldest with a number of at most this are no longer needed, so many at once; raises SpoolFailed."""
+        which = "number in (select number from publications where number <= ? order by number limit ?)"
+        await self._run(lambda database: self._delete(database, which, [(up_to - self._before, DELETED_AT_ONCE)]))
 
     async def forget(self, event: str, topic: str) -> None:
         """Delete it if it is there; raises SpoolFailed."""
@@ -183,12 +181,17 @@ class Spool:
 
     @contextlib.contextmanager
     def _foreign_errors(self) -> Iterator[None]:
-        """A file that is damaged is set aside, and one that failed is opened anew at the next attempt."""
+        """A file that is damaged is set aside, and one that failed is opened anew at the next attempt.
+
+        A full disk is no failure of the file: what is in it can be read, and looking through it anew would take long.
+        """
         try:
             yield
         except (sqlite3.Error, OSError, ValueError) as error:
-            damaged = isinstance(error, ValueError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
-            self._close()
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            damaged = isinstance(error, ValueError) or code in _DAMAGED
+            if code != sqlite3.SQLITE_FULL:
+                self._close()
             if damaged:
                 self._set_aside()
             raise SpoolFailed(str(error) or type(error).__name__, lost=damaged) from error
@@ -196,26 +199,28 @@ class Spool:
     def _open(self) -> sqlite3.Connection:
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._take_lock()
-        for attempt in (1, 2):
-            # SQLite would create it for everybody to read; the files beside it take its mode.
-            os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
-            database = sqlite3.connect(self.file, timeout=0, isolation_level=None, check_same_thread=False)
-            try:
-                self._prepare(database)
-            except sqlite3.DatabaseError as error:
-                database.close()
-                if attempt == 2 or error.sqlite_errorcode & 0xFF not in _DAMAGED:
-                    raise
-                self._set_aside()
-            except BaseException:
-                database.close()
-                raise
-            else:
-                break
+        # SQLite would create it for everybody to read; the files beside it take its mode.
+        os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+        database = sqlite3.connect(self.file, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(database)
+            (self.count,) = database.execute("select count(*) from publications").fetchone()
+            (written,) = database.execute("select coalesce(max(seq), 0) from sqlite_sequence").fetchone()
+        except BaseException:
+            database.close()
+            raise
         self._database = database
-        (self.count,) = database.execute("select count(*) from publications").fetchone()
+        self._make_sure_that_it_is_the_same(written)
         self._measure(database)
         return database
+
+    def _make_sure_that_it_is_the_same(self, written: int) -> None:
+        """Raises SpoolFailed when somebody has removed the file, or put another one in its place, meanwhile."""
+        if self._before + written < self._last:
+            self._before = self._last
+            self._close()
+            raise SpoolFailed("the file is not the one that was written before", lost=True)
+        self._last = self._before + written
 
     def _take_lock(self) -> None:
         if self._lock is not None:
@@ -257,16 +262,30 @@ class Spool:
         database.execute("pragma cache_size = -512")  # KiB; each row is read once
         database.execute("begin immediate")
         database.execute(_TABLE)
-        database.execute(f"pragma user_version = {FORMAT}")
+        if version != FORMAT:  # on a full disk, what is there can be read only if nothing is written
+            database.execute(f"pragma user_version = {FORMAT}")
         database.execute("commit")
 
     def _put(self, database: sqlite3.Connection, publications: Sequence[tuple[str, Publication]]) -> list[int]:
         self._make_sure_of_room(database, sum(_size(publication) for _, publication in publications))
         (last,) = database.execute("select coalesce(max(number), 0) from publications").fetchone()
         with _transaction(database):
-            numbers = [_insert(database, event, publication) for event, publication in publications]
-        self.count += len({number for number in numbers if number > last})
+            rows = [_insert(database, event, publication) for event, publication in publications]
+        self.count += len({row for row in rows if row > last})
+        numbers = [self._before + row for row in rows]
+        self._last = max([self._last, *numbers])
         return numbers
+
+    def _oldest(self, database: sqlite3.Connection, after: int) -> Kept | None:
+        row = database.execute(
+            "select * from publications where number > ? order by number limit 1", (after - self._before,)
+        ).fetchone()
+        if row is None:
+            return None
+        number, _event, topic, payload, qos, content_type, correlation_data, properties = row
+        pairs = tuple((name, value) for name, value in json.loads(properties))
+        kept = Publication(topic, payload, qos, False, content_type, correlation_data, pairs)
+        return Kept(self._before + number, kept)
 
     def _make_sure_of_room(self, database: sqlite3.Connection, needed: int) -> None:
         """Everything is written twice for a moment, into the log ahead and into the database."""
@@ -285,8 +304,9 @@ class Spool:
     def _measure(self, database: sqlite3.Connection) -> None:
         """Give the disk back what an empty spool does not need."""
         if not self.count and database.execute("pragma freelist_count").fetchone()[0] > CHECKPOINT_PAGES:
-            database.execute("vacuum")
-            database.execute("pragma wal_checkpoint(truncate)")
+            with contextlib.suppress(sqlite3.OperationalError):  # a full disk has no room for it
+                database.execute("vacuum")
+                database.execute("pragma wal_checkpoint(truncate)")
         files = (self.file, self.file.with_name(self.file.name + "-wal"))
         self.bytes = sum(file.stat().st_size for file in files if file.exists())
 
@@ -296,6 +316,7 @@ class Spool:
             self.file.rename(aside)
             self.file.with_name(self.file.name + "-wal").unlink(missing_ok=True)
         self.count = 0
+        self._before = self._last
         log.error(
             "The spool is damaged and was set aside; the answers in it are not sent",
             file=str(aside),
@@ -330,11 +351,11 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
     database.execute("begin immediate")
     try:
         yield
+        database.execute("commit")
     except BaseException:
         if database.in_transaction:
             database.execute("rollback")
         raise
-    database.execute("commit")
 
 
 def _size(publication: Publication) -> int:
@@ -357,12 +378,3 @@ def _insert(database: sqlite3.Connection, event: str, publication: Publication) 
         ),
     ).fetchone()
     return int(number)
-
-
-def _oldest(database: sqlite3.Connection) -> Kept | None:
-    row = database.execute("select * from publications order by number limit 1").fetchone()
-    if row is None:
-        return None
-    number, _event, topic, payload, qos, content_type, correlation_data, properties = row
-    pairs = tuple((name, value) for name, value in json.loads(properties))
-    return Kept(number, Publication(topic, payload, qos, False, content_type, correlation_data, pairs))

@@ -9,6 +9,7 @@ Where an answer is:
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from pathlib import Path
 import structlog
 
 from gateway.adapters.spool import Kept, Spool, SpoolFailed, SpoolFull
+from gateway.adapters.spool_complaints import Complaints
 from gateway.config import Settings
 from gateway.errors import BrokerError, BrokerUnavailable, PublishRefused
 from gateway.messages import Message, Publication
@@ -51,6 +53,9 @@ class _Fresh:
 class SpooledBroker:
     """The Broker port around another one; `publish` of an answer that has been called is seen through.
 
+    An answer that the disk loses ends with PublishRefused, so that its snapshot is answered with an error. Left open it
+    would hold back every later acknowledgement, and the broker sends it again only in another session.
+
     Nobody can take an answer back by not waiting for it any more: it is sent, or on disk at `close`.
     """
 
@@ -61,10 +66,15 @@ class SpooledBroker:
         self._grace_s = grace_s
         self._fresh: dict[_Fresh, None] = {}
         self._fresh_bytes = 0
+        self._room = math.inf
+        """Of so many bytes the spool has said that there is no room for them; inf: it has not been asked lately."""
         self._waiters: dict[int, list[asyncio.Future[None]]] = {}
+        self._sent_up_to = 0
+        """The number on disk until which the broker has all; a disk that is full may not let them be deleted."""
+        self._delete_at = 0.0
         self._resending: tuple[str, str] | None = None
         self._inherited = spool.count > 0
-        self._complaints = _Complaints(spool)
+        self._complaints = Complaints(spool)
         self._closed = False
         self._measure()
         if spool.count:
@@ -87,6 +97,9 @@ class SpooledBroker:
 
     def messages(self) -> AsyncIterator[Message]:
         return self._broker.messages()
+
+    def awaits(self, message: Message) -> bool:
+        return self._broker.awaits(message)
 
     def acknowledge(self, message: Message) -> None:
         self._broker.acknowledge(message)
@@ -116,8 +129,15 @@ class SpooledBroker:
 
     async def close(self) -> None:
         self._closed = True
-        while self._fresh and await self._store_some():
-            pass
+        self._room = math.inf
+        try:
+            while self._fresh and await self._store_some():
+                pass
+        finally:  # though the disk hangs, and whoever called this has given up
+            await self._say_goodbye()
+        await self._spool.close()
+
+    async def _say_goodbye(self) -> None:
         if self._fresh:
             log.warning("Not stored before the end", what="answers", answers=len(self._fresh))
         await self._broker.close()
@@ -125,7 +145,6 @@ class SpooledBroker:
         _answer((entry.done for entry in self._fresh), closed)
         for waiters in self._waiters.values():
             _answer(waiters, closed)
-        await self._spool.close()
 
     # --- fresh ones ------------------------------------------------------------------------------
 
@@ -137,6 +156,11 @@ class SpooledBroker:
         except BrokerError as error:
             self._leave(entry)
             _answer([entry.done], error)
+        except Exception as error:  # whoever waits for it would wait for ever
+            log.exception("A defect of the gateway", topic=entry.publication.topic[:200])
+            self._leave(entry)
+            said = f"It cannot be sent: unexpected {type(error).__name__}"
+            _answer([entry.done], PublishRefused(said, fix="See the log"))
         else:
             self._leave(entry)
             _answer([entry.done])
@@ -171,20 +195,23 @@ class SpooledBroker:
                 await asyncio.sleep(RETRY_S)
 
     async def _store_some(self) -> bool:
-        """Store the oldest in memory; False when the disk does not take them."""
+        """Store the oldest in memory that there may be room for; False when the disk takes no more of them for now."""
         batch = self._batch()
+        if not batch:
+            self._room = math.inf
+            return False
         try:
             numbers = await self._spool.put([(entry.event, entry.publication) for entry in batch])
         except SpoolFull:
-            self._metrics.spool_events.labels("full").inc()
-            self._complaints.full()
-            return False
+            self._full(batch)
+            return True  # smaller ones may fit
         except SpoolFailed as failure:
             self._failed(failure)
             return False
         finally:
             self._measure()
-        self._complaints.settled()
+        if self._room == math.inf:
+            self._complaints.settled()
         if self._broker.connected and not self._closed:
             await self._take_back(numbers)  # the session came back meanwhile, and they are on their way
             return True
@@ -197,11 +224,21 @@ class SpooledBroker:
         batch: list[_Fresh] = []
         size = 0
         for entry in self._fresh:
-            size += held_by(entry.publication)
-            if batch and size > BATCH_BYTES:
+            needed = held_by(entry.publication)
+            if size + needed >= self._room:
+                continue
+            if batch and size + needed > BATCH_BYTES:
                 break
             batch.append(entry)
+            size += needed
         return batch
+
+    def _full(self, batch: list[_Fresh]) -> None:
+        size = sum(held_by(entry.publication) for entry in batch)
+        if self._room == math.inf:
+            self._metrics.spool_events.labels("full").inc()
+        self._complaints.full()
+        self._room = size if len(batch) == 1 else size / 2
 
     async def _take_back(self, numbers: list[int]) -> None:
         try:
@@ -215,7 +252,10 @@ class SpooledBroker:
         self._leave(entry)
         if entry.sending is not None:
             entry.sending.cancel()
-        self._waiters.setdefault(number, []).append(entry.done)
+        if number <= self._sent_up_to:  # the same event was on disk, and the broker has got it meanwhile
+            _answer([entry.done])
+        else:
+            self._waiters.setdefault(number, []).append(entry.done)
 
     # --- from the disk ---------------------------------------------------------------------------
 
@@ -228,14 +268,17 @@ class SpooledBroker:
                 continue
             await self._until_gap()
             try:
-                kept = await self._spool.oldest()
+                kept = await self._spool.oldest(self._sent_up_to)
             except SpoolFailed as failure:
                 self._failed(failure)
                 await asyncio.sleep(RETRY_S)
                 continue
-            self._measure()
             if kept is not None:
                 await self._resend_one(kept)
+            else:
+                await asyncio.sleep(self._delete_at - time.monotonic())
+            if kept is not None or self._spool.count:
+                await self._delete_sent()
 
     async def _until_gap(self) -> None:
         latest = time.monotonic() + GAP_S
@@ -262,33 +305,32 @@ class SpooledBroker:
             )
         else:
             self._metrics.spool_events.labels("resent").inc()
-        await self._until_deleted(kept.number)
         self._resending = None
+        self._sent_up_to = kept.number
         _answer(self._waiters.pop(kept.number, ()), error)
+
+    async def _delete_sent(self) -> None:
+        """Even while the disk does not let it be deleted, the next is sent, and nothing twice; but a crash forgets."""
+        if time.monotonic() < self._delete_at:
+            return
+        try:
+            await self._spool.delete_oldest(self._sent_up_to)
+        except SpoolFailed as failure:
+            self._delete_at = time.monotonic() + RETRY_S
+            self._failed(failure)
+            return
+        self._measure()
         if not self._spool.count:
             self._inherited = False
+            self._complaints.settled()
             log.info("All answers on disk have been sent", file=str(self._spool.file))
-
-    async def _until_deleted(self, number: int) -> None:
-        """Nothing goes on before, or it would be sent again and again."""
-        while True:
-            try:
-                await self._spool.delete([number])
-            except SpoolFailed as failure:
-                self._failed(failure)
-                if failure.lost:
-                    return
-                await asyncio.sleep(RETRY_S)
-            else:
-                self._measure()
-                return
 
     # --- both ------------------------------------------------------------------------------------
 
     def _failed(self, failure: SpoolFailed) -> None:
         if self._closed and not self._fresh:
             return
-        self._metrics.spool_events.labels("failed").inc()
+        self._metrics.spool_events.labels("damaged" if failure.lost else "failed").inc()
         self._complaints.failed(failure)
         if failure.lost:
             lost = PublishRefused(
@@ -312,41 +354,12 @@ def with_spool(broker: Broker, settings: Settings, folder: Path, metrics: Metric
     """
     spool = Spool(folder, settings.gateway_id, settings.spool_max_bytes)
     try:
-        spool.open()
+        if not spool.open():
+            metrics.spool_events.labels("damaged").inc()
     except SpoolFailed as failure:
         fix = "Make SPOOL_DIR a writable folder with room; it is tried again"
         log.error("The spool cannot be opened", file=str(spool.file), reason=str(failure), fix=fix)
     return SpooledBroker(broker, spool, metrics)
-
-
-class _Complaints:
-    """Says once that the disk does not take answers, until it does."""
-
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
-        self._said: str | None = None
-
-    def full(self) -> None:
-        self._say(
-            "The spool is full; answers wait in memory, and snapshots behind them",
-            "Bring the broker back, or raise SPOOL_MAX_BYTES",
-            bytes=self._spool.bytes,
-        )
-
-    def failed(self, failure: SpoolFailed) -> None:
-        self._say(
-            "The disk does not take answers; they wait in memory",
-            "Make room on the disk, or make SPOOL_DIR writable; it is tried again",
-            reason=str(failure),
-        )
-
-    def settled(self) -> None:
-        self._said = None
-
-    def _say(self, what: str, fix: str, **more: object) -> None:
-        if self._said != what:
-            self._said = what
-            log.error(what, file=str(self._spool.file), fix=fix, **more)
 
 
 def _marked(publication: Publication) -> Publication:

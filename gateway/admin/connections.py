@@ -35,7 +35,9 @@ class Limits:
     head_s: float = 10.0
     """From the first byte of a request to the end of its headers."""
     idle_s: float = 75.0
-    """Without any byte of a next request, or with an answer that the client does not read."""
+    """Without any byte of a next request, or with an answer that the client does not read to its end."""
+    unread_s: float = 5.0
+    """With an answer of which the client reads nothing."""
 
 
 class Connections:
@@ -56,37 +58,33 @@ class Connections:
     def __iter__(self) -> Iterator[Connection]:
         return iter(tuple(self._open))
 
-    def admit(self, connection: Connection) -> bool:
-        """Take one in; False when there is no room, for every other one has a request under way."""
-        if len(self._open) >= self.limits.connections and not self._make_room():
-            self.refused("crowded")
-            return False
+    def admit(self, connection: Connection) -> None:
+        """Take one in; there is always room for it, for a probe that is refused ends the gateway."""
+        if len(self._open) >= self.limits.connections:
+            self._make_room()
         self._open.add(connection)
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(SWEEP_S, self._look)
-        return True
 
     def leave(self, connection: Connection) -> None:
         """Forget one that has ended."""
         self._open.discard(connection)
 
-    def _make_room(self) -> bool:
-        waiting = [each for each in self._open if not each.busy]
-        if not waiting:
-            return False
+    def _make_room(self) -> None:
+        """Close one; of those that the gateway works for only where there is no other."""
         held = Counter(each.address for each in self._open)
-        victim = max(waiting, key=lambda each: (held[each.address], -each.waits_since))
+        victim = max(self._open, key=lambda each: (not each.busy, held[each.address], -each.waits_since))
         self.refused("crowded")
         victim.end()
-        return True
 
     def _look(self) -> None:
         """Close what has been waited for too long; goes on as long as there are connections."""
         now = time.monotonic()
+        unread_s = {connection: connection.look_unread_s(now) for connection in self}
         for connection in [each for each in self if not each.busy]:
             if connection.head_since is not None and now - connection.head_since > self.limits.head_s:
                 connection.turn_away(HTTPStatus.REQUEST_TIMEOUT)
-            elif now - connection.waits_since > self.limits.idle_s:
+            elif now - connection.waits_since > self.limits.idle_s or unread_s[connection] > self.limits.unread_s:
                 connection.end()
         again = bool(self._open)
         self._sweep = asyncio.get_running_loop().call_later(SWEEP_S, self._look) if again else None
@@ -109,6 +107,9 @@ class Connection(web.RequestHandler):
         )
         self._connections = connections
         self._answered = 0
+        self._sending = False
+        self._unsent = 0
+        self._read_at = time.monotonic()
         self._body_over: Callable[[], bool] = lambda: True
         self._head_bytes = 0
         self._socket: asyncio.Transport | None = None
@@ -119,16 +120,30 @@ class Connection(web.RequestHandler):
 
     @property
     def busy(self) -> bool:
-        """Whether the gateway, and not the client, is the one that is waited for."""
-        return self._request_count > self._answered
+        """Whether the gateway, and not the client, is the one that is waited for.
+
+        Requests that came one behind the other wait for the client too while the answer to one of them is not read.
+        """
+        return self._request_count > self._answered and not self._sending
+
+    def look_unread_s(self, now: float) -> float:
+        """Since when, in seconds, the client has read nothing of what waits for it; to be called at each sweep."""
+        unsent = self._socket.get_write_buffer_size() if self._socket is not None else 0
+        if not unsent or unsent < self._unsent:
+            self._read_at = now
+        self._unsent = unsent
+        return now - self._read_at
+
+    def resume_writing(self) -> None:
+        """Go on, for the client has read."""
+        self._read_at = time.monotonic()
+        super().resume_writing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, unless there are too many."""
+        """Begin; when there are too many, another one ends."""
         assert isinstance(transport, asyncio.Transport)
         self.address = (transport.get_extra_info("peername") or ("",))[0]
-        if not self._connections.admit(self):
-            transport.abort()
-            return
+        self._connections.admit(self)
         self._socket = transport
         super().connection_made(transport)
 
@@ -139,7 +154,7 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Look at how long a request takes to begin, and how large its headers get."""
-        before, between = self._request_count, not self.busy and self._body_over()
+        before, between = self._request_count, self._request_count <= self._answered and self._body_over()
         super().data_received(data)
         if self._request_count > before:
             self._head_bytes, self.head_since = 0, None
@@ -180,7 +195,11 @@ class Connection(web.RequestHandler):
         self._answered += 1
         self._body_over = request.content.is_eof
         self.waits_since = time.monotonic()
-        return await super().finish_response(request, resp, start_time)
+        self._sending = True
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self._sending = False
 
     def handle_error(
         self,

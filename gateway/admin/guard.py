@@ -23,9 +23,8 @@ FAILURES = 10
 FAILURES_IN_ALL = 100
 """Failures in PERIOD_S after which each address has one try in place of FAILURES."""
 ADDRESSES = 1024
-"""Addresses that are remembered; those beyond share one count."""
+"""Addresses that are remembered; beyond them the one is forgotten that has not failed for longest."""
 TOKEN_FIX = "Send `Authorization: Bearer` with the token of API_TOKEN_FILE"  # noqa: S105 - says where it is  # nosec B105
-_OTHERS = "others"
 
 
 class TokenRefused(CommandRefused):
@@ -39,6 +38,8 @@ class TokenRefused(CommandRefused):
 class Failures:
     """Failed tries of the last minute, by who failed; bounded, whoever tries from however many addresses.
 
+    Who has not failed never waits, whatever others do: an attack must not lock out the one who has the token.
+
     Times are seconds of one clock, given by the caller, and do not go back.
     """
 
@@ -51,7 +52,7 @@ class Failures:
 
     def wait_s(self, who: str, now: float) -> float:
         """Seconds until the next try is allowed; 0 when it is now."""
-        times = self._of.get(self._key(who), ())
+        times = self._of.get(who, ())
         allowed = 1 if self._many(now) else FAILURES
         return max(0.0, times[-allowed] + PERIOD_S - now) if len(times) >= allowed else 0.0
 
@@ -59,13 +60,11 @@ class Failures:
         """Remember a failure."""
         while self._of and next(iter(self._of.values()))[-1] + PERIOD_S <= now:
             self._of.popitem(last=False)
-        key = self._key(who)
-        self._of.setdefault(key, deque(maxlen=FAILURES)).append(now)
-        self._of.move_to_end(key)
+        self._of.setdefault(who, deque(maxlen=FAILURES)).append(now)
+        self._of.move_to_end(who)
+        if len(self._of) > ADDRESSES:
+            self._of.popitem(last=False)
         self._all.append(now)
-
-    def _key(self, who: str) -> str:
-        return who if who in self._of or len(self._of) < ADDRESSES else _OTHERS
 
     def _many(self, now: float) -> bool:
         return len(self._all) == FAILURES_IN_ALL and self._all[0] + PERIOD_S > now

@@ -86,6 +86,7 @@ class Health:
         self.started = self.started or ready
         self._metrics.ready.set(ready)
         self._metrics.broker_connected.set(self._broker.connected)
+        self._metrics.outbox_bytes.set(self._broker.backlog)
         return Report(ready, tuple(reasons), tuple(degraded))
 
     def _not_ready(self, name: str, model: ServedModel) -> Iterator[str]:

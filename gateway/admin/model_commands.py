@@ -120,6 +120,8 @@ class ModelCommandTopic:
         """Raises CommandRefused; what is wrong in detail is only told to who knows the token."""
         if message.oversize is not None:
             text = f"the command has {message.oversize.size} bytes, the limit is {MAX_COMMAND_BYTES}"
+            if message.oversize.properties:
+                text = "the command has too many MQTT properties, or too long ones"
             raise CommandRefused("COMMAND_INVALID", text, fix="Send the command alone")
         body = read_object(message.payload)
         self._require_token(message, body)

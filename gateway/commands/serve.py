@@ -56,7 +56,7 @@ async def _serve(settings: Settings, config_file: Path | None) -> int:
 
 def compose(settings: Settings, config_file: Path | None = None) -> Gateway:
     """The gateway and all that it is made of; nothing is connected yet. Raises ConfigError."""
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # gRPC's core writes to stderr, past the log
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes to stderr, past the log
     from gateway.adapters.mqtt import MqttBroker
     from gateway.adapters.triton import TritonServer
     from gateway.admin.model_commands import command_topics

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gateway import __version__
-from gateway.adapters.spool import SpoolFailed, waiting_in
+from gateway.adapters.spool import SpoolFailed
+from gateway.adapters.spool_inspection import set_aside_in, waiting_in
 from gateway.certificate_dates import ends_at
 from gateway.config import Settings
 from gateway.config_files import certificate_files, missing_files
@@ -115,6 +116,10 @@ def _spool(settings: Settings) -> Iterator[Finding]:
         yield MACHINE.problem(f"answers cannot wait on disk: '{there}' cannot be written", where=where, fix=fix)
         return
     yield from _disk(there, "answers that wait for the broker")
+    if damaged := set_aside_in(folder, settings.gateway_id):
+        text = f"{len(damaged)} damaged file{'s' * (len(damaged) != 1)} with answers that are not sent"
+        fix = "Check the disk; delete the file when nobody wants to look at it"
+        yield MACHINE.warning(text, where=str(damaged[-1]), fix=fix)
     try:
         waiting = waiting_in(folder, settings.gateway_id)
     except SpoolFailed as failure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from gateway.errors import Outcome
 from gateway.messages import Message
@@ -13,25 +13,30 @@ from gateway.metrics import Metrics
 
 @dataclass(slots=True, eq=False)
 class _Ticket:
-    """The receipt of one message, without its payload: that is needed until it is decoded, the ticket much longer."""
+    """The receipt of one message, with no more of it than its acknowledgement takes: the ticket is kept for long."""
 
     message: Message
     settled: bool = False
     acknowledge: bool = True
     followers: list[_Ticket] = field(default_factory=list)
     shared: int = 0
-    """Deliveries of the same snapshot with QoS 0: counted, for nobody waits for their acknowledgement."""
+    """Deliveries of the same snapshot that are only counted, for nobody waits for their acknowledgement any more: with
+    QoS 0, or on a connection that is gone."""
 
 
 class AckLedger:
     """All messages that have arrived and are not acknowledged yet.
 
     MQTT asks for acknowledgements in the order of arrival: a settled message waits here for the older ones. The
-    `result_id` is the handle that travels with a snapshot.
+    `result_id` is the handle that travels with a snapshot. `awaits` tells whether a message can still be acknowledged:
+    those of a connection that is gone hold nothing back, and what comes again in their place does so at most once.
     """
 
-    def __init__(self, acknowledge: Callable[[Message], None], metrics: Metrics) -> None:
+    def __init__(
+        self, acknowledge: Callable[[Message], None], awaits: Callable[[Message], bool], metrics: Metrics
+    ) -> None:
         self._acknowledge = acknowledge
+        self._awaits = awaits
         self._metrics = metrics
         self._tickets: deque[_Ticket] = deque()
         self._open: dict[str, _Ticket] = {}
@@ -42,24 +47,43 @@ class AckLedger:
         False when the same snapshot is on its way already: this delivery shares its outcome.
         """
         self._metrics.snapshots_received.inc()
+        self._forget_lost()
         leader = self._open.get(result_id)
-        if leader is not None and not message.qos:
-            leader.shared += 1
-            return False
-        ticket = _Ticket(replace(message, payload=b""))
-        if message.qos:  # nobody waits for the acknowledgement of the others, so they hold nothing back
-            self._tickets.append(ticket)
-            self._metrics.unacknowledged_messages.set(len(self._tickets))
         if leader is not None:
-            leader.followers.append(ticket)
+            self._follow(leader, message)
             return False
-        self._open[result_id] = ticket
+        ticket = self._open[result_id] = _Ticket(_receipt(message))
+        self._queue(ticket)
         return True
+
+    def _follow(self, leader: _Ticket, message: Message) -> None:
+        """This delivery takes the place of one that can never be acknowledged, or comes beside the others."""
+        if not message.qos:
+            leader.shared += 1
+            return
+        lost = next((each for each in (leader, *leader.followers) if not self._awaits(each.message)), None)
+        if lost is None:
+            ticket = _Ticket(_receipt(message))
+            leader.followers.append(ticket)
+        else:
+            ticket, lost.message = lost, _receipt(message)
+            leader.shared += 1
+        self._queue(ticket)
+
+    def _forget_lost(self) -> None:
+        """What can never be acknowledged is older than all that can, and holds nothing back."""
+        while self._tickets and not self._awaits(self._tickets[0].message):
+            self._tickets.popleft()
+
+    def _queue(self, ticket: _Ticket) -> None:
+        if ticket.message.qos:  # nobody waits for the acknowledgement of the others
+            self._tickets.append(ticket)
+        self._metrics.unacknowledged_messages.set(len(self._tickets))
 
     def pass_by(self, message: Message) -> None:
         """A message that is no snapshot: acknowledged in its turn, without an outcome."""
-        if message.qos:
-            self._tickets.append(_Ticket(replace(message, payload=b""), settled=True))
+        self._forget_lost()
+        self._queue(_Ticket(_receipt(message), settled=True))
         self._acknowledge_settled()
 
     def settle(self, result_id: str, outcome: Outcome) -> None:
@@ -88,3 +112,7 @@ class AckLedger:
             if ticket.acknowledge:
                 self._acknowledge(ticket.message)
         self._metrics.unacknowledged_messages.set(len(self._tickets))
+
+
+def _receipt(message: Message) -> Message:
+    return Message("", b"", message.received_at, message.qos, delivery=message.delivery)

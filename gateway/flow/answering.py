@@ -68,10 +68,10 @@ class Answering:
         return Prepared(job, inputs, queued_ms, (time.monotonic() - started) * 1000)
 
     async def ask(self, prepared: Prepared, selection: Selection) -> Predicted:
-        """Steps 6 and 7, once more with the next variant when the first one's answer cannot be read.
+        """Steps 6 and 7, again with the next variant as long as an answer cannot be read; each is asked once.
 
-        In the returned selection `primary` names a variant whose answer was read; raises the first variant's error
-        when there is none.
+        In the returned selection `primary` names a variant whose answer was read; raises a variant's error when there
+        is none.
         """
         self._probe_due(prepared, selection)
         with Attempt(self._breakers, prepared.job.model) as attempt:
@@ -143,7 +143,10 @@ def refuse_if_changed(job: Job, model: ServedModel) -> None:
 
 
 def _without(selection: Selection, error: SnapshotError, predicted: Predicted) -> Selection:
-    """The selection with the next variant in place of a primary that failed; raises its error when none is left."""
+    """The selection with the next variant in place of a primary that failed; raises its error when none is left.
+
+    Those that were asked are left out of it for good, or two that cannot be read would take turns until the deadline.
+    """
     usable = [name for name, result in predicted.results.items() if result.error is None]
     left = usable or [
         name
@@ -157,5 +160,6 @@ def _without(selection: Selection, error: SnapshotError, predicted: Predicted) -
         policy="dual" if selection.compared else "fallback",
         reason=f"{selection.primary} failed: {error.code}",
         primary=left[0],
+        fallback=selection.fallback if usable else tuple(left[1:]),
         compared=selection.compared if usable else (),
     )

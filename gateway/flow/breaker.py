@@ -42,7 +42,7 @@ class Breaker:
     """From when on it may be tried, while open."""
     opened_at: float = 0.0
     last: SnapshotError | None = None
-    """How it failed last."""
+    """How it failed last: a copy, for the one that was raised keeps its snapshot."""
 
     @property
     def free(self) -> bool:
@@ -94,7 +94,7 @@ class Breaker:
             self._open(now + open_s)
         else:
             return
-        self.last = error
+        self.last = error.copy()
 
     def unclear(self, now: float, *, probing: bool) -> None:
         """What came says nothing of the variant, such as that the connection was lost."""

@@ -20,10 +20,12 @@ from gateway.errors import (
     BackendRejected,
     BackendTimeout,
     BackendUnavailable,
+    InternalError,
     ModelUnavailable,
     SnapshotError,
 )
 from gateway.flow.breaker import Breaker, BreakerState
+from gateway.layouts.boxes import NotFinite
 from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.models.catalog import Catalog, GivenUp, Models, ServedModel, State
@@ -113,8 +115,7 @@ class Breakers:
         if any(breaker is None or breaker.free for breaker in serving):
             return None
         last = next((each.last for each in serving if each is not None and each.last is not None), None)
-        # A new one: an error that is raised again and again would keep everything alive that it has passed through.
-        return last and type(last)(last.message, fix=last.fix, where=last.where)
+        return last and last.copy()  # it is raised, again and again
 
     def due(self, model: ServedModel) -> tuple[str, ...]:
         """The variants that shall be tried, while another one answers."""
@@ -240,9 +241,14 @@ class Attempt:
         self._came: dict[str, SnapshotError | None] = {}
 
     def begin(self, name: str, *, needed: bool) -> None:
-        """Ask a variant, whose answer is `needed` unless it is only compared; raises Suspended when it shall not be."""
+        """Ask a variant, whose answer is `needed` unless it is only compared; raises Suspended when it shall not be.
+
+        Raises InternalError for one that has been asked: its breaker would wait for ever for the first question's end.
+        """
         if self._breakers is None or (breaker := self._breakers.of(self._model, name)) is None:
             return
+        if name in self._asked or name in self._came:
+            raise InternalError(f"variant '{name}' was to be asked twice about one snapshot")
         failed = bool(self._came) and not self._answered
         if not breaker.begin(self._breakers.now(), needed=needed, last_resort=failed):
             raise Suspended(f"variant '{name}' is not asked: {_why(breaker)}", breaker.last)
@@ -270,6 +276,7 @@ class Attempt:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for name in list(self._asked):
             self._settle(name)
+        self._came.clear()  # the errors lead by their frames to this attempt, and to the picture
 
     def _settle(self, name: str) -> None:
         assert self._breakers is not None
@@ -287,11 +294,21 @@ class Attempt:
                 return self._breakers.now() - self._sent_at.get(name, float("inf")) >= self._breakers.fair_s()
             case ModelUnavailable():
                 return True
+            case BackendInvalidResponse() if not self._may_be_the_senders(error):
+                return True
             case BackendRejected() | BackendInvalidResponse():
                 return asked.probing or self._answered
             case BackendUnavailable():
                 return self._answered
         return False
+
+    def _may_be_the_senders(self, garbage: BackendInvalidResponse) -> bool:
+        """Whether a sound variant may answer so: pixels are within bounds that it knows, readings are not.
+
+        A layout of the user's may fail on a picture, whichever variant it reads.
+        """
+        spec = self._model.spec
+        return spec.layout.custom or (not spec.takes_pictures and isinstance(garbage, NotFinite))
 
 
 def _why(breaker: Breaker) -> str:

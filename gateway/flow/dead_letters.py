@@ -8,7 +8,7 @@ import time
 import structlog
 
 from gateway.errors import BrokerUnavailable, Outcome, PayloadTooLarge, PublishRefused, SnapshotError
-from gateway.flow.identify import MAX_NAME
+from gateway.flow.identify import MAX_NAME, MAX_TOPIC
 from gateway.flow.picture_headers import READABLE, looks_like
 from gateway.flow.route import topic_parts
 from gateway.live import Live
@@ -23,7 +23,6 @@ LIMIT_S = 2.0
 """For the broker to take a dead letter; the snapshot is acknowledged then in any case."""
 MAX_WAITING_BYTES = 8 * 2**20
 """Payloads that wait to be sent, all together; a single one may be larger."""
-MAX_TOPIC = 1024
 
 
 class DeadLetters:

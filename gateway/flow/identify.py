@@ -9,10 +9,14 @@ import uuid
 from datetime import datetime
 from typing import TypeGuard
 
+import msgspec
+
 from gateway.messages import Message, Origin, Place, Timestamp
 from gateway.topics import DEVICE_PARTS, TopicPattern, safe_text
 
 MAX_NAME = 256
+MAX_TOPIC = 1024
+"""Letters of a topic that are kept and repeated; MQTT allows 64 KiB, and an answer may wait for long."""
 NUMBER = re.compile(rb"\s{0,8}[-+]?[0-9.][0-9.eE+-]{0,63}\s{0,8}")
 """A payload that is one number, or looks like one."""
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,18})?(Z|[+-]\d\d:\d\d)?", re.ASCII)
@@ -31,6 +35,15 @@ _OWN_ATTRIBUTES = frozenset(
 )
 """What an answer says of itself; of `dataschema` nothing is repeated: it describes the snapshot, and data flows drop
 a message that does not keep to it."""
+
+
+class _Timed(msgspec.Struct):
+    """What of a JSON object tells when it was taken, of the types that are read."""
+
+    timestamp: int | float | str | None = None
+
+
+_timed = msgspec.json.Decoder(_Timed)
 
 
 def identify(
@@ -59,11 +72,11 @@ def identify(
         result_id=identity.hexdigest()[:32],
         device_id=user.get("device_id", device)[:MAX_NAME] or "unknown",
         timestamp=user["time"] if is_time(user.get("time")) else round(time.time(), 3),
-        topic=message.topic,
+        topic=message.topic[:MAX_TOPIC],
         payload_bytes=size,
         payload_sha256=digest,
         received_at=message.received_at,
-        place=Place(**{name: named.get(name) or default for name, default in place.items()}),
+        place=Place(**{name: named.get(name, "")[:MAX_NAME] or default for name, default in place.items()}),
         correlation_data=message.properties.correlation_data,
         response_topic=message.properties.response_topic,
         trace=tuple((name, user[name]) for name in _TRACE_CONTEXT if _is_whole(user.get(name, ""))),
@@ -80,7 +93,7 @@ def _has_an_identity(message: Message) -> bool:
         return False
     if payload[:1] == b"\xff" or b'"image_data"' in payload:  # in this order: a picture is searched once at most
         return True
-    return b'"value' not in payload or b'"timestamp"' in payload
+    return b'"value' not in payload or _has_a_time(payload) is not False
 
 
 def tells_itself_apart(message: Message) -> bool:
@@ -90,7 +103,15 @@ def tells_itself_apart(message: Message) -> bool:
     """
     if _is_named(message):
         return True
-    return message.payload.lstrip()[:1] == b"{" and b'"timestamp"' in message.payload
+    return _has_a_time(message.payload) is True
+
+
+def _has_a_time(payload: bytes) -> bool | None:
+    """Whether a JSON object has a timestamp of its own; None for what is no such object, or is refused."""
+    try:
+        return _timed.decode(payload.removeprefix(b"\xef\xbb\xbf")).timestamp is not None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _is_named(message: Message) -> bool:

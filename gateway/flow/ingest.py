@@ -14,6 +14,7 @@ from gateway.errors import ImageUndecodable, PayloadInvalid, PayloadTooLarge
 from gateway.flow.identify import MAX_NAME, NUMBER, is_time
 from gateway.flow.picture_headers import READ_FORMATS, READABLE, looks_like
 from gateway.messages import Message, Origin, Reading, Snapshot
+from gateway.ports import MAX_PROPERTIES, MAX_PROPERTIES_BYTES
 
 MAX_METADATA_BYTES = 64 * 1024
 MAX_VALUES = 65_536
@@ -72,6 +73,11 @@ def open_message(message: Message, origin: Origin, max_payload_bytes: int) -> En
     Raises PayloadTooLarge, PayloadInvalid, ImageUndecodable.
     """
     payload = message.payload
+    if message.oversize and message.oversize.properties:
+        raise PayloadTooLarge(
+            "the message has too many MQTT properties, or too long ones",
+            fix=f"Send at most {MAX_PROPERTIES}, user properties included, of {MAX_PROPERTIES_BYTES} bytes in all",
+        )
     if message.oversize or len(payload) > max_payload_bytes:
         raise PayloadTooLarge(f"the message has {origin.payload_bytes} bytes, the limit is {max_payload_bytes}")
     if not payload:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -77,6 +78,7 @@ class Intake:
         self._limits = RateLimits(live)
         self._answers: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue(ANSWERS_WAITING)
         self._answering = 0
+        self._taking: asyncio.Task[None] | None = None
         self.handlers: dict[str, Callable[[Message], None]] = {}
         """Who takes the messages of a topic that are no snapshots; it must not wait."""
         self.schedule = Schedule(settings.queue_max_messages, settings.queue_max_bytes, self.can_serve, metrics)
@@ -104,13 +106,27 @@ class Intake:
     async def ask(self, message: Message) -> Reply:
         """Carry one message through the same steps, its answer for the caller alone, within the usual deadline."""
         origin = self._identify(message)
+        limit_s = self._live.current.snapshot_deadline_ms / 1000 + ASK_MARGIN_S
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._ask(message, origin)
+        except TimeoutError:
+            return refusal(origin, DeadlineExceeded(f"no answer within {limit_s:.0f} s"))
+
+    async def _ask(self, message: Message, origin: Origin) -> Reply:
+        while self._taking is not None and not self._taking.done():
+            await asyncio.wait([self._taking])  # or those that outlast their limit would add up
         reply = self._replies.expect(origin)
         if reply is None:
             return refusal(origin, ModelUnavailable("the gateway is stopping", fix="Try again soon"))
-        await self._accept(message, origin)
-        limit_s = self._live.current.snapshot_deadline_ms / 1000 + ASK_MARGIN_S
-        done, _ = await asyncio.wait([reply], timeout=limit_s)
-        return reply.result() if done else refusal(origin, DeadlineExceeded(f"no answer within {limit_s:.0f} s"))
+        # It outlasts the limit: snapshots of others may have gone for this one, and wait in it for their errors' turn.
+        self._taking = taking = asyncio.create_task(self._accept(message, origin))
+        first: list[asyncio.Future[Any]] = [taking, reply]
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if taking.done():
+            taking.result()  # raises what is a defect
+        await asyncio.wait([reply])
+        return reply.result()
 
     def _identify(self, message: Message) -> Origin:
         return identify(message, self._patterns, self._live.current.place, self._usual)
@@ -129,7 +145,7 @@ class Intake:
                 origin = envelope.origin
                 self._limits.check_device(message, origin)
                 contents = take_contents(envelope)
-                model = model_for(contents, self._models.current)
+                model = model_for(contents, self._models.current, message.topic)
                 origin = replace(origin, model_name=model.spec.name)
                 refuse_unknown_variant(contents, model)
                 asked = self._join(contents, model) if isinstance(contents, Reading) else contents
@@ -222,9 +238,7 @@ class Intake:
             await self._replies.answer_error(origin, topics, error)
             return
         letter = self._replies.dead_letter(origin, error, content)
-        # By its traceback an error that waits for the broker would keep every frame: the payload, and all read from it.
-        error.__traceback__ = error.__cause__ = error.__context__ = None
-        await self._answers.put(partial(self._replies.answer_error, origin, topics, error, letter))
+        await self._answers.put(partial(self._replies.answer_error, origin, topics, error.forget_frames(), letter))
 
     async def _refuse_job(self, job: Job, error: SnapshotError) -> None:
         origin = replace(job.snapshot.origin, model_name=job.model.spec.name)

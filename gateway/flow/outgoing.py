@@ -37,6 +37,11 @@ class Outgoing:
         while not task.done() and (self._broker.connected or self._full):
             await asyncio.wait({task}, timeout=LOOK_S)
 
+    @property
+    def under_way(self) -> int:
+        """Answers and ends of alerts that have not come to their end."""
+        return len(self._under_way)
+
     def close(self) -> None:
         """Give up all that are under way; what the broker has taken over stays with it."""
         for task in self._under_way:

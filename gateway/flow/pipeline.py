@@ -78,7 +78,7 @@ class Pipeline:
         self._models = models
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="preprocess")
-        self.acks = AckLedger(broker.acknowledge, metrics)
+        self.acks = AckLedger(broker.acknowledge, broker.awaits, metrics)
         repeats = Repeats(live, models)
         self.replies = Replies(broker, self.acks, repeats, DeadLetters(live, broker, metrics), metrics)
         self._alerting = Alerting(broker, self.replies.outgoing, metrics)
@@ -122,7 +122,8 @@ class Pipeline:
 
     async def _fail(self, job: Job, origin: Origin, error: SnapshotError) -> None:
         letter = self.replies.dead_letter(origin, error, picture_of(job))
-        await self.replies.outgoing.carry(self.replies.answer_error(origin, job.topics, error, letter))
+        answer = self.replies.answer_error(origin, job.topics, error.forget_frames(), letter)
+        await self.replies.outgoing.carry(answer)
 
     async def _wait_for_triton(self, job: Job, origin: Origin, error: SnapshotError) -> None:
         """Back into the queue while the deadline allows: Triton may be away for a moment only."""
@@ -263,6 +264,11 @@ class Pipeline:
     def stuck(self) -> bool:
         """Whether a layout of the user's has not come back."""
         return any(reader.stuck for reader in self._readers)
+
+    @property
+    def under_way(self) -> int:
+        """Answers on their way to the broker, or not acknowledged in their turn yet; they need it to go on."""
+        return self.replies.outgoing.under_way
 
     @property
     def idle(self) -> bool:

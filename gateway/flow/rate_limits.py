@@ -6,6 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from gateway.errors import RateLimited
+from gateway.flow.identify import MAX_TOPIC
 from gateway.live import Live
 from gateway.messages import Message, Origin
 
@@ -69,7 +70,7 @@ class RateLimits:
     def check_topic(self, message: Message) -> None:
         """Count a message before anything in it is read; raises RateLimited."""
         rate = self._live.current.rate_limit_per_topic
-        if not message.duplicate and not self._topics.take(message.topic, rate, message.received_at):
+        if not message.duplicate and not self._topics.take(message.topic[:MAX_TOPIC], rate, message.received_at):
             raise RateLimited(
                 f"more than {rate:g} messages a second came on this topic",
                 fix="Send fewer frames, use a topic for each camera, or raise RATE_LIMIT_PER_TOPIC",

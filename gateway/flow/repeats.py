@@ -16,13 +16,13 @@ from gateway.models.catalog import Models
 from gateway.models.spec import ModelSpec
 
 REMEMBERED = 4096
-"""Settled snapshots whose outcome is known for a redelivery, when the acknowledgement was lost with its connection."""
+"""Readings known to have joined their window, for those whose acknowledgement was lost with the connection."""
 MEAN_BYTES = 4096
 """Of an answer with all its messages: REPEAT_MAX_MESSAGES of this size are kept, or more smaller and fewer larger."""
 SMALLEST_SHARE = 16
 """An answer that takes more than this part of the room pushes out too many others, and is not kept."""
 DROPPED = (Outcome.DROPPED_FULL, Outcome.DROPPED_STALE, Outcome.DROPPED_LIMITED)
-"""Under overload there are many of these, and they would push out every result; so their outcome alone is kept."""
+"""Under overload there are many of these, and they would push out every result; so what comes again is tried anew."""
 _PUBLICATION_BYTES = 1024
 """What a publication takes as Python objects, beside the bytes of its payload and the letters of its texts."""
 
@@ -57,15 +57,16 @@ class _Kept:
 class Repeats:
     """The answers to the last snapshots, at most so many, so many bytes and so old as the settings say.
 
-    The oldest goes first. Of those that have gone, of what was dropped, and of all where REPEAT_WINDOW_S is 0, the
-    outcome alone is known for a while: a redelivery of them is acknowledged and not answered again, since the broker
-    has their answer.
+    The oldest goes first. What comes again when its answer has gone is answered anew, redelivered or not: DUP does not
+    say that the first delivery was ever opened, and with equal bytes another frame may have had that answer. One
+    inference too many does no harm, a missing answer does. Only a reading is known without an answer: it is in its
+    window.
     """
 
     def __init__(self, live: Live, models: Models) -> None:
         self._live = live
         self._models = models
-        self._outcomes: OrderedDict[str, Outcome] = OrderedDict()
+        self._windowed: OrderedDict[str, None] = OrderedDict()
         self._answers: OrderedDict[str, _Kept] = OrderedDict()
         self._size = 0
 
@@ -80,10 +81,11 @@ class Repeats:
     def keep(self, origin: Origin, outcome: Outcome, answers: Sequence[Publication] = ()) -> None:
         """Remember how a snapshot was answered, in place of what was known of it; `origin` names the model."""
         result_id = origin.result_id
-        self._outcomes[result_id] = outcome
-        self._outcomes.move_to_end(result_id)
-        if len(self._outcomes) > REMEMBERED:
-            self._outcomes.popitem(last=False)
+        if outcome is Outcome.WINDOWED:
+            self._windowed[result_id] = None
+            self._windowed.move_to_end(result_id)
+            if len(self._windowed) > REMEMBERED:
+                self._windowed.popitem(last=False)
         if (former := self._answers.pop(result_id, None)) is not None:
             self._size -= former.size
         size = _size(answers)
@@ -96,20 +98,20 @@ class Repeats:
     def find(self, message: Message, origin: Origin) -> Repeat | None:
         """How this message was answered before; None when it has to be answered now.
 
-        A redelivery (DUP) is the same arrival once more, and has the same answer whatever that was. One that was sent
-        anew has it only when it got a result, when it says itself that it is the same snapshot, and when neither the
-        settings nor the model have changed since.
+        Whoever asks for it on another response topic is no repeat. A redelivery (DUP) has the answer that is kept,
+        whatever that was. One that was sent anew has it only when it got a result, when it says itself that it is the
+        same snapshot, and when neither the settings nor the model have changed since.
         """
         self._forget()
         kept = self._answers.get(origin.result_id)
-        if message.duplicate:
-            if kept is not None:
-                return kept.repeat
-            outcome = self._outcomes.get(origin.result_id)
-            return None if outcome is None else Repeat(outcome)
-        if kept is None or kept.repeat.outcome is not Outcome.PUBLISHED:
+        if kept is None:
+            windowed = message.duplicate and origin.result_id in self._windowed
+            return Repeat(Outcome.WINDOWED) if windowed else None
+        if kept.response_topic != origin.response_topic:
             return None
-        same = kept.response_topic == origin.response_topic and kept.held == self._held(kept.held.model_name)
+        if message.duplicate:
+            return kept.repeat
+        same = kept.repeat.outcome is Outcome.PUBLISHED and kept.held == self._held(kept.held.model_name)
         return kept.repeat if same and tells_itself_apart(message) else None
 
     @property

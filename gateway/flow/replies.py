@@ -117,16 +117,11 @@ class Replies:
         self, origin: Origin, topics: ReplyTopics, error: SnapshotError, letter: Publication | None = None
     ) -> None:
         """Say why there is no result, send its dead letter, then acknowledge."""
-        publication = error_publication(topics, origin, error)
-        if not self._given(origin, Reply(publication.payload, error)):
-            answers = [publication]
-            if topics.response is not None:
-                answers.append(replace(publication, topic=topics.response))
-            if not await self._publish_all(answers, "The broker refused an error message"):
+        try:
+            if not await self._tell(origin, topics, error, letter):
                 return  # closing: the ticket stays open, the broker will send the snapshot again
-            if letter is not None:
-                await self._dead_letters.send(letter)
-            self._repeats.keep(origin, error.outcome, answers)
+        except Exception as defect:  # its ticket would hold back all acknowledgements
+            log.error("A defect of the gateway", result_id=origin.result_id, exc_info=defect)
         self._metrics.snapshot_errors.labels(error.code).inc()
         log.warning(
             "No result for a snapshot",
@@ -139,6 +134,23 @@ class Replies:
             bytes=origin.payload_bytes,
         )
         self._acks.settle(origin.result_id, error.outcome)
+
+    async def _tell(
+        self, origin: Origin, topics: ReplyTopics, error: SnapshotError, letter: Publication | None
+    ) -> bool:
+        """False when the broker is gone for good."""
+        publication = error_publication(topics, origin, error)
+        if self._given(origin, Reply(publication.payload, error)):
+            return True
+        answers = [publication]
+        if topics.response is not None:
+            answers.append(replace(publication, topic=topics.response))
+        if not await self._publish_all(answers, "The broker refused an error message"):
+            return False
+        if letter is not None:
+            await self._dead_letters.send(letter)
+        self._repeats.keep(origin, error.outcome, answers)
+        return True
 
     def _given(self, origin: Origin, reply: Reply) -> bool:
         """False when nobody has asked for it directly."""
@@ -157,6 +169,8 @@ class Replies:
             except PublishRefused as refusal:
                 # Nobody can be told; holding the message back would stop every later one, so it ends in the log.
                 log.error(refused, topic=each.topic, reason=refusal.message, fix=refusal.fix)
+            except Exception as defect:  # as above, whatever it is
+                log.error("A defect of the gateway", topic=each.topic[:200], exc_info=defect)
         return True
 
 

@@ -16,8 +16,8 @@ GATEWAYS = "edge-ai/{business_unit}/{facility}/{gateway_id}/ai/#"
 """Where gateways publish, this one and others."""
 
 
-def model_for(asked: Asked, catalog: Catalog) -> ServedModel:
-    """The model that the message names, else the one for its topic and kind.
+def model_for(asked: Asked, catalog: Catalog, topic: str = "") -> ServedModel:
+    """The model that the message names, else the one for its topic and kind; `topic` is all of a long topic.
 
     Raises ModelUnknown, and PayloadInvalid for numbers to a model on pictures and the reverse.
     """
@@ -25,7 +25,7 @@ def model_for(asked: Asked, catalog: Catalog) -> ServedModel:
     if origin.model_name:
         model = catalog.named(origin.model_name)
     else:
-        model = catalog.for_topic(origin.topic, pictures=not numbers)
+        model = catalog.for_topic(topic or origin.topic, pictures=not numbers)
     if model.spec.takes_pictures is numbers:
         wants, got = ("numbers", "a picture") if not numbers else ("a picture", "numbers")
         raise PayloadInvalid(

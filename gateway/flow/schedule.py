@@ -15,8 +15,11 @@ FRESH_S = 0.25
 """Under pressure a snapshot that has waited for longer gives way to a fresher one of its camera."""
 STALE_S = 1.0
 """Under pressure a snapshot that has waited for so long gives way to a fresher one that waits behind it already."""
+SUSTAINED_S = 1.0
+"""The queue is under pressure when it has overflowed for so long while it was served: neither a burst that ends, nor a
+Triton that is away, is a reason to drop what can still be answered."""
 PRESSURE_S = 5.0
-"""How long the queue counts as under pressure after a snapshot had to give way, or was not served in time."""
+"""How long it counts as under pressure after it has overflowed, or after a snapshot was not served in time."""
 
 
 class Schedule:
@@ -27,8 +30,8 @@ class Schedule:
     the oldest of the longest lane, and where each lane has one left, that of the lane served last. The freshest frame
     of each camera stays, and a fast camera cannot push out a slow one, however many of them there are.
 
-    A queue that overflows would serve everything late. Under pressure a camera's frame that has waited for FRESH_S
-    gives way to its next one; a backlog that fits into the queue is served whole.
+    A queue that goes on overflowing would serve everything late. Under pressure a camera's frame that has waited for
+    FRESH_S gives way to its next one; a backlog that fits into the queue is served whole.
     """
 
     def __init__(self, max_messages: int, max_bytes: int, serves: Callable[[str], bool], metrics: Metrics) -> None:
@@ -43,7 +46,8 @@ class Schedule:
         """The priority and the lane of each job, by the number that it has while it waits."""
         self._deadlines: list[tuple[float, int]] = []
         """A heap of the deadlines and numbers of all jobs, and of some that do not wait any more."""
-        self._pressed_until = float("-inf")
+        self._now = self._served_at = self._pressed_until = float("-inf")
+        self._overflows_since = self._overflowed_at = float("-inf")
         self._bytes = 0
         self._changed = asyncio.Event()
 
@@ -78,14 +82,16 @@ class Schedule:
         heapq.heappush(self._deadlines, (job.deadline_at, number))
         self._count(job.size)
         arrived_at = job.snapshot.origin.received_at
-        gone = self._outpaced(priority, lane, arrived_at, FRESH_S)
+        self._now = max(self._now, arrived_at)
+        outpaced = self._outpaced(priority, lane, arrived_at, FRESH_S)
+        gone = []
         while len(self) > self._max_messages or self._bytes > self._max_bytes:
             lowest = min(self._levels)
             gone.append(self._remove(lowest, *self._levels[lowest].least(self._serves)))
-        if gone:
-            self._press(arrived_at)
+        if gone or outpaced:
+            self._overflowed(arrived_at)
         self.look_again()
-        return gone
+        return outpaced + gone
 
     async def get(self) -> Job:
         """The next job whose model serves; waits for one."""
@@ -99,6 +105,7 @@ class Schedule:
             found = self._levels[priority].next(self._serves)
             if found is not None:
                 lane, number = found
+                self._served_at = self._now
                 return self._remove(priority, lane, number, served=True)
         return None
 
@@ -109,13 +116,14 @@ class Schedule:
 
     def expired(self, now: float) -> list[Job]:
         """Take out the jobs whose deadline has passed, wherever in the queue they stand."""
+        self._now = max(self._now, now)
         late = []
         while self._deadlines and self._deadlines[0][0] <= now:
             _, number = heapq.heappop(self._deadlines)
             if number in self._places:
                 priority, lane = self._places[number]
                 late.append(self._remove(priority, lane, number))
-        if any(self._serves(job.model.spec.name) for job in late):
+        if self._is_served and any(self._serves(job.model.spec.name) for job in late):
             self._press(now)
         return late
 
@@ -139,6 +147,19 @@ class Schedule:
         while now < self._pressed_until and (found := self._levels[priority].outpaced(lane, now - patience_s)):
             gone.append(self._remove(priority, *found))
         return gone
+
+    @property
+    def _is_served(self) -> bool:
+        return self._now - self._served_at < SUSTAINED_S
+
+    def _overflowed(self, now: float) -> None:
+        if not self._is_served:
+            return
+        if now - self._overflowed_at > SUSTAINED_S:
+            self._overflows_since = now
+        self._overflowed_at = now
+        if now - self._overflows_since >= SUSTAINED_S:
+            self._press(now)
 
     def _press(self, now: float) -> None:
         self._pressed_until = max(self._pressed_until, now + PRESSURE_S)

@@ -260,6 +260,8 @@ class Fleet:
         shelf = self._shelves[name]
         entry, before = shelf.entry(), self._models.current.models.get(name)
         if entry is not None:
+            if before is None:
+                self._metrics.know_model(name)
             self._models.put(entry)
             for variant in entry.variants.values():
                 self._metrics.model_ready.labels(name, variant.name).set(variant.state is State.READY)

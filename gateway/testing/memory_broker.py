@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from gateway.errors import BrokerUnavailable, PublishRefused
 from gateway.messages import Message, MessageProperties, Oversize, Publication
-from gateway.ports import held_by
+from gateway.ports import MAX_PROPERTIES, MAX_PROPERTIES_BYTES, held_by
 from gateway.session_states import SessionStates
 from gateway.topics import topic_matches
 
@@ -127,6 +127,9 @@ class MemoryBroker:
         topic = publication.topic
         if not topic or set(topic) & set("+#\0"):
             raise PublishRefused("Not an MQTT topic", where=topic, fix="Use a topic without wildcards")
+        longest = max((len(text.encode()) for pair in publication.user_properties for text in pair), default=0)
+        if max(longest, len(publication.correlation_data or b""), len(topic.encode())) > 65_535:
+            raise PublishRefused("Not an MQTT message", where=topic, fix="Use properties below 64 KiB")
         if any(topic_matches(denied, topic) for denied in self._denied):
             raise PublishRefused("The broker refused the message: Not authorized", where=topic, fix="Allow this topic")
         properties = MessageProperties(
@@ -135,6 +138,9 @@ class MemoryBroker:
             user_properties=publication.user_properties,
         )
         self._route(_Stored(topic, publication.payload, publication.qos, publication.retain, properties))
+
+    def awaits(self, client_id: str, number: int) -> bool:
+        return number in self._sessions[client_id].unacknowledged
 
     def acknowledged(self, client_id: str, number: int) -> None:
         session = self._sessions[client_id]
@@ -252,10 +258,15 @@ class MemoryBrokerClient:
                 return
             yield self._inbox.popleft()
 
-    def acknowledge(self, message: Message) -> None:
+    def awaits(self, message: Message) -> bool:
         delivery = message.delivery
-        if isinstance(delivery, _Delivery) and delivery.connection is self._connection:
-            self._broker.acknowledged(self.client_id, delivery.number)
+        if not isinstance(delivery, _Delivery) or delivery.connection is not self._connection:
+            return False
+        return self._broker.awaits(self.client_id, delivery.number)
+
+    def acknowledge(self, message: Message) -> None:
+        if self.awaits(message) and isinstance(message.delivery, _Delivery):
+            self._broker.acknowledged(self.client_id, message.delivery.number)
 
     async def publish(self, publication: Publication) -> None:
         self._backlog += held_by(publication)
@@ -288,8 +299,11 @@ class MemoryBrokerClient:
     # --- what the broker does --------------------------------------------------------------------
 
     def receive(self, number: int, stored: _Stored, *, duplicate: bool) -> None:
-        too_large = len(stored.payload) > self._max_payload_bytes
-        oversize = Oversize(len(stored.payload), hashlib.sha256(stored.payload).hexdigest()) if too_large else None
+        count, size = _count(stored.properties)
+        too_many = count > MAX_PROPERTIES or size > MAX_PROPERTIES_BYTES
+        too_large = too_many or len(stored.payload) > self._max_payload_bytes
+        digest = hashlib.sha256(repr(stored.properties).encode() * too_many + stored.payload).hexdigest()
+        oversize = Oversize(len(stored.payload) + size * too_many, digest, too_many) if too_large else None
         message = Message(
             topic=stored.topic,
             payload=b"" if too_large else stored.payload,
@@ -297,7 +311,7 @@ class MemoryBrokerClient:
             qos=stored.qos,
             retain=stored.retain,
             duplicate=duplicate,
-            properties=stored.properties,
+            properties=MessageProperties() if too_many else stored.properties,
             delivery=_Delivery(self._connection, number) if stored.qos else None,
             oversize=oversize,
         )
@@ -331,3 +345,13 @@ class MemoryBrokerClient:
 
     async def _next_change(self) -> None:
         await self._changed.wait()
+
+
+def _count(properties: MessageProperties) -> tuple[int, int]:
+    """How many properties these are, and their bytes on the wire."""
+    single = [properties.content_type, properties.response_topic]
+    sizes = [3 + len(text.encode()) for text in single if text is not None]
+    sizes += [3 + len(properties.correlation_data)] if properties.correlation_data is not None else []
+    sizes += [5] if properties.message_expiry_s is not None else []
+    sizes += [5 + len(name.encode()) + len(value.encode()) for name, value in properties.user_properties]
+    return len(sizes), sum(sizes)

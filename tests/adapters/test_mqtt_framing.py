@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.adapters.mqtt_framing import COLLECTED_BYTES, CRUMB_BYTES, MAX_PROPERTIES_BYTES, FramedSocket, Framing
+from gateway.adapters.mqtt_framing import COLLECTED_BYTES, CRUMB_BYTES, FramedSocket, Framing
 from gateway.messages import Oversize
+from gateway.ports import MAX_PROPERTIES, MAX_PROPERTIES_BYTES
 
 LIMIT = 300
 
@@ -36,20 +37,21 @@ def other(kind: int, body: bytes) -> Packet:
     return Packet(wire, wire)
 
 
-def publish(topic: bytes, payload: bytes, *, qos: int = 1, properties: bytes | None = None) -> Packet:
-    """`properties` None as in MQTT 3.1.1."""
+def publish(topic: bytes, payload: bytes, *, qos: int = 1, properties: bytes | None = None, count: int = 0) -> Packet:
+    """`properties` None as in MQTT 3.1.1; `count` of them."""
     start = len(topic).to_bytes(2, "big") + topic + (b"\x00\x07" if qos else b"")
     head = start + (b"" if properties is None else varint(len(properties)) + properties)
     fixed = bytes([0x30 | qos << 1])
     wire = fixed + varint(len(head) + len(payload)) + head + payload
     swallowed = payload
-    if properties is not None and len(properties) > MAX_PROPERTIES_BYTES:
+    too_many = properties is not None and (len(properties) > MAX_PROPERTIES_BYTES or count > MAX_PROPERTIES)
+    if properties is not None and too_many:
         head, swallowed = start + b"\x00", properties + payload
     elif len(payload) <= LIMIT:
         return Packet(wire, wire)
     crumbs = -(-len(swallowed) // CRUMB_BYTES)
     expected = fixed + varint(len(head) + crumbs) + head + bytes(crumbs)
-    return Packet(wire, expected, Oversize(len(swallowed), hashlib.sha256(swallowed).hexdigest()))
+    return Packet(wire, expected, Oversize(len(swallowed), hashlib.sha256(swallowed).hexdigest(), too_many))
 
 
 def packets(*, mqtt5: bool) -> st.SearchStrategy[list[Packet]]:
@@ -106,6 +108,26 @@ def test_huge_properties_are_swallowed_with_the_payload() -> None:
     passed, oversizes = feed(Framing(LIMIT, properties=True), packet.wire, [5, 6, 7, 1000])
     assert passed == packet.expected
     assert oversizes == [packet.oversize]
+
+
+PAIR = b"\x26\x00\x01a\x00\x00"
+OTHERS = b"\x01\x00\x02\x00\x00\x00\x09\x03\x00\x01c\x08\x00\x01r\x09\x00\x02id\x0b\x80\x01\x23\x00\x01"
+
+
+@pytest.mark.parametrize("payload", [b"", b"small", b"x" * (LIMIT + 1)])
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize("count", [MAX_PROPERTIES, MAX_PROPERTIES + 1, 1000])
+def test_too_many_properties_are_swallowed_with_the_payload(count: int, qos: int, payload: bytes) -> None:
+    """paho would copy the rest of the packet for each of them."""
+    properties = OTHERS + (count - 7) * PAIR
+    sent = publish(b"t", payload, qos=qos, properties=properties, count=count)
+    following = publish(b"t", b"next", properties=PAIR)
+    wire = sent.wire + following.wire
+    for cuts in ([], list(range(len(wire)))):
+        passed, oversizes = feed(Framing(LIMIT, properties=True), wire, cuts)
+        assert passed == sent.expected + following.expected
+        assert oversizes == ([sent.oversize] if sent.oversize else [])
+    assert (sent.oversize is None) == (count == MAX_PROPERTIES and len(payload) <= LIMIT)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -97,8 +97,7 @@ def test_a_packet_that_paho_has_in_a_hundred_reads_is_not_left_lying() -> None:
         near.setblocking(False)
         client.stream = FramedSocket(near, Framing(1000, properties=True))
         client._sock = client.stream
-        far.send(b"\x30\x68")
-        for part in (b"\x00\x02in\x00", *(b"x",) * 99):
+        for part in (b"\x30\x68\x00\x02in\x00", *(b"x",) * 99):
             far.send(part)
         client.loop_read()
         assert (payloads, client.stream.pending()) == ([], False)
@@ -109,12 +108,21 @@ def test_a_packet_that_paho_has_in_a_hundred_reads_is_not_left_lying() -> None:
 
 
 @pytest.mark.mosquitto
-async def test_inbox_is_bounded_in_bytes(mosquitto: Mosquitto) -> None:
-    gateway = Client(mosquitto.port, subscriptions=("in",), inbox_max_bytes=1000)
+@pytest.mark.parametrize(
+    "large",
+    [
+        {"topic": "in", "payload": bytes(400)},
+        {"topic": "in/" + "x" * 400, "payload": b""},
+        {"topic": "in", "payload": b"", "correlation_data": bytes(400)},
+        {"topic": "in", "payload": b"", "user_properties": (("a" * 200, "b" * 200),)},
+    ],
+)
+async def test_inbox_is_bounded_in_bytes(mosquitto: Mosquitto, large: dict[str, Any]) -> None:
+    gateway = Client(mosquitto.port, subscriptions=("in/#",), inbox_max_bytes=1000)
     await gateway.connected()
     async with running(MqttBroker(MqttSettings(client_id="camera", port=mosquitto.port))) as camera:
         for _ in range(4):
-            await camera.broker.publish(Publication("in", bytes(400), qos=0))
+            await camera.broker.publish(Publication(**large, qos=0))
     await until(lambda: gateway.events.count("inbox_full") == 2)
     await gateway.take(2)
     await gateway.close()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.adapters.mqtt_settings import MqttSettings
 from tests.adapters.mqtt_client import Client
 from tests.adapters.scripted_broker import AUTH, CONNACK_RESUMED, DISCONNECT, Packet, Peer, scripted_broker
 from tests.broker_session import until
@@ -113,6 +114,33 @@ async def test_renewed_password_takes_a_new_connection(tmp_path: Path, protocol:
     assert b"first" in seen[0].body
     assert seen[1].kind == DISCONNECT  # in order, so that no last will is sent
     assert b"second" in seen[2].body
+
+
+async def test_files_are_followed_on_after_what_nobody_foresaw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, looks, check = tmp_path / "password", list[int](), MqttSettings.check_renewal
+    file.write_text("first")
+
+    def break_twice(settings: MqttSettings) -> None:
+        looks.append(1)
+        if len(looks) < 3:
+            raise RuntimeError("unforeseen")
+        check(settings)
+
+    async def script(peer: Peer) -> None:
+        await peer.read()
+        await peer.send(CONNACK_RESUMED)
+        await peer.read()
+
+    monkeypatch.setattr(MqttSettings, "check_renewal", break_twice)
+    async with scripted_broker(script) as port:
+        with capture_logs() as logs:
+            gateway = Client(port, username="gw", password_file=file, **OFTEN)
+            await gateway.connected()
+            file.write_text("second")
+            await until(lambda: gateway.events.count("connected") == 2)
+            await gateway.close()
+    assert gateway.events == ["connected", "credentials_renewed", "connected"]
+    assert len([entry for entry in logs if entry["log_level"] == "error"]) == 1
 
 
 async def test_broken_renewal_keeps_the_session_and_is_said_once(tmp_path: Path) -> None:

@@ -3,81 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.adapters.spool import Spool, SpoolFailed
-from gateway.adapters.spooling import SpooledBroker
 from gateway.errors import BrokerUnavailable, PublishRefused
-from gateway.messages import Message, Publication
-from gateway.metrics import Metrics
+from gateway.messages import Publication
 from gateway.testing import MemoryBroker
+from tests.adapters.spooled import GRACE_S, MAX_BYTES, Place, answer, number_of, place, resent, seen_so_far
 from tests.broker_session import DEADLINE_S, Running, running, until
-
-GRACE_S = 0.05
-MAX_BYTES = 2**20
-
-
-def answer(number: int, kind: str = "ai_inference_result", topic: str = "out", size: int = 0) -> Publication:
-    body = json.dumps({"message_type": kind, "n": number, "_": "x" * size}).encode()
-    return Publication(topic, body, user_properties=(("type", kind), ("id", f"{number}-{kind}")))
-
-
-class Place:
-    """A gateway's session with a spool, and a viewer on its topic."""
-
-    def __init__(self, hub: MemoryBroker, folder: Path, grace_s: float, max_bytes: int) -> None:
-        self.hub = hub
-        self.metrics = Metrics()
-        self.spool = Spool(folder, "gw", max_bytes)
-        with suppress(SpoolFailed):
-            self.spool.open()
-        self.broker = SpooledBroker(hub.client("gateway"), self.spool, self.metrics, grace_s)
-        self.session = Running(self.broker)
-        self._publishing: list[asyncio.Task[None]] = []
-
-    def publish(self, *publications: Publication) -> list[asyncio.Task[None]]:
-        tasks = [asyncio.create_task(self.broker.publish(each)) for each in publications]
-        self._publishing += tasks
-        return tasks
-
-    async def on_disk(self, count: int) -> None:
-        await until(lambda: self.metrics.value("spool_messages") == count and self.broker.backlog == 0)
-
-    def events(self, event: str) -> float:
-        return self.metrics.value("spool_events_total", event=event)
-
-    async def done(self) -> None:
-        """Wait for all that was published; raises what a publisher would see."""
-        async with asyncio.timeout(DEADLINE_S):
-            await asyncio.gather(*self._publishing)
-
-    async def kill(self) -> None:
-        """As kill -9: nobody stores anything any more, and the lock goes with the process."""
-        await self.session.crash()
-        for task in self._publishing:
-            task.cancel()
-        await self.spool.close()
-
-    async def close(self) -> None:
-        await self.session.close()
-        await asyncio.gather(*self._publishing, return_exceptions=True)
-
-
-@asynccontextmanager
-async def place(
-    hub: MemoryBroker, folder: Path, *, grace_s: float = GRACE_S, max_bytes: int = MAX_BYTES
-) -> AsyncIterator[Place]:
-    it = Place(hub, folder, grace_s, max_bytes)
-    try:
-        yield it
-    finally:
-        await it.close()
 
 
 @pytest.fixture
@@ -89,17 +25,6 @@ async def hub() -> MemoryBroker:
 async def viewer(hub: MemoryBroker) -> AsyncIterator[Running]:
     async with running(hub.client("viewer", ["out"])) as session:
         yield session
-
-
-def number_of(message: Message) -> int:
-    return int(json.loads(message.payload)["n"])
-
-
-def resent(message: Message) -> bool:
-    """Told the same way to readers of both versions of MQTT."""
-    in_body = json.loads(message.payload).get("resent", False)
-    assert (("resent", "true") in message.properties.user_properties) == in_body
-    return bool(in_body)
 
 
 async def test_answers_wait_on_disk_and_come_back_in_order_marked_and_acknowledged(
@@ -222,15 +147,6 @@ async def test_a_crash_while_resending_sends_at_most_one_twice(
     assert len(numbers) <= count + 1
 
 
-async def seen_so_far(here: Place, viewer: Running) -> list[int]:
-    """The numbers of all that the viewer got; a marker is the end."""
-    await asyncio.gather(*here.publish(Publication("out", b'{"n": -1}')))
-    found = []
-    while (number := number_of(await viewer.next())) != -1:
-        found.append(number)
-    return found
-
-
 async def test_an_answer_that_is_made_anew_takes_the_place_of_the_one_of_an_earlier_run(
     hub: MemoryBroker, viewer: Running, tmp_path: Path
 ) -> None:
@@ -280,68 +196,6 @@ async def test_an_answer_that_the_broker_refuses_is_not_sent_for_ever(
         (said,) = (entry for entry in logs if entry["log_level"] == "error")
         assert said["topic"] == "secret"
         assert "payload" not in said
-
-
-async def test_beyond_its_bound_answers_wait_in_memory(hub: MemoryBroker, viewer: Running, tmp_path: Path) -> None:
-    count = 60
-    async with place(hub, tmp_path) as here:
-        hub.stop()
-        with capture_logs() as logs:
-            here.publish(*(answer(number, size=20_000) for number in range(count)))
-            await until(lambda: here.events("full") > 0)
-        assert 0 < here.spool.count < count
-        assert here.broker.backlog > 0
-        assert here.spool.bytes <= MAX_BYTES
-        assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == [
-            "The spool is full; answers wait in memory, and snapshots behind them"
-        ]
-        hub.start()
-        await here.done()
-        assert {number_of(message) for message in await viewer.take(count)} == set(range(count))
-
-
-async def test_without_a_working_disk_answers_wait_in_memory_and_the_disk_is_tried_again(
-    hub: MemoryBroker, viewer: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gateway.adapters.spooling.RETRY_S", 0.05)
-    (tmp_path / "spool").write_text("a file where the folder should be")
-    async with place(hub, tmp_path / "spool") as here:
-        await here.session.connected()
-        here.publish(answer(1))
-        message = await viewer.next()
-        assert number_of(message) == 1, "a broken disk holds up no fresh answer"
-        viewer.broker.acknowledge(message)
-        hub.stop()
-        with capture_logs() as logs:
-            here.publish(answer(2))
-            await until(lambda: here.events("failed") >= 4)
-        assert len([entry for entry in logs if entry["log_level"] == "error"]) <= 1, "said once"
-        assert here.broker.backlog > 0
-        (tmp_path / "spool").unlink()
-        await here.on_disk(1)
-        hub.start()
-        assert number_of(await viewer.next()) == 2
-
-
-async def test_answers_that_a_damaged_file_loses_are_told_to_whoever_waits(
-    hub: MemoryBroker, viewer: Running, tmp_path: Path
-) -> None:
-    """Or a ticket would stay open, and hold back every later acknowledgement."""
-    async with place(hub, tmp_path) as here:
-        hub.stop()
-        waiting = here.publish(*(answer(number, size=5000) for number in range(100)))
-        await here.on_disk(100)
-        with here.spool.file.open("r+b") as file:
-            size = here.spool.file.stat().st_size
-            file.seek(4096)
-            file.write(b"\xa5" * (size - 4096))
-        hub.start()
-        await until(lambda: all(task.done() for task in waiting))
-        assert {type(task.exception()) for task in waiting} <= {PublishRefused, type(None)}
-        assert PublishRefused in {type(task.exception()) for task in waiting}
-        (fresh,) = here.publish(answer(1000))
-        await until(fresh.done)
-        assert fresh.exception() is None
 
 
 async def test_a_session_that_is_taken_over_still_ends_the_gateway(hub: MemoryBroker, tmp_path: Path) -> None:

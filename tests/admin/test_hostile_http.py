@@ -276,6 +276,36 @@ async def test_who_says_nothing_or_reads_nothing_is_let_go(place: Office) -> Non
             client.close()
 
 
+async def test_requests_whose_answers_are_not_read_keep_nobody_out(place: Office) -> None:
+    """One behind the other, so that there is always one more to work on once the client reads."""
+    said = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 400
+    async with strict(place, Limits(connections=4, unread_s=0.2)) as (server, port):
+        deaf = [slow_client(port, "127.0.0.9", said) for _ in range(4)]
+        await until(lambda: any(each.writing_paused for each in server.connections), "an answer that is not read")
+        for _ in range(4):
+            deaf.append(slow_client(port, "127.0.0.9", said))
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=5) as probe:
+                assert (await probe.get("/live")).status_code == 200
+        await until(lambda: len(server.connections) == 0, "the end of all, long before idle_s")
+        for client in deaf:
+            client.close()
+
+
+async def test_who_reads_slowly_but_reads_is_served_to_the_end(place: Office) -> None:
+    async with strict(place, Limits(unread_s=0.7)) as (_, port):
+        client = slow_client(
+            port, said=b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n\r\n" * 400 + head("GET /nope HTTP/1.1")
+        )
+        reader, writer = await asyncio.open_connection(sock=client, limit=2**12)
+        answers = bytearray()
+        async with asyncio.timeout(TIMEOUT_S):
+            while piece := await reader.read(2**18):
+                answers += piece
+                await asyncio.sleep(0.03)  # more slowly than it is sent
+        writer.close()
+    assert statuses(bytes(answers)) == [200] * 400 + [404]
+
+
 async def test_who_sends_on_after_a_refusal_comes_to_read_it(place: Office) -> None:
     answer = await place.http.post(PROMOTE, headers={"Authorization": "Bearer guess"}, content=bytes(2 * 2**20))
     assert answer.status_code == 401

@@ -6,14 +6,14 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import pytest
 
 from gateway.adapters.mqtt import MqttBroker, MqttSettings
 from gateway.errors import BrokerUnavailable, PublishRefused
 from gateway.messages import Message, MessageProperties, Oversize, Publication
-from gateway.ports import Broker, held_by
+from gateway.ports import MAX_PROPERTIES, MAX_PROPERTIES_BYTES, Broker, held_by
 from gateway.testing import MemoryBroker
 from tests.broker_session import DEADLINE_S, Running, running, until
 from tests.mosquitto_server import Mosquitto
@@ -406,3 +406,51 @@ async def test_oversize_message_is_announced_and_the_next_one_served(site: Site,
     ]
     assert [len(message.payload) for message in messages] == [0, 100_000, 0, 4]
     assert {message.properties.content_type for message in messages} == {"image/jpeg" if site.has_properties else None}
+
+
+@pytest.mark.parametrize(("count", "length"), [(MAX_PROPERTIES, 0), (1, MAX_PROPERTIES_BYTES - 6)])
+async def test_too_many_or_too_long_properties_make_a_message_oversize(
+    site: Site, camera: Running, count: int, length: int
+) -> None:
+    fits = (("a", "x" * length),) * count
+    async with running(site.client("gateway", "in")) as gateway:
+        for pairs in (fits, (*fits, ("a", "")), fits[1:]):
+            await camera.broker.publish(Publication("in", b"payload", user_properties=pairs))
+        messages = await gateway.take(3)
+        for message in messages:
+            gateway.broker.acknowledge(message)
+    said = [message.oversize is not None and message.oversize.properties for message in messages]
+    assert said == [False, site.has_properties, False]
+    assert len(messages[1].payload) == (0 if site.has_properties else 7)
+    assert not messages[1].properties.user_properties
+    async with asyncio.timeout(DEADLINE_S):
+        await camera.broker.publish(Publication("in", b"the session goes on"))
+
+
+async def test_tells_which_deliveries_can_still_be_acknowledged(site: Site, camera: Running) -> None:
+    async with running(site.client("gateway", "in")) as gateway:
+        await camera.broker.publish(Publication("in", b"", qos=0))
+        await camera.broker.publish(Publication("in", b"1"))
+        await camera.broker.publish(Publication("in", b"2"))
+        unconfirmed, first, second = await gateway.take(3)
+        assert [gateway.broker.awaits(each) for each in (unconfirmed, first, second)] == [False, True, True]
+        gateway.broker.acknowledge(first)
+        assert [gateway.broker.awaits(each) for each in (first, second)] == [False, True]
+        await site.stop()
+        await until(lambda: not gateway.broker.connected)
+        assert not gateway.broker.awaits(second)
+        await site.start()
+        again = await gateway.next()
+        assert [gateway.broker.awaits(each) for each in (second, again)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    "more", [{"user_properties": (("source", "%" * 65_536),)}, {"correlation_data": bytes(65_536)}]
+)
+async def test_property_that_is_no_string_of_mqtt_is_refused_and_the_next_one_sent(
+    site: Site, camera: Running, more: dict[str, Any]
+) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        with pytest.raises(PublishRefused):
+            await camera.broker.publish(Publication("in", b"", **more))
+        await camera.broker.publish(Publication("in", b""))

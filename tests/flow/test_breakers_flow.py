@@ -16,18 +16,24 @@ import structlog.testing
 from numpy.typing import NDArray
 
 from gateway.errors import (
-    BackendInvalidResponse,
     BackendRejected,
     BackendUnavailable,
+    InternalError,
     ModelCrashed,
     SnapshotError,
 )
-from gateway.models.catalog import Catalog, State
+from gateway.flow.breakers import Attempt, Breakers
+from gateway.live import Live
+from gateway.messages import Prepared
+from gateway.metrics import Metrics
+from gateway.models.catalog import Catalog, Models, State
+from gateway.testing import MemoryTriton
 from tests import harness
 from tests.flow.builders import jpeg, settings, signature, spec
+from tests.flow.test_sensor_flow import SENSOR, TOPIC, reading, thermometer
 from tests.flow.test_variants import chosen
 from tests.flow.trial_site import A_HELMET, CAMERAS, Flow, Witness, flow, on_trial, release
-from tests.harness import TIMEOUT_S, until
+from tests.harness import TIMEOUT_S, alive, until
 
 ONNX, TORCH = "detector-onnx-1", "detector-torch-1"
 FAILURES = 3
@@ -167,12 +173,73 @@ async def test_what_every_variant_refuses_may_be_the_pictures_fault() -> None:
         for model in (ONNX, TORCH):
             place.triton.fail(model, REJECTED)
         await send(place, 2 * FAILURES)
-        for model in (ONNX, TORCH):
-            place.triton.fail(model, BackendInvalidResponse("NaN"))
-        await send(place, 2 * FAILURES)
         assert (standing(place), standing(place, "torch")) == ("closed", "closed")
-        assert onnx_asked(place) == 4 * FAILURES
-        assert place.outcomes() == {"failed": 4 * FAILURES}
+        assert onnx_asked(place) == 2 * FAILURES
+        assert place.outcomes() == {"failed": 2 * FAILURES}
+
+
+@pytest.mark.parametrize("what", ["nan", "shape"])
+@pytest.mark.parametrize("variants", [("onnx",), ("onnx", "torch"), ("onnx", "torch", "tensorrt")], ids=len)
+async def test_garbage_is_the_models_fault_though_no_variant_answers_and_each_is_asked_once(
+    tmp_path: Path, variants: tuple[str, ...], what: str
+) -> None:
+    triton = MemoryTriton()
+    for name in variants:
+        triton.add_model(signature(f"detector-{name}"), garbage(what))
+    harness.write_model(tmp_path, variants={name: f"detector-{name}" for name in variants})
+    more: dict[str, Any] = {"breaker_failures": FAILURES, "breaker_open_s": NEVER_S, "snapshot_deadline_ms": 1000}
+    async with harness.site(tmp_path, triton=triton, **more) as place:
+        for count in range(1, FAILURES + 1):
+            place.snapshot(jpeg(seed=count))
+            await place.answered(count)
+            assert len(triton.requests) == count * len(variants)
+        assert {key[1] for key in place.gateway.models.given_up} == set(variants)
+        place.snapshot(jpeg(seed=0))
+        await place.answered(FAILURES + 1)
+        assert len(triton.requests) == FAILURES * len(variants)
+    assert {body["error"]["code"] for body in place.errors} == {"BACKEND_INVALID_RESPONSE"}
+
+
+async def test_numbers_without_bounds_may_make_a_sound_model_answer_nan(tmp_path: Path) -> None:
+    """Readings are the sender's: one who sends absurd ones must not take the model from the other sensors."""
+    triton = thermometer(answer=lambda inputs: {"reconstruction": inputs["window"] * np.nan})
+    harness.write_model(tmp_path, **SENSOR)
+    async with harness.site(tmp_path, triton=triton, breaker_failures=1) as place:
+        for number in range(8):
+            place.snapshot(reading(number), topic=TOPIC)
+        await until(lambda: len(place.errors) >= 2)
+        assert {body["error"]["code"] for body in place.errors} == {"BACKEND_INVALID_RESPONSE"}
+        assert not place.gateway.models.given_up
+
+
+async def test_nothing_of_a_snapshot_stays_when_its_variants_are_given_up(tmp_path: Path) -> None:
+    def crash(inputs: object) -> Any:
+        raise ModelCrashed("the process of the model has ended")
+
+    triton = MemoryTriton()
+    for name in ("detector-onnx", "detector-torch"):
+        triton.add_model(signature(name), crash)
+    more: dict[str, Any] = {"breaker_failures": 1, "breaker_open_s": NEVER_S, "snapshot_deadline_ms": 400}
+    async with harness.site(tmp_path, triton=triton, **more) as place:
+        before = alive(Prepared)
+        place.snapshot(jpeg())
+        await place.answered(1)
+        await until(lambda: alive(Prepared) <= before, "the end of the snapshot")
+
+
+def test_a_snapshot_asks_a_variant_once() -> None:
+    models = Models()
+    models.put(release(1))
+    breakers = Breakers(Live(settings()), models, Metrics())
+    breakers.follow(models.current)
+    model = models.current.models["detector"]
+    with Attempt(breakers, model) as attempt:
+        attempt.begin("onnx", needed=True)
+        with pytest.raises(InternalError, match="asked twice"):
+            attempt.begin("onnx", needed=True)
+    breaker = breakers.of(model, "onnx")
+    assert breaker is not None
+    assert breaker.asked == 0
 
 
 async def test_damaged_pictures_and_impatient_senders_open_nothing() -> None:

@@ -151,6 +151,23 @@ def test_the_same_message_has_the_same_id_and_another_one_another() -> None:
     assert len(set(ids)) == 3
 
 
+@pytest.mark.parametrize(
+    ("said", "one"),
+    {
+        '"timestamp": 1': True,
+        '"timestamp": "2023-10-15T12:00:00Z"': True,
+        '"timestamp": null': False,
+        '"metadata": {"timestamp": "boot"}': False,
+        '"device_id": "timestamp"': False,
+        '"timestamp": [1]': True,  # refused, under the same id each time
+        '"image_data": "AA", "metadata": {"value": 1}': True,
+    }.items(),
+)
+def test_equal_readings_are_one_only_if_they_say_when_they_were_taken(said: str, one: bool) -> None:
+    item = message(b'{"values": [1, 2], %s}' % said.encode())
+    assert (origin_of(item).result_id == origin_of(item).result_id) == one
+
+
 def test_base64_with_line_breaks_and_as_data_url() -> None:
     text = pybase64.b64encode_as_string(IMAGE)
     lines = "\n".join(text[i : i + 76] for i in range(0, len(text), 76))

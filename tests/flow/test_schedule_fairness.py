@@ -153,29 +153,65 @@ def test_a_backlog_that_fits_is_served_whole_and_in_order() -> None:
     assert [queue.take() for _ in range(64)] == [*jobs[1:], late]
 
 
+def under_pressure(queue: Schedule, until: float) -> None:
+    """Let twice as much come as is served."""
+    for number in range(20):
+        at = until - 2 + number / 10
+        for name in "xyz":
+            queue.put(frame(camera(name, 1), at))
+        queue.take()
+    queue.drain()
+
+
 def test_after_the_pressure_a_backlog_is_served_whole_again() -> None:
     queue = schedule(2)
-    jobs = [frame(camera("a", 1), float(number)) for number in range(3)]
-    assert [queue.put(job) for job in jobs] == [[], [], [jobs[0]]]
-    queue.put(frame(camera("b", 1), 2.1))
+    under_pressure(queue, until=2.0)
     queue.limit(64, 2**23)
-    assert queue.put(frame(camera("a", 1), 2.3 + FRESH_S)) == [jobs[2]]
+    queue.put(late := frame(camera("a", 1), 2.0))
+    assert queue.put(frame(camera("a", 1), 2.1 + FRESH_S)) == [late]
     queue.drain()
     calm = [frame(camera("a", 1), 4 + PRESSURE_S + number) for number in range(10)]
     assert not any(gone for job in calm for gone in queue.put(job))
     assert [queue.take() for _ in calm] == calm
 
 
+def test_a_burst_that_does_not_fit_costs_what_does_not_fit_and_no_more() -> None:
+    queue, cameras = schedule(), [camera(name, 1) for name in "abcd"]
+    queue.put(frame(cameras[0], 0.0))
+    queue.take()
+    gone = [job for number in range(100) for job in queue.put(frame(cameras[number % 4], number / 300))]
+    for number in range(20):
+        gone += queue.expired(at := 0.4 + number / 10) + queue.outpaced(at)
+        assert queue.take()
+        gone += queue.put(frame(cameras[number % 4], at))
+    assert len(gone) == 100 - 64
+
+
+def test_while_nothing_can_be_served_only_what_does_not_fit_goes() -> None:
+    queue, cameras = schedule(), [camera(name, 1) for name in "abcd"]
+    queue.put(frame(cameras[0], 0.0))
+    queue.take()
+    gone: list[Job] = []
+    for number in range(120):
+        at = number / 14
+        gone += queue.expired(at) + queue.outpaced(at) + queue.put(frame(cameras[number % 4], at))
+    assert len(gone) == 120 - 64
+    served_again = 0
+    while queue.take() is not None:
+        served_again += 1
+        gone += queue.expired(at := 9 + served_again / 40) + queue.outpaced(at)
+    assert (served_again, len(gone)) == (64, 120 - 64)
+
+
 def test_what_was_not_served_in_time_is_pressure_too_unless_its_model_did_not_serve() -> None:
     for model, gives_way in ((MODEL, True), (OTHER, False)):
         queue = Schedule(64, 2**23, lambda name: name != "other", Metrics())
         queue.put(frame(camera("a", 1, model=model), 0.0, deadline_s=1))
+        queue.put(frame(camera("b", 1, priority=1), 0.5))
+        queue.take()
         queue.put(old := frame(camera("a", 1, model=model), 1.0))
         queue.expired(1.0)
         assert queue.put(frame(camera("a", 1, model=model), 1.1 + FRESH_S)) == ([old] if gives_way else [])
-
-
-# --- priority --------------------------------------------------------------------------------------
 
 
 def test_a_high_priority_waits_for_one_place_in_flight_whatever_else_comes() -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gateway.messages import ModelSignature, TensorSpec
 from gateway.testing import MemoryTriton
+from gateway.testing.memory_models import Answer
 from tests.flow.builders import jpeg, sensor_spec, signature, snapshot_json
 from tests.harness import HELMET, Site, sees, site, until, write_model
 
@@ -26,7 +27,7 @@ def gives_zeros(inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]
     return {"reconstruction": np.zeros_like(inputs["window"])}
 
 
-def thermometer(*, triton: MemoryTriton | None = None) -> MemoryTriton:
+def thermometer(*, triton: MemoryTriton | None = None, answer: Answer = gives_zeros) -> MemoryTriton:
     triton = triton or MemoryTriton()
     shape = (-1, 4, 1)
     for variant in ("thermometer-onnx", "thermometer-torch"):
@@ -34,7 +35,7 @@ def thermometer(*, triton: MemoryTriton | None = None) -> MemoryTriton:
             ModelSignature(
                 variant, "1", (TensorSpec("window", "FP32", shape),), (TensorSpec("reconstruction", "FP32", shape),), 8
             ),
-            gives_zeros,
+            answer,
         )
     return triton
 
