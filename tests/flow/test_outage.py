@@ -110,7 +110,8 @@ async def test_beyond_the_bound_snapshots_wait_in_the_queue_until_their_deadline
         assert place.session.backlog < 100_000, "memory is bounded"
         assert place.metrics.value("outbox_bytes") > 0, "and what is held is shown"
         place.broker.start()
-        await until(lambda: len(answered(place)) + len({error["result_id"] for error in place.errors}) == count)
+        # One that was too late and comes again, since its acknowledgement came too late as well, may be in both.
+        await until(lambda: len(set(answered(place)) | {error["result_id"] for error in place.errors}) == count)
     assert {error["error"]["code"] for error in place.errors} == {"DEADLINE_EXCEEDED"}
     assert 0 < len(answered(place)) < count - 5
 
