@@ -44,7 +44,9 @@ def serve(config: Path | None) -> None:
 
 async def _serve(settings: Settings, config_file: Path | None) -> int:
     from gateway.app import stop_on_signals
+    from gateway.thread_pool import use_fixed_threads
 
+    use_fixed_threads()
     gateway = compose(settings, config_file)
     stop_on_signals(gateway)
     code = await gateway.run()
