@@ -311,6 +311,9 @@ class Caretaker:
 
     async def _settle_in(self, transaction: Transaction) -> None:
         """The version serves: remember that, and let the one before go."""
+        promoted = self.tools.ledger.get(self.name).stable
+        if promoted is not None and promoted.version != transaction.version:
+            return  # rolled back before it had settled in
         old, self.stable = self.stable, transaction.release
         self.problem = ""
         self.tools.metrics.rollouts.labels(self.name, Ending.PROMOTED).inc()

@@ -29,7 +29,7 @@ async def return_to(caretaker: Caretaker, record: ReleaseRecord, by: str) -> Non
 
 
 async def _return_to(caretaker: Caretaker, record: ReleaseRecord, by: str) -> None:
-    tools, name, old = caretaker.tools, caretaker.name, caretaker.stable
+    tools, name = caretaker.tools, caretaker.name
     release = await asyncio.to_thread(caretaker.kept_release, record)
     known = tools.fleet.served(name, record.version)
     if known is None or not known.ready:
@@ -39,7 +39,7 @@ async def _return_to(caretaker: Caretaker, record: ReleaseRecord, by: str) -> No
         tools.fleet.drop(name, record.version)
         raise StepFailed(f"version {record.version} cannot be loaded: {known.why_not_ready()}")
     caretaker.end(StepFailed("rolled back"))  # a drain that would let it go
-    state = tools.ledger.get(name)
+    state, old = tools.ledger.get(name), caretaker.stable  # only now: a promotion may just have ended
     rollout = state.rollout
     if rollout is not None:
         rollout = msgspec.structs.replace(
@@ -48,7 +48,7 @@ async def _return_to(caretaker: Caretaker, record: ReleaseRecord, by: str) -> No
     floor = max(state.floor, old.version if old else 0)
     await tools.ledger.note(name, stable=record, previous=None, rollout=rollout, floor=floor)
     tools.fleet.serve(release, old)
-    caretaker.stable, caretaker.kept = release, old
+    caretaker.stable, caretaker.kept = release, old if old and old.version != release.version else None
     log.warning("Rolled back", model=name, version=record.version, by=by)
     tools.metrics.rollouts.labels(name, Ending.ROLLED_BACK).inc()
     if state.stable is not None:
