@@ -227,12 +227,18 @@ def _distrust(error: ssl.SSLCertVerificationError, files: TlsFiles, host: str) -
 def _refusal(alert: str, files: TlsFiles) -> tuple[str, str]:
     """What an alert of the other side means: nearly always that it does not like our certificate."""
     names, words = files.names, alert.lower().replace("_", " ")
-    if alert in _NO_CERTIFICATE and files.certificate is None:
-        message = f"{names.peer} wants a certificate of the gateway ({words})"
-        return message, f"Set {names.certificate} and {names.key}"
-    if alert in _NOT_OUR_CERTIFICATE or files.certificate is None:
+    is_missing = alert in _NO_CERTIFICATE and files.certificate is None
+    if not is_missing and (alert in _NOT_OUR_CERTIFICATE or files.certificate is None):
         return f"{names.peer} refuses TLS ({words})", f"See the log of {names.peer}; check the port and {names.address}"
-    message = f"{names.peer} refuses the certificate '{files.certificate}' of {names.certificate} ({words})"
+    return _not_recognized(files, words)
+
+
+def _not_recognized(files: TlsFiles, why: str) -> tuple[str, str]:
+    """The other side wants a certificate of us, or another one than it was shown."""
+    names = files.names
+    if files.certificate is None:
+        return f"{names.peer} wants a certificate of the gateway ({why})", f"Set {names.certificate} and {names.key}"
+    message = f"{names.peer} refuses the certificate '{files.certificate}' of {names.certificate} ({why})"
     return message, f"Renew it, or have it signed by an authority that {names.peer} trusts"
 
 
@@ -244,13 +250,8 @@ def _no_tls(names: TlsNames, where: str) -> tuple[str, str]:
 def _hung_up(files: TlsFiles, where: str) -> TlsError:
     """The error for a gRPC server that ends the connection in place of its first words, as it does without an alert
     when it does not like our certificate."""
-    names = files.names
-    if files.certificate is None:
-        message, fix = f"{names.peer} wants a certificate of the gateway", f"Set {names.certificate} and {names.key}"
-    else:
-        message = f"{names.peer} refuses the certificate '{files.certificate}' of {names.certificate}"
-        fix = f"Renew it, or have it signed by an authority that {names.peer} trusts"
-    return TlsError(f"{message} (it hung up after the TLS handshake)", where=where, fix=fix)
+    message, fix = _not_recognized(files, "it hung up after the TLS handshake")
+    return TlsError(message, where=where, fix=fix)
 
 
 def _if_certificate_is_wanted(files: TlsFiles) -> str:

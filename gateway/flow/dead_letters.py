@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 import structlog
@@ -11,6 +12,7 @@ from gateway.errors import BrokerUnavailable, Outcome, PayloadTooLarge, PublishR
 from gateway.flow.identify import MAX_NAME, MAX_TOPIC
 from gateway.flow.picture_headers import READABLE, looks_like
 from gateway.flow.route import topic_parts
+from gateway.flow.token_bucket import TokenBucket
 from gateway.live import Live
 from gateway.messages import JSON_TYPE, Origin, Publication
 from gateway.metrics import Metrics
@@ -32,8 +34,7 @@ class DeadLetters:
         self._live = live
         self._broker = broker
         self._metrics = metrics
-        self._allowance = 1.0
-        self._counted_at = float("-inf")
+        self._allowance = TokenBucket(tokens=math.inf, at=time.monotonic())
         self._waiting_bytes = 0
 
     def write(self, origin: Origin, error: SnapshotError, content: bytes) -> Publication | None:
@@ -70,15 +71,9 @@ class DeadLetters:
             log.error("A dead letter is lost", topic=letter.topic, reason=reason, fix=fix, bytes=len(letter.payload))
 
     def _allowed(self) -> bool:
-        """A token bucket that gets so many a minute and holds a tenth of them, so few come at once."""
-        now, a_minute = time.monotonic(), self._live.current.dead_letters_per_minute
-        most = max(1.0, a_minute / 10)
-        self._allowance = min(most, self._allowance + (now - self._counted_at) * a_minute / 60)
-        self._counted_at = now
-        if self._allowance < 1:
-            return False
-        self._allowance -= 1
-        return True
+        """So many a minute, and a tenth of them at once, so few come together."""
+        a_minute = self._live.current.dead_letters_per_minute
+        return self._allowance.take(a_minute / 60, max(1.0, a_minute / 10), time.monotonic())
 
 
 def _is_to_blame(error: SnapshotError) -> bool:

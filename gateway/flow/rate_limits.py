@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 
 from gateway.errors import RateLimited
 from gateway.flow.identify import MAX_TOPIC
+from gateway.flow.token_bucket import TokenBucket
 from gateway.live import Live
 from gateway.messages import Message, Origin
 
@@ -16,20 +16,12 @@ REMEMBERED = 4096
 """Topics, and as many devices, whose messages are counted; strangers invent both."""
 
 
-@dataclass(slots=True, eq=False)
-class _Bucket:
-    """A token bucket: what it held, in messages, at a time of the monotonic clock."""
-
-    tokens: float
-    at: float
-
-
 class _Buckets:
     """One bucket for each name; the name that was silent the longest is forgotten, and starts with a full one."""
 
     def __init__(self, remembered: int) -> None:
         self._remembered = remembered
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -40,16 +32,11 @@ class _Buckets:
             self._buckets.clear()
             return True
         most = max(1.0, rate * BURST_S)
-        bucket = self._buckets.setdefault(name, _Bucket(most, now))
+        bucket = self._buckets.setdefault(name, TokenBucket(most, now))
         self._buckets.move_to_end(name)
         if len(self._buckets) > self._remembered:
             self._buckets.popitem(last=False)
-        bucket.tokens = min(most, bucket.tokens + max(0.0, now - bucket.at) * rate)
-        bucket.at = max(now, bucket.at)
-        if bucket.tokens < 1:
-            return False
-        bucket.tokens -= 1
-        return True
+        return bucket.take(rate, most, now)
 
 
 class RateLimits:

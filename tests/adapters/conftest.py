@@ -1,4 +1,4 @@
-"""Real brokers for the tests of the MQTT adapter."""
+"""Brokers for the tests of the adapters: real ones, and the one in memory that a spool is put around."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.testing import MemoryBroker
+from tests.broker_session import Running, running
 from tests.mosquitto_server import Mosquitto, NewMosquitto
 
 
@@ -28,3 +30,14 @@ async def mosquitto(new_mosquitto: NewMosquitto) -> Mosquitto:
     server = new_mosquitto()
     await server.start()
     return server
+
+
+@pytest.fixture
+async def hub() -> MemoryBroker:
+    return MemoryBroker()
+
+
+@pytest.fixture
+async def viewer(hub: MemoryBroker) -> AsyncIterator[Running]:
+    async with running(hub.client("viewer", ["out"])) as session:
+        yield session

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,6 @@ from gateway.messages import Publication
 from gateway.testing import MemoryBroker
 from tests.adapters.spooled import GRACE_S, MAX_BYTES, Place, answer, number_of, place, resent, seen_so_far
 from tests.broker_session import DEADLINE_S, Running, running, until
-
-
-@pytest.fixture
-async def hub() -> MemoryBroker:
-    return MemoryBroker()
-
-
-@pytest.fixture
-async def viewer(hub: MemoryBroker) -> AsyncIterator[Running]:
-    async with running(hub.client("viewer", ["out"])) as session:
-        yield session
 
 
 async def test_answers_wait_on_disk_and_come_back_in_order_marked_and_acknowledged(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,19 +14,8 @@ from gateway.metrics import Metrics
 from gateway.testing import MemoryBroker
 from tests.adapters.full_disk import small_files
 from tests.adapters.spooled import GRACE_S, MAX_BYTES, Place, answer, id_of, number_of, place, seen_so_far
-from tests.broker_session import Running, running, until
+from tests.broker_session import Running, until
 from tests.flow.builders import settings
-
-
-@pytest.fixture
-async def hub() -> MemoryBroker:
-    return MemoryBroker()
-
-
-@pytest.fixture
-async def viewer(hub: MemoryBroker) -> AsyncIterator[Running]:
-    async with running(hub.client("viewer", ["out"])) as session:
-        yield session
 
 
 async def test_beyond_its_bound_answers_wait_in_memory(hub: MemoryBroker, viewer: Running, tmp_path: Path) -> None:

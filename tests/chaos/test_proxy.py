@@ -58,6 +58,14 @@ def dial(link: Link) -> socket.socket:
     return socket.create_connection((LOOPBACK, link.port), timeout=10)
 
 
+def ask_in_vain(connection: socket.socket) -> None:
+    connection.sendall(b"are you there?")
+    connection.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        connection.recv(1)
+    connection.settimeout(10)
+
+
 def test_everything_comes_through_unchanged(link: Link) -> None:
     with dial(link) as connection:
         assert echoed(connection)
@@ -79,12 +87,8 @@ def test_silence_keeps_the_connection_and_loses_nothing(link: Link) -> None:
     with dial(link) as connection:
         assert echoed(connection)
         link.silence()
-        connection.sendall(b"are you there?")
-        connection.settimeout(0.2)
-        with pytest.raises(TimeoutError):
-            connection.recv(1)
+        ask_in_vain(connection)
         link.mend()
-        connection.settimeout(10)
         assert connection.recv(100) == b"are you there?"
 
 
@@ -92,12 +96,8 @@ def test_what_is_swallowed_is_gone_and_its_connection_with_it(link: Link) -> Non
     with dial(link) as connection:
         assert echoed(connection)
         link.swallow()
-        connection.sendall(b"are you there?")
-        connection.settimeout(0.2)
-        with pytest.raises(TimeoutError):
-            connection.recv(1)
+        ask_in_vain(connection)
         link.mend()
-        connection.settimeout(10)
         assert not echoed(connection)
     with dial(link) as connection:
         assert echoed(connection)
