@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from gateway import topics
 from gateway.addresses import shown
+from gateway.config_contradictions import contradictions
+from gateway.cpu_list import CpuList
 from gateway.schema import ANSWER_PARTS, PLACE_PARTS, output_topic
 from gateway.topics import TopicPattern
 
@@ -28,7 +30,7 @@ RELOADABLE = frozenset((
     "snapshot_deadline_ms", "max_image_pixels", "queue_max_messages", "queue_max_bytes", "drain_timeout_s",
     "result_topic", "sensor_result_topic", "comparison_topic", "error_topic", "alert_topic",
     "dead_letter_topic", "dead_letters_per_minute", "rate_limit_per_device", "rate_limit_per_topic",
-    "repeat_window_s", "repeat_max_messages", "breaker_failures", "breaker_open_s",
+    "repeat_window_s", "repeat_max_messages", "breaker_failures", "breaker_open_s", "infer_concurrency",
 ))  # fmt: skip
 """The settings that a running gateway takes over when gateway.yaml changes; all others need a restart."""
 _OUTPUT = "edge-ai/{business_unit}/{facility}/{gateway_id}/ai/"
@@ -164,6 +166,13 @@ class Settings(BaseSettings):
     """Failures of a variant in a row after which it is not asked for BREAKER_OPEN_S, and the other one answers."""
     breaker_open_s: float = Field(2.0, gt=0, le=600)
     """Seconds until a variant that failed is tried again with one snapshot."""
+    triton_shared_memory: Literal["auto", "off"] = "auto"
+    """`auto`: input tensors go to Triton through shared memory where it can read them, else in the request; `off`:
+    always in the request."""
+    shared_memory_max_bytes: int = Field(32 * 2**20, ge=2**20, le=2**36)
+    """Bytes of /dev/shm that input tensors may take together; those beyond go in the request."""
+    infer_concurrency: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
+    """Requests to one variant that are under way at once; `auto` finds by the latency how many serve best."""
     gpu_enabled: bool | None = None
     """`true`: it is said when Triton runs a model on the CPU. Where a model runs, its config.pbtxt decides."""
 
@@ -178,8 +187,16 @@ class Settings(BaseSettings):
     """Snapshots that may wait; beyond it the stalest and least important give way with QUEUE_FULL."""
     queue_max_bytes: int = Field(8 * 2**20, ge=2**20, le=64 * 2**30)
     """Bytes of encoded pictures that may wait; beyond it as with QUEUE_MAX_MESSAGES."""
-    max_in_flight: int = Field(4, ge=1, le=256)
-    """Snapshots between queue and broker at the same time."""
+    max_in_flight: int = Field(8, ge=1, le=256)
+    """Snapshots between queue and broker at the same time, of all models together."""
+    workers: int = Field(1, ge=1, le=64)
+    """Processes that share the work, for machines with more cores; each takes its part of the snapshots."""
+    decoder_threads: int | None = Field(None, ge=1, le=64)
+    """Threads that decode pictures in each process; without it as many as its cores, at most 4."""
+    loop_cpus: CpuList = ()
+    """Cores for the event loop, such as `0` or `0,4-5`, one after the other for each of WORKERS; without it any."""
+    decoder_cpus: CpuList = ()
+    """Cores for the threads that decode pictures, such as `1-3`, shared out evenly among WORKERS; without it any."""
     rate_limit_per_device: float | None = Field(None, gt=0, le=1_000_000)
     """Snapshots a second that one device may send, with a burst of two seconds; beyond it RATE_LIMITED. A broker does
     not say which client sent a message, so it is the device that the message names which counts."""
@@ -304,31 +321,7 @@ class Settings(BaseSettings):
     @pydantic.model_validator(mode="after")
     def _fit_together(self) -> Settings:
         """Nothing is accepted that would have no effect."""
-        tls, token, password = self.aio_mqtt_use_tls, self.aio_sat_file, self.aio_mqtt_password_file
-        contradictions = {
-            "AIO_TLS_CERT_FILE and AIO_TLS_KEY_FILE belong together; give both or none": (
-                (self.aio_tls_cert_file is None) != (self.aio_tls_key_file is None)
-            ),
-            "a client certificate needs AIO_MQTT_USE_TLS=true": self.aio_tls_cert_file and not tls,
-            "AIO_TLS_CA_FILE needs AIO_MQTT_USE_TLS=true": self.aio_tls_ca_file and not tls,
-            "TRITON_TLS_CERT_FILE and TRITON_TLS_KEY_FILE belong together; give both or none": (
-                (self.triton_tls_cert_file is None) != (self.triton_tls_key_file is None)
-            ),
-            "the TRITON_TLS_ files need TRITON_USE_TLS=true": (
-                (self.triton_tls_ca_file or self.triton_tls_cert_file) and not self.triton_use_tls
-            ),
-            "AIO_SAT_FILE needs AIO_MQTT_USE_TLS=true, or anybody on the network could read the token": (
-                token and not tls
-            ),
-            "AIO_SAT_FILE needs MQTT_PROTOCOL=5; MQTT 3.1.1 cannot send a token": token and self.mqtt_protocol != "5",
-            "AIO_MQTT_PASSWORD_FILE needs AIO_MQTT_USERNAME": password and self.aio_mqtt_username is None,
-            "DEAD_LETTER_TOPIC must receive nothing else, and no commands to models: whoever may send a picture could "
-            "send them through it": self.dead_letter_topic and self._is_used(self.dead_letter_topic),
-            "MODEL_PUBLIC_KEY_FILE and MODEL_CERTIFICATE_FILE exclude each other; give one": (
-                self.model_public_key_file and self.model_certificate_file
-            ),
-        }
-        if found := [text for text, holds in contradictions.items() if holds]:
+        if found := contradictions(self):
             raise ValueError("; ".join(found))
         return self
 
@@ -364,11 +357,6 @@ class Settings(BaseSettings):
     def own_topics(self) -> tuple[str, ...]:
         """The templates of what the gateway publishes, and the topics on which it is commanded."""
         return (*self.output_topics, *self.mqtt_command_topics)
-
-    def _is_used(self, dead_letter_topic: str) -> bool:
-        others = [topic for topic in self.own_topics if topic != dead_letter_topic]
-        once = len(self.own_topics) - len(others) == 1
-        return not once or any(topics.overlap(dead_letter_topic, topic) for topic in (*others, _OUTPUT + "commands/#"))
 
     @property
     def state_dir(self) -> Path:

@@ -57,6 +57,24 @@ CATALOGUE = (
             "Compare with nv_inference_compute_infer_duration_us of Triton.", ("model", "variant")),
     Meaning("inference_errors_total", "counter", "Variants that failed on a snapshot, by code.",
             "See Triton's log for the model.", ("model", "variant", "code")),
+    Meaning("inference_in_flight", "gauge", "Snapshots that a variant is answering now.",
+            "At inference_concurrency_limit: the variant is the bottleneck.", ("model", "variant")),
+    Meaning("inference_concurrency_limit", "gauge", "Snapshots that a variant may answer at once.",
+            "1 for long: its latency grows with every second request; give it more instances or a faster GPU.",
+            ("model", "variant")),
+    Meaning("tensor_transfers_total", "counter", "Requests to Triton by the way of their tensors: shared_memory, bytes.",
+            "bytes for large tensors: shared_memory_fallbacks_total says why.", ("transport",),
+            values=("shared_memory", "bytes")),
+    Meaning("shared_memory_fallbacks_total", "counter",
+            "Tensors that went in the request instead of through shared memory: unavailable, unproven, full, lost.",
+            "unavailable: Triton does not see /dev/shm of the gateway; the log says why. full: raise "
+            "SHARED_MEMORY_MAX_BYTES. unproven, lost: a few after each start of Triton are usual.", ("reason",),
+            values=("unavailable", "unproven", "full", "lost")),
+    Meaning("shared_memory_slots", "gauge", "Pieces of shared memory for tensors: free, leased or quarantined.",
+            "Many quarantined: requests time out, and Triton may still read their tensors.", ("state",),
+            values=("free", "leased", "quarantined")),
+    Meaning("shared_memory_bytes", "gauge", "Size of all pieces of shared memory for tensors.",
+            "Near SHARED_MEMORY_MAX_BYTES: further tensors go in the request."),
     Meaning("fallbacks_total", "counter", "Snapshots answered by another variant since the chosen one failed.",
             "See inference_errors_total of the variant that was to answer.", ("model", "variant")),
     Meaning("circuit_breaker_state", "gauge", "1 for the state that the breaker of a variant is in, 0 for the others.",
@@ -151,6 +169,12 @@ class Metrics:
     snapshot_duration_seconds: Histogram
     inference_duration_seconds: Histogram
     inference_errors: Counter
+    inference_in_flight: Gauge
+    inference_concurrency_limit: Gauge
+    tensor_transfers: Counter
+    shared_memory_fallbacks: Counter
+    shared_memory_slots: Gauge
+    shared_memory_bytes: Gauge
     fallbacks: Counter
     circuit_breaker_state: Gauge
     circuit_breaker_opened: Counter

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gateway.errors import GatewayError
 from gateway.messages import (
@@ -145,6 +148,14 @@ class InferenceServer(Protocol):
 
     async def gpu_memory(self) -> GpuMemory | None:
         """Of the GPU with the most free memory; None where there is no GPU or the server does not say. Never raises."""
+        ...
+
+    def tensor(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Memory for one input tensor (contents undefined), where the server can read it if that is possible at all.
+
+        For `infer`, and free again when nobody holds the array or a part of it. May be called in threads; what cannot
+        be shared is ordinary memory, never an error.
+        """
         ...
 
     async def infer(self, request: InferRequest) -> InferResponse:

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
+import numpy as np
+from numpy.typing import NDArray
 
 from gateway.adapters.triton_channel import Line, TritonChannel
 from gateway.adapters.triton_codec import decode_response, encode_request
@@ -147,6 +149,10 @@ class TritonServer:
     async def gpu_memory(self) -> GpuMemory | None:
         """Of the GPU with the most free memory, from Triton's metrics; None when they do not tell. Never raises."""
         return await self._memory.gpu() if self._memory is not None and not self._closed else None
+
+    def tensor(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Memory for one input tensor; ordinary memory."""
+        return np.empty(shape, dtype)
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Ask one model; the arrays of the answer are read-only. Raises what the port says."""

@@ -63,8 +63,9 @@ class Answering:
         variants = [variant for name in names if (variant := job.model.variants[name]).state is State.READY]
         with self._timed("preprocess"):
             inputs = await asyncio.get_running_loop().run_in_executor(
-                self._threads, prepare, job.snapshot, job.model.spec, variants, self._live.current.max_image_pixels
-            )
+                self._threads, prepare, job.snapshot, job.model.spec, variants, self._live.current.max_image_pixels,
+                self._inference.allocate,
+            )  # fmt: skip
         return Prepared(job, inputs, queued_ms, (time.monotonic() - started) * 1000)
 
     async def ask(self, prepared: Prepared, selection: Selection) -> Predicted:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gateway.errors import BackendInvalidResponse, DeadlineExceeded, ModelUnavailable, SnapshotError
 from gateway.flow.breakers import Attempt, Suspended
+from gateway.flow.tensors import Allocate
 from gateway.live import Live
 from gateway.messages import Answer, Answered, InferRequest, InferResponse, Prepared, PreparedInput, Selection
 from gateway.metrics import Metrics
@@ -29,6 +30,11 @@ class Inference:
         self._server = server
         self._metrics = metrics
         self._live = live
+
+    @property
+    def allocate(self) -> Allocate:
+        """Where to put input tensors."""
+        return self._server.tensor
 
     async def infer(self, prepared: Prepared, selection: Selection, attempt: Attempt) -> Answered:
         """Answers of the primary variant, of those compared, and of fallbacks as needed.

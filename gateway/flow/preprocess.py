@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gateway.flow.pictures import decode, open_picture
 from gateway.flow.placement import boxes_to_picture, place
-from gateway.flow.tensors import draw, extra_tensor, picture_tensor, window_tensor
+from gateway.flow.tensors import Allocate, draw, extra_tensor, picture_tensor, window_tensor
 from gateway.messages import PreparedInput, Snapshot, Window
 from gateway.models.catalog import ServedVariant
 from gateway.models.input_plan import InputPlan, WindowPlan
@@ -31,7 +31,11 @@ _one_at_a_time = threading.Lock()
 
 
 def prepare(
-    snapshot: Snapshot | Window, spec: ModelSpec, variants: Collection[ServedVariant], max_image_pixels: int
+    snapshot: Snapshot | Window,
+    spec: ModelSpec,
+    variants: Collection[ServedVariant],
+    max_image_pixels: int,
+    allocate: Allocate = np.empty,
 ) -> dict[str, PreparedInput]:
     """The input of each of these variants by name; equal inputs are made once. Safe to run in threads.
 
@@ -43,12 +47,16 @@ def prepare(
         made.update(prepare_window(snapshot.readings, spec.sensor, windows))
     else:
         pictures = {variant.plan for variant in variants if isinstance(variant.plan, InputPlan)}
-        made.update(prepare_picture(snapshot.image, spec.preprocessing, pictures, max_image_pixels))
+        made.update(prepare_picture(snapshot.image, spec.preprocessing, pictures, max_image_pixels, allocate))
     return {variant.name: made[variant.plan] for variant in variants if variant.plan in made}
 
 
 def prepare_picture(
-    image: bytes, spec: PreprocessingSpec, plans: Collection[InputPlan], max_image_pixels: int
+    image: bytes,
+    spec: PreprocessingSpec,
+    plans: Collection[InputPlan],
+    max_image_pixels: int,
+    allocate: Allocate = np.empty,
 ) -> dict[InputPlan, PreparedInput]:
     """The inputs of each plan and how the picture lies in them; safe to run in threads.
 
@@ -74,7 +82,7 @@ def prepare_picture(
         # The same numbers whatever the input is called and whatever stands beside it.
         numbers = InputPlan("", *size, plan.channels, plan.channels_last, plan.datatype)
         if numbers not in tensors:
-            tensors[numbers] = picture_tensor(drawn[size], placed[size], spec, plan)
+            tensors[numbers] = picture_tensor(drawn[size], placed[size], spec, plan, allocate)
         extras = {extra.name: extra_tensor(extra, plan, placed[size]) for extra in plan.extras}
         prepared[plan] = PreparedInput(
             {plan.name: tensors[numbers], **extras}, tuple(placement.geometry for placement in placed[size])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +24,8 @@ NUMPY_TYPES: dict[str, type[np.generic]] = {
     "FP16": np.float16,
     "FP32": np.float32,
 }
+Allocate = Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]]
+"""Gives memory for a tensor of this shape and type, its contents undefined."""
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 MOST_AROUND = 8
 """How many times the pixels of the input the whole picture may have at its scale, to be resized before it is cut."""
@@ -102,7 +104,11 @@ def _neighbours(
 
 
 def picture_tensor(
-    contents: Sequence[Image.Image], placements: Sequence[Placement], spec: PreprocessingSpec, plan: InputPlan
+    contents: Sequence[Image.Image],
+    placements: Sequence[Placement],
+    spec: PreprocessingSpec,
+    plan: InputPlan,
+    allocate: Allocate = np.empty,
 ) -> NDArray[np.generic]:
     """The input (tiles, C, H, W) or (tiles, H, W, C) with each content in place and padding around it.
 
@@ -113,7 +119,7 @@ def picture_tensor(
     whole_numbers = plan.datatype in ("UINT8", "INT8")
     normalize = spec.normalize and not whole_numbers
     shape = (plan.height, plan.width, plan.channels) if plan.channels_last else (plan.channels, plan.height, plan.width)
-    tensor: NDArray[Any] = np.empty((len(contents), *shape), np.uint8 if whole_numbers else np.float32)
+    tensor: NDArray[Any] = allocate((len(contents), *shape), np.dtype(np.uint8 if whole_numbers else np.float32))
     for one, content, placement in zip(tensor, contents, placements, strict=True):
         for channel, band in enumerate(_bands(content, spec, plan)):
             plane = one[..., channel] if plan.channels_last else one[channel]

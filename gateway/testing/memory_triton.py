@@ -7,6 +7,10 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gateway.errors import BackendTimeout, BackendUnavailable, ModelUnavailable, SnapshotError
 from gateway.messages import InferRequest, InferResponse, ModelSignature, ModelStatistics
@@ -209,6 +213,10 @@ class MemoryTriton:
     async def gpu_memory(self) -> GpuMemory | None:
         """What the test has set; None when stopped or frozen."""
         return self.gpu if self.running and not self.frozen else None
+
+    def tensor(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Memory for one input tensor; ordinary memory."""
+        return np.empty(shape, dtype)
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Ask the function of the version, after the same checks that Triton makes."""
