@@ -62,7 +62,7 @@ CATALOGUE = (
     Meaning("inference_concurrency_limit", "gauge", "Snapshots that a variant may answer at once.",
             "1 for long: its latency grows with every second request; give it more instances or a faster GPU.",
             ("model", "variant")),
-    Meaning("tensor_transfers_total", "counter", "Requests to Triton by the way of their tensors: shared_memory, bytes.",
+    Meaning("tensor_transfers_total", "counter", "Requests to Triton by the way of their tensors.",
             "bytes for large tensors: shared_memory_fallbacks_total says why.", ("transport",),
             values=("shared_memory", "bytes")),
     Meaning("shared_memory_fallbacks_total", "counter",

@@ -67,7 +67,7 @@ class StrictModel(BaseModel):
 def unknown_key(key: str, known: Iterable[str], what: str = "key") -> str:
     """Say that a key is unknown, with the nearest known one or else all of them."""
     names, key = sorted(known), key[:100]
-    nearest = difflib.get_close_matches(key.lower(), names, n=1, cutoff=0.6)
+    nearest = difflib.get_close_matches(key.lower(), names, n=1, cutoff=0.65)
     some = ", ".join(names) if len(names) <= MAX_NAMED else f"{', '.join(names[:MAX_NAMED])} and others"
     hint = f"did you mean '{nearest[0]}'?" if nearest else f"known {what}s: {some}"
     return f"unknown {what} {key!r} ({hint})"
