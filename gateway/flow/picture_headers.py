@@ -70,6 +70,8 @@ class Header:
     """Whether Pillow takes dark for light: a 16 bit TIFF that counts from white, a CMYK JPEG that is not Adobe's."""
     compressed: bool = True
     """Whether Pillow needs the codec of that format."""
+    progressive: bool = False
+    """Whether it is a JPEG that is held in full while it is decoded, at whatever scale."""
 
 
 def looks_like(data: bytes) -> str | None:
@@ -121,7 +123,11 @@ def _jpeg(data: bytes) -> Header:
                 _refuse_more_scans(data, place, bands)
             # Most cameras write none of it, and a copy takes as long as all of this.
             whole = b"".join((*kept, data[place:])) if dropped else data
-            return Header("JPEG", width, height, orientation, whole, inverted=bands == 4 and not adobe)
+            # In several scans, which a sequential one may have too, every number is kept until the last.
+            held = frame not in SEQUENTIAL or segment[4] != bands
+            return Header(
+                "JPEG", width, height, orientation, whole, inverted=bands == 4 and not adobe, progressive=held
+            )
         # APP0 and APP14 say which colours the numbers are.
         if marker in (0xE0, 0xEE) or not (0xE1 <= marker <= 0xEF or marker == 0xFE):
             kept.append(segment)

@@ -42,6 +42,8 @@ READERS: dict[str, Callable[[io.BytesIO], ImageFile]] = {
     "BMP": BmpImageFile,
     "TIFF": TiffImageFile,
 }
+MAX_SIDE = 65_535
+"""Most pixels along a side; no JPEG can have more. Pillow takes 8 bytes for each row, however short."""
 WEIGHTS = {"WebP": 1.5}
 """What a pixel counts against the limit, if not 1: libwebp holds two frames beside the one that it hands over."""
 _CODECS = {"JPEG": "jpg", "PNG": "zlib", "WebP": "webp", "TIFF": "libtiff"}
@@ -124,6 +126,8 @@ def open_picture(image: bytes, max_image_pixels: int) -> Picture:
     if width * height * weight > max_image_pixels:
         more = "" if weight == 1 else f": a {header.kind} counts {weight} times, for the memory that it takes"
         raise ImageTooLarge(f"{width}x{height} pixels, more than {max_image_pixels}{more}", where="image")
+    if max(width, height) > MAX_SIDE:
+        raise ImageTooLarge(f"{width}x{height} pixels, more than {MAX_SIDE} along a side", where="image")
     if header.kind in _MISSING and header.compressed:
         raise ImageUndecodable(
             f"this installation of Pillow cannot read {header.kind}",
@@ -139,7 +143,7 @@ def decode(picture: Picture, wanted: tuple[int, int] | None = None, *, grey: boo
     `grey` decodes only the brightness where the format has it apart. Raises ImageUndecodable for damaged pixels.
 
     Memory at most, measured in bytes a pixel: JPEG 7 (progressive 8), PNG, BMP and TIFF 8, WebP 12; of a TIFF the
-    file comes on top once more. A JPEG at an eighth of its size takes next to none.
+    file comes on top once more. A JPEG at an eighth of its size takes next to none, unless it is progressive.
     """
     header = picture.header
     try:
@@ -158,6 +162,16 @@ def decode(picture: Picture, wanted: tuple[int, int] | None = None, *, grey: boo
         raise ImageTooLarge(f"more pixels than Pillow reads of a {header.kind}", where="image") from error
     except DAMAGED as error:
         raise damaged() from error
+
+
+def pixels_held(picture: Picture, wanted: tuple[int, int] | None) -> int:
+    """How many pixels `decode` holds at once: of most JPEGs those at the scale that is decoded, otherwise all."""
+    pixels = picture.width * picture.height
+    if wanted is None or picture.header.kind != "JPEG" or picture.header.progressive:
+        return pixels
+    smaller = min(picture.width // wanted[0], picture.height // wanted[1])
+    scale = next((scale for scale in (8, 4, 2) if scale <= smaller), 1)
+    return pixels // scale**2
 
 
 def damaged() -> ImageUndecodable:

@@ -51,7 +51,7 @@ class PreprocessingSpec(StrictModel):
     resample: Literal["bilinear", "bicubic", "opencv"] = "bilinear"
     """`bilinear` and `bicubic` smooth what they shrink; `opencv` costs a full decode and gives cv2.resize's pixels."""
     decode: Literal["scaled", "full"] = "scaled"
-    """`scaled` reads a JPEG at the smallest eighth that holds the input; `full` all of it, as the tools do."""
+    """`scaled` reads a JPEG at the smallest 1/8, 1/4 or 1/2 that serves; `full` all of it, and Pillow resizes it."""
     pad_value: int = Field(114, ge=0, le=255)
     """Grey of the padding around a letterboxed picture, before normalisation."""
     normalize: bool = True

@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 
 from gateway.errors import ImageUndecodable
 from gateway.flow import pictures
-from gateway.flow.pictures import READABLE, looks_like
+from gateway.flow.pictures import READABLE, decode, looks_like, open_picture, pixels_held
 from tests.flow.picture_files import (
+    LIMIT,
     SEEDS,
     encode,
     exif,
@@ -293,3 +294,20 @@ def test_a_codec_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> No
             prepare(SEEDS[name], STRETCH, EXACT)
         assert "Install Pillow" in caught.value.fix
     prepare(SEEDS["TIFF raw"], STRETCH, EXACT)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("wanted", [(1, 1), (100, 60), (101, 60), (400, 239), (801, 480), None])
+def test_a_jpeg_is_held_at_the_scale_that_is_decoded(wanted: tuple[int, int] | None, orientation: int) -> None:
+    raster = gradient(800, 480) if orientation == 1 else gradient(480, 800)
+    picture = open_picture(encode(raster, "JPEG", exif=exif(orientation)), LIMIT)
+
+    decoded = decode(picture, wanted).raster
+
+    assert (picture.width, picture.height) == (800, 480)
+    assert pixels_held(picture, wanted) == decoded.width * decoded.height
+
+
+@pytest.mark.parametrize("name", ["JPEG progressive", "PNG RGB", "WebP"])
+def test_all_pixels_of_another_picture_are_held(name: str) -> None:
+    assert pixels_held(open_picture(SEEDS[name], LIMIT), (6, 4)) == 60 * 44
