@@ -9,36 +9,49 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.adapters.memory_segment import SHARED_MEMORY
 from gateway.adapters.triton_channel import Line, TritonChannel
-from gateway.adapters.triton_codec import decode_response, encode_request
+from gateway.adapters.triton_codec import Places, decode_response, encode_request
 from gateway.adapters.triton_crashes import Crashes
 from gateway.adapters.triton_errors import (
     answer_error,
+    memory_error,
     model_error,
     process_has_ended,
     readiness_error,
+    region_lost,
     versions_missing,
 )
 from gateway.adapters.triton_memory import MemoryMetrics
 from gateway.adapters.triton_messages import service_pb2 as messages
 from gateway.adapters.triton_override import override
+from gateway.adapters.triton_shared_memory import SharedMemory, on_this_machine
 from gateway.credentials import TlsFiles
 from gateway.errors import BackendUnavailable, GatewayError, ModelUnavailable, SnapshotError
 from gateway.messages import InferRequest, InferResponse, ModelSignature, ModelStatistics, TensorSpec
 from gateway.ports import GpuMemory
 
-MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
-
 UNLOAD_POLL_S = 0.02
 
 ErrorOf = Callable[..., SnapshotError]
+
+
+@dataclass(frozen=True, slots=True)
+class TransferEvents:
+    """Told of every request to Triton, by "shared_memory" or by "bytes", and of every tensor that had to go by bytes:
+    unavailable, unproven, full or lost."""
+
+    sent: Callable[[str], None]
+    fell_back: Callable[[str], None]
 
 
 class TritonServer:
@@ -46,7 +59,8 @@ class TritonServer:
 
     `call_timeout_s` limits every call but `infer`, which brings its own, `load`, which may build engines, and the
     questions about health: `health_timeout_s` is how long a frozen Triton may go unnoticed. With `tls` nothing is sent
-    in plain text; renewed files are taken up at the next call, while those that run come to their end.
+    in plain text; renewed files are taken up at the next call, while those that run come to their end. Input tensors go
+    through at most `shared_memory_bytes` of shared memory, 0: always in the request.
     """
 
     def __init__(
@@ -60,6 +74,9 @@ class TritonServer:
         metrics_url: str | None = None,
         tls: TlsFiles | None = None,
         look_at_files_s: float = 2.0,
+        shared_memory_bytes: int = 0,
+        shared_memory_folder: Path = SHARED_MEMORY,
+        transfers: TransferEvents | None = None,
     ) -> None:
         self.url = url
         self._health_timeout_s = health_timeout_s
@@ -68,7 +85,28 @@ class TritonServer:
         self._memory = MemoryMetrics(metrics_url, tls) if metrics_url else None
         self._crashes = Crashes()
         self._channel = TritonChannel(url, tls, connect_timeout_s=connect_timeout_s, look_at_files_s=look_at_files_s)
+        self._transfers = transfers or TransferEvents(sent=lambda _: None, fell_back=lambda _: None)
+        self._shared: SharedMemory | None = None
+        if shared_memory_bytes:
+            self._shared = SharedMemory(
+                shared_memory_bytes,
+                self._ask,
+                self._call_about_memory,
+                self._transfers.fell_back,
+                near=on_this_machine(url),
+                folder=shared_memory_folder,
+            )
         self._closed = False
+
+    @property
+    def shared_memory_slots(self) -> Mapping[str, int]:
+        """How many slots for input tensors are free, leased and quarantined; {} without shared memory."""
+        return self._shared.counts() if self._shared is not None else {}
+
+    @property
+    def shared_memory_bytes(self) -> int:
+        """The size of these slots together."""
+        return self._shared.size if self._shared is not None else 0
 
     @property
     def trouble(self) -> GatewayError | None:
@@ -151,19 +189,23 @@ class TritonServer:
         return await self._memory.gpu() if self._memory is not None and not self._closed else None
 
     def tensor(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Memory for one input tensor; ordinary memory."""
-        return np.empty(shape, dtype)
+        """Memory for one input tensor, shared with Triton where it is large enough to gain by that."""
+        return self._shared.tensor(shape, dtype) if self._shared is not None else np.empty(shape, dtype)
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Ask one model; the arrays of the answer are read-only. Raises what the port says."""
-        payload = encode_request(request)
+        return await (self._shared.infer(request) if self._shared is not None else self._ask(request, {}))
+
+    async def _ask(self, request: InferRequest, places: Places) -> InferResponse:
+        """Ask with the tensors at these places by name and the others in the request; raises RegionLost, too."""
+        payload = encode_request(request, places)
         line = self._channel.line()
-        ask = line.channel.unary_unary(MODEL_INFER)  # no serialisers: triton_codec does it
+        self._transfers.sent("shared_memory" if places else "bytes")
         answer = await self._guarded(
             line,
-            lambda: ask(payload, timeout=request.timeout_s),
+            lambda: line.infer(payload, timeout=request.timeout_s),
             model=request.model,
-            error_of=functools.partial(self._answer_error, request, self._crashes.loads(request.model)),
+            error_of=functools.partial(self._answer_error, request, places, self._crashes.loads(request.model)),
         )
         response = decode_response(answer, request)
         self._crashes.answered(request.model, request.version, response.model_version)
@@ -187,6 +229,8 @@ class TritonServer:
 
     async def close(self) -> None:
         """Free the connections; a call that still waits raises BackendUnavailable."""
+        if self._shared is not None:
+            await self._shared.close()
         self._closed = True
         await self._channel.close()
         if self._memory is not None:
@@ -254,11 +298,24 @@ class TritonServer:
             raise self._not_triton() from None
 
     def _answer_error(
-        self, request: InferRequest, loads: int, code: Any, details: str | None, *, model: str, connected: bool
+        self,
+        request: InferRequest,
+        places: Places,
+        loads: int,
+        code: Any,
+        details: str | None,
+        *,
+        model: str,
+        connected: bool,
     ) -> SnapshotError:
+        if places and (lost := region_lost(details, model=model)):
+            return lost
         if process_has_ended(details):
             self._crashes.crashed(model, request.version, loads)
         return answer_error(code, details, model=model, connected=connected)
+
+    async def _call_about_memory(self, method: str, request: Any, timeout_s: float | None) -> Any:
+        return await self._call(method, request, model="", timeout_s=timeout_s, error_of=memory_error)
 
     async def _ask_health(self, method: str, request: Any, *, model: str, timeout_s: float) -> Any:
         return await self._call(method, request, model=model, timeout_s=timeout_s, error_of=readiness_error)
@@ -287,7 +344,7 @@ class TritonServer:
         """Await a call; every foreign exception becomes one of ours, a cancellation of the caller passes."""
         where = f"Triton at {self.url}"
         try:
-            with line.call():
+            with line:
                 return await start()
         except grpc.RpcError as error:
             connected = not self._closed and line.connected

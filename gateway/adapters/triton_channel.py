@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -19,6 +17,7 @@ from gateway.errors import BackendUnavailable, ConfigError
 
 log = structlog.get_logger(__name__)
 
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 DIAGNOSE_EVERY_S = 5.0
 DIAGNOSE_LIMIT_S = 1.0
 
@@ -29,6 +28,7 @@ class Line:
     def __init__(self, channel: Any) -> None:
         self.channel = channel
         self.stub = GRPCInferenceServiceStub(channel)
+        self.infer = channel.unary_unary(MODEL_INFER)  # no serialisers: triton_codec does it
         self._calls = 0
         self._retired = False
         self._closing: asyncio.Task[None] | None = None
@@ -43,15 +43,13 @@ class Line:
         """Whether it has a connection now."""
         return self.channel.get_state() is grpc.ChannelConnectivity.READY
 
-    @contextlib.contextmanager
-    def call(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """Keep the channel open for as long as a call lasts."""
         self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
-            self._close_when_idle()
+
+    def __exit__(self, *_: object) -> None:
+        self._calls -= 1
+        self._close_when_idle()
 
     def retire(self) -> None:
         """Take no new calls."""

@@ -27,6 +27,9 @@ MODEL_NOT_READY = re.compile(r"unknown model|not at ready state|no available ver
 QUEUE_REFUSED = re.compile(r"maximum queue size|queue.*(full|reject)|reject.*queue", re.IGNORECASE)
 QUEUE_EXPIRED = re.compile(r"timeout expired", re.IGNORECASE)
 
+# A restarted Triton has no regions (core: shared_memory_manager.cc).
+REGION_LOST = re.compile(r"shared memory region", re.IGNORECASE)
+
 TOO_LARGE = re.compile(r"received message larger than max", re.IGNORECASE)  # gRPC's own words, on our side
 
 # The process of a Python backend has crashed (python_backend: stub_launcher.cc, python_be.cc).
@@ -49,6 +52,14 @@ FIXES = {
     StatusCode.RESOURCE_EXHAUSTED: "See Triton's log: it lacks memory, or a proxy limits the size of messages",
     StatusCode.UNIMPLEMENTED: "Check that TRITON_GRPC_URL names Triton's gRPC port, not that of another service",
 }
+
+
+class RegionLost(BackendRejected):
+    """Triton does not know the shared memory that a request names; it has been restarted, as a rule."""
+
+
+class RegionKnown(BackendRejected):
+    """Triton has registered this shared memory already."""
 
 
 def process_has_ended(details: str | None) -> bool:
@@ -82,6 +93,26 @@ def answer_error(code: StatusCode, details: str | None, *, model: str, connected
             return ModelCrashed(f"the process of the model has ended ({text})", where=where, fix=CRASHED)
         case _:
             return BackendRejected(f"{text} ({_name(code)})", where=where, fix=FIXES.get(code, ""))
+
+
+def region_lost(details: str | None, *, model: str) -> RegionLost | None:
+    """The error for a request that names shared memory, where that is what Triton dislikes about it."""
+    lost = REGION_LOST.search(details or "")
+    return RegionLost(shorten(details), where=f"Triton model '{model}'") if lost else None
+
+
+def memory_error(code: StatusCode, details: str | None, *, model: str, connected: bool) -> SnapshotError:
+    """Why a call about shared memory failed: Triton is away or busy, or it refuses; it is not about one model."""
+    text = shorten(details)
+    if code in (StatusCode.CANCELLED, StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED):
+        return BackendUnavailable(f"Triton cannot be reached ({text})")
+    return (RegionKnown if code is StatusCode.ALREADY_EXISTS else BackendRejected)(text)
+
+
+def memory_refusal(error: BackendRejected, name: str) -> str:
+    """Why Triton refuses a segment, without its name, which nobody can guess and which differs each time."""
+    reason = error.message.replace(f"'/{name}'", "of this machine")
+    return f"Triton refuses it ({reason})"
 
 
 def model_error(

@@ -1,13 +1,19 @@
-"""One look at a Triton: its version, whether it obeys us, and where its models stand; changes nothing."""
+"""One look at a Triton: its version, whether it obeys us, and where its models stand; leaves nothing changed."""
 
 from __future__ import annotations
 
+import contextlib
+import mmap
+import shutil
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 
+from gateway.adapters.memory_segment import SHARED_MEMORY, Segment
 from gateway.adapters.triton import TritonServer
+from gateway.adapters.triton_errors import memory_refusal
 from gateway.adapters.triton_messages import service_pb2 as messages
-from gateway.errors import ModelUnavailable, SnapshotError
+from gateway.errors import BackendRejected, ModelUnavailable, SnapshotError
 
 NOT_EXPLICIT = "explicit model load / unload is not allowed"
 """What Triton says in any mode but `explicit`, even of a model that it does not have."""
@@ -72,3 +78,23 @@ class TritonProbe(TritonServer):
         except ModelUnavailable:  # restricted, or not this protocol
             return ()
         return tuple(IndexEntry(each.name, each.version, each.state, each.reason) for each in answer.models)
+
+    async def memory_problem(self, max_bytes: int, folder: Path = SHARED_MEMORY) -> str:
+        """Why Triton does not read so much shared memory of this machine, "" where it does."""
+        try:
+            segment = Segment(mmap.PAGESIZE, folder)
+        except OSError as error:
+            return f"it cannot be made in {folder} ({error.strerror or error})"
+        name = segment.name
+        request = messages.SystemSharedMemoryRegisterRequest(name=name, key=f"/{name}", byte_size=segment.size)
+        try:
+            await self._call_about_memory("SystemSharedMemoryRegister", request, None)
+            with contextlib.suppress(SnapshotError):
+                goodbye = messages.SystemSharedMemoryUnregisterRequest(name=name)
+                await self._call_about_memory("SystemSharedMemoryUnregister", goodbye, None)
+            free = shutil.disk_usage(folder).free
+        except BackendRejected as error:
+            return memory_refusal(error, name)
+        finally:
+            segment.remove()
+        return "" if free >= max_bytes else f"{folder} has {free // 2**20} MiB left, for {max_bytes // 2**20} MiB"

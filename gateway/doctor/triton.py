@@ -38,13 +38,18 @@ METRICS_MARK = b"nv_"
 SKEW_S = 2.0
 FLAGS = "Start Triton with --model-control-mode=explicit --strict-readiness=false"
 
+MEMORY_FIX = (
+    "Let Triton and the gateway share a /dev/shm that is large enough, as the same user or group: see "
+    "docs/howto/shared-memory.md. Or set TRITON_SHARED_MEMORY=off"
+)
+
 
 async def check_triton(settings: Settings, models: list[LogicalModel]) -> list[Finding]:
     """Triton itself, then each variant of each model as it serves or as its files are."""
     probe = TritonProbe(settings.triton_grpc_url, tls=triton_tls(settings))
     try:
         facts = await probe.facts()
-        findings = [*_server(settings, facts)]
+        findings = [*_server(settings, facts), await _memory(settings, probe)]
         for model in models:
             for name, triton_model in model.spec.variants.items():
                 variant = ServedVariant(name, triton_model)
@@ -80,6 +85,18 @@ def _server(settings: Settings, facts: TritonFacts) -> Iterator[Finding]:
             "does that",
             fix="Start Triton with --strict-readiness=false if anything asks it for its readiness",
         )
+
+
+async def _memory(settings: Settings, probe: TritonProbe) -> Finding:
+    """Whether input tensors can go through shared memory; all is served without it, only slower."""
+    if settings.triton_shared_memory == "off":
+        return AREA.ok("input tensors go in the requests (TRITON_SHARED_MEMORY=off)")
+    problem = await probe.memory_problem(settings.shared_memory_max_bytes)
+    if not problem:
+        return AREA.ok("reads input tensors in shared memory of this machine")
+    return AREA.warning(
+        f"input tensors go in the requests, for shared memory cannot be used: {problem}", fix=MEMORY_FIX
+    )
 
 
 async def _variant(

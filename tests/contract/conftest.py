@@ -54,7 +54,7 @@ async def both(request: pytest.FixtureRequest) -> AsyncIterator[tuple[InferenceS
         controls = MemoryControls(server)
     else:
         embedded: EmbeddedTriton = request.getfixturevalue("triton")
-        server = TritonServer(embedded.grpc_url, metrics_url=embedded.metrics_url)
+        server = TritonServer(embedded.grpc_url, metrics_url=embedded.metrics_url, shared_memory_bytes=8 * 2**20)
         controls = TritonControls(embedded)
     yield server, controls
     await server.close()

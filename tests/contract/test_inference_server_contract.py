@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gateway.adapters.triton import TritonServer
+from gateway.adapters.triton import TransferEvents, TritonServer
 from gateway.errors import BackendRejected, BackendTimeout, BackendUnavailable, ModelUnavailable
 from gateway.local.tritonserver import EmbeddedTriton
-from gateway.messages import InferRequest
+from gateway.messages import InferRequest, TensorSpec
 from gateway.ports import InferenceServer
 from tests import triton_models as models
-from tests.contract.inference_servers import DEADLINE_S, ROWS, Controls, ask, until
+from tests.contract.inference_servers import DEADLINE_S, ROWS, Controls, TritonControls, ask, until
 
 FROZEN_LIMIT_S = 4.0  # the calls about health take 2 s at most; the rest is for a slow machine
 
@@ -68,6 +68,38 @@ async def test_every_type_and_an_empty_tensor_pass_unchanged(server: InferenceSe
         received = response.outputs[f"out_{kind}"]
         assert received.dtype == array.dtype
         np.testing.assert_array_equal(received, array)
+
+
+async def test_memory_of_the_server_holds_what_was_written_whatever_else_is_asked(server: InferenceServer) -> None:
+    await server.load("types")
+    for turn in range(6):  # the real one proves by the first ones that it reads the memory
+        sent: dict[str, NDArray[Any]] = {
+            "FP32": server.tensor((40_000,), np.dtype(np.float32)),
+            "FP16": server.tensor((3, 60_000), np.dtype(np.float16))[1],  # as of a batch
+            "INT32": np.array([turn], np.int32),
+            "INT64": np.array([], np.int64),
+            "UINT8": server.tensor((100_000,), np.dtype(np.uint8)),
+            "BOOL": server.tensor((5,), np.dtype(np.bool_)),
+        }
+        for kind, array in sent.items():
+            array[...] = turn + 1
+            assert array.flags.writeable, kind
+        inputs = {f"in_{kind}": array for kind, array in sent.items()}
+        response = await server.infer(InferRequest("types", inputs, tuple(f"out_{kind}" for kind in sent), DEADLINE_S))
+
+        for kind, array in sent.items():
+            np.testing.assert_array_equal(response.outputs[f"out_{kind}"], array, strict=True)
+
+
+async def test_memory_is_nobody_elses_as_long_as_a_part_of_it_is_held(server: InferenceServer) -> None:
+    kept = []
+    for turn in range(20):
+        array = server.tensor((2, 100_000), np.dtype(np.uint8))
+        array[...] = turn
+        kept.append(array[1])
+        del array
+
+    assert [part.tolist().count(turn) for turn, part in enumerate(kept)] == [100_000] * 20
 
 
 async def test_only_the_outputs_asked_for_come_back(server: InferenceServer) -> None:
@@ -263,3 +295,35 @@ async def test_the_embedded_triton_reports_memory(triton: EmbeddedTriton) -> Non
         assert ((await server.statistics("double-onnx")).memory_bytes or 0) > 10_000_000
     finally:
         await server.close()
+
+
+@pytest.mark.triton
+async def test_the_memory_of_a_request_that_timed_out_rests(triton: EmbeddedTriton) -> None:
+    controls = TritonControls(triton)
+    sent: list[str] = []
+    server = TritonServer(
+        triton.grpc_url,
+        shared_memory_bytes=2**20,
+        transfers=TransferEvents(sent=sent.append, fell_back=lambda _: None),
+    )
+    await server.load("types")
+
+    async def asked(timeout_s: float = DEADLINE_S) -> bool:
+        inputs = {f"in_{kind}": np.zeros(2, models.numpy_type(TensorSpec("", kind, ()))) for kind in models.ONNX_TYPES}
+        inputs["in_UINT8"] = server.tensor((200_000,), np.dtype(np.uint8))
+        inputs["in_UINT8"][...] = 7
+        await server.infer(InferRequest("types", inputs, ("out_UINT8",), timeout_s))
+        return sent[-2:] == ["shared_memory", "shared_memory"]
+
+    await until(asked)
+    controls.freeze()
+    try:
+        with pytest.raises(BackendTimeout):
+            await asked(0.3)
+    finally:
+        controls.thaw()
+    assert server.shared_memory_slots["quarantined"] == 1
+
+    assert await asked()
+    assert server.shared_memory_slots["quarantined"] == 1
+    await server.close()
