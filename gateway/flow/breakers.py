@@ -25,6 +25,8 @@ from gateway.errors import (
     SnapshotError,
 )
 from gateway.flow.breaker import Breaker, BreakerState
+from gateway.flow.concurrency import Came
+from gateway.flow.limiter import Place
 from gateway.layouts.boxes import NotFinite
 from gateway.live import Live
 from gateway.metrics import Metrics
@@ -228,14 +230,16 @@ class Asked:
 class Attempt:
     """One snapshot's questions to the variants of one release, as a context; without breakers nothing is noted.
 
-    What came of them counts at its end, when it is known whether another variant could answer the same snapshot.
+    What came of them counts at its end, when it is known whether another variant could answer the same snapshot; its
+    `place` in flight is told at once.
     """
 
-    __slots__ = ("_asked", "_breakers", "_came", "_model", "_sent_at")
+    __slots__ = ("_asked", "_breakers", "_came", "_model", "_place", "_sent_at")
 
-    def __init__(self, breakers: Breakers | None, model: ServedModel) -> None:
+    def __init__(self, breakers: Breakers | None, model: ServedModel, place: Place | None = None) -> None:
         self._breakers = breakers
         self._model = model
+        self._place = place
         self._asked: dict[str, Asked] = {}
         self._sent_at: dict[str, float] = {}
         self._came: dict[str, SnapshotError | None] = {}
@@ -245,20 +249,39 @@ class Attempt:
 
         Raises InternalError for one that has been asked: its breaker would wait for ever for the first question's end.
         """
-        if self._breakers is None or (breaker := self._breakers.of(self._model, name)) is None:
-            return
+        if self._breakers is not None and (breaker := self._breakers.of(self._model, name)) is not None:
+            self._admit(self._breakers, breaker, name, needed=needed)
+        if self._place is not None:
+            self._place.ask(name)
+
+    def _admit(self, breakers: Breakers, breaker: Breaker, name: str, *, needed: bool) -> None:
         if name in self._asked or name in self._came:
             raise InternalError(f"variant '{name}' was to be asked twice about one snapshot")
         failed = bool(self._came) and not self._answered
-        if not breaker.begin(self._breakers.now(), needed=needed, last_resort=failed):
+        if not breaker.begin(breakers.now(), needed=needed, last_resort=failed):
             raise Suspended(f"variant '{name}' is not asked: {_why(breaker)}", breaker.last)
         self._asked[name] = Asked(breaker, breaker.state is BreakerState.HALF_OPEN)
-        self._breakers.begun(self._model, name, breaker)
+        breakers.begun(self._model, name, breaker)
 
     def sent(self, name: str) -> None:
         """A request to the variant goes out now."""
         if self._breakers is not None:
             self._sent_at[name] = self._breakers.now()
+
+    def over(self, name: str, error: SnapshotError | None) -> None:
+        """The variant has answered, or will not; whether its answer can be read is for `came`."""
+        if self._place is None:
+            return
+        match error:
+            case None:
+                came = Came.ANSWER
+            case BackendUnavailable():
+                came = Came.OVERLOAD
+            case BackendTimeout() if self._waited_fairly(name):
+                came = Came.OVERLOAD
+            case _:
+                came = Came.NOTHING
+        self._place.over(name, came)
 
     def came(self, name: str, error: SnapshotError | None) -> None:
         """What came of it, in the end: None for an answer that could be read."""
@@ -291,7 +314,7 @@ class Attempt:
         assert self._breakers is not None
         match error:
             case BackendTimeout():
-                return self._breakers.now() - self._sent_at.get(name, float("inf")) >= self._breakers.fair_s()
+                return self._waited_fairly(name)
             case ModelUnavailable():
                 return True
             case BackendInvalidResponse() if not self._may_be_the_senders(error):
@@ -301,6 +324,11 @@ class Attempt:
             case BackendUnavailable():
                 return self._answered
         return False
+
+    def _waited_fairly(self, name: str) -> bool:
+        """Whether a time-out came after so long that the variant is at fault, and not a deadline that was near."""
+        breakers = self._breakers
+        return breakers is not None and breakers.now() - self._sent_at.get(name, float("inf")) >= breakers.fair_s()
 
     def _may_be_the_senders(self, garbage: BackendInvalidResponse) -> bool:
         """Whether a sound variant may answer so: pixels are within bounds that it knows, readings are not.

@@ -18,9 +18,10 @@ NEWCOMERS_AT_ONCE = 32
 CREDIT = 3
 """Rounds that a lane may make up for: so many frames of a slow camera, and one more, may come close together."""
 
-Lane = tuple[str, str]
-"""A camera and the model that it asks: the unit of freshness and fairness."""
-
+Service = tuple[str, str]
+"""A model and what is asked of it: a variant, `dual`, or "" for whatever the model answers with."""
+Lane = tuple[str, str, str]
+"""A camera and the service that it asks: the unit of freshness and fairness."""
 
 Standing = tuple[int, int]
 """The round that a lane is in, and when it was served last; who has the least is served next."""
@@ -89,8 +90,8 @@ class Level:
         self._priority = priority
         self._services = services
         self._lines: dict[Lane, _Line] = {}
-        self._by_service: dict[str, list[tuple[Standing, Lane]]] = {}
-        """Of each model the lanes, the one not served for the longest first."""
+        self._by_service: dict[Service, list[tuple[Standing, Lane]]] = {}
+        """Of each service the lanes, the one not served for the longest first."""
         self._with_more: list[tuple[int, Standing, Lane]] = []
         """The lanes of two snapshots and more with their number, the longest last."""
 
@@ -98,8 +99,8 @@ class Level:
         return len(self._lines)
 
     @property
-    def models(self) -> Iterable[str]:
-        """The models that are waited for."""
+    def services(self) -> Iterable[Service]:
+        """What is waited for."""
         return self._by_service.keys()
 
     def add(self, lane: Lane, number: int, job: Job) -> None:
@@ -132,9 +133,9 @@ class Level:
             self._put_in(lane, line)
         return job
 
-    def next(self, serves: Callable[[str], bool]) -> tuple[Lane, int] | None:
-        """The oldest job of the lane that has not been served for the longest, of the models that serve."""
-        firsts = [order[0] for model, order in self._by_service.items() if serves(model)]
+    def next(self, open_to: Callable[[Service], bool]) -> tuple[Lane, int] | None:
+        """The oldest job of the lane that has not been served for the longest, of the services that take one now."""
+        firsts = [order[0] for service, order in self._by_service.items() if open_to(service)]
         return self._oldest(min(firsts)[1]) if firsts else None
 
     def least(self, serves: Callable[[str], bool]) -> tuple[Lane, int]:
@@ -144,7 +145,7 @@ class Level:
         """
         if self._with_more:
             return self._oldest(self._with_more[-1][2])
-        lasts = [(not serves(model), order[-1]) for model, order in self._by_service.items()]
+        lasts = [(not serves(service[0]), order[-1]) for service, order in self._by_service.items()]
         return self._oldest(max(lasts)[1][1])
 
     def crowded(self) -> list[Lane]:
@@ -165,16 +166,24 @@ class Level:
         line = self._lines.pop(lane, None)
         if line is None:
             return None
-        order = self._by_service[lane[1]]
+        service = lane[1:]
+        order = self._by_service[service]
         del order[bisect_left(order, (line.standing, lane))]
         if not order:
-            del self._by_service[lane[1]]
+            del self._by_service[service]
         if len(line.jobs) > 1:
             del self._with_more[bisect_left(self._with_more, (len(line.jobs), line.standing, lane))]
         return line
 
     def _put_in(self, lane: Lane, line: _Line) -> None:
         self._lines[lane] = line
-        insort(self._by_service.setdefault(lane[1], []), (line.standing, lane))
+        insort(self._by_service.setdefault(lane[1:], []), (line.standing, lane))
         if len(line.jobs) > 1:
             insort(self._with_more, (len(line.jobs), line.standing, lane))
+
+
+def lane_of(job: Job) -> Lane:
+    """The camera, the model, and what is asked of it."""
+    preference = job.snapshot.backend_preference
+    asked = "" if preference is None else job.model.meant_by(preference) or ""
+    return (job.snapshot.origin.device_id, job.model.spec.name, asked)

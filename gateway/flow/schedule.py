@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections import deque
 from collections.abc import Callable
 from itertools import count
 
-from gateway.flow.lanes import Lane, Level, Services
+from gateway.flow.lanes import Lane, Level, Service, Services, lane_of
 from gateway.messages import Job
 from gateway.metrics import Metrics
 
@@ -26,19 +27,28 @@ class Schedule:
     """Waiting jobs by priority, then the lane that has not been served for the longest, each lane's oldest first.
 
     So every camera gets as much as it sends, up to a share that is the same for all who want more. Jobs whose model
-    does not serve now are passed over, so they hold up no other. When the queue is full the lowest priority gives way:
-    the oldest of the longest lane, and where each lane has one left, that of the lane served last. The freshest frame
-    of each camera stays, and a fast camera cannot push out a slow one, however many of them there are.
+    does not serve now, or whose variant has no room for another, are passed over, so they hold up no other. When the
+    queue is full the lowest priority gives way: the oldest of the longest lane, and where each lane has one left, that
+    of the lane served last. The freshest frame of each camera stays, and a fast camera cannot push out a slow one,
+    however many of them there are.
 
     A queue that goes on overflowing would serve everything late. Under pressure a camera's frame that has waited for
     FRESH_S gives way to its next one; a backlog that fits into the queue is served whole.
     """
 
-    def __init__(self, max_messages: int, max_bytes: int, serves: Callable[[str], bool], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        max_messages: int,
+        max_bytes: int,
+        serves: Callable[[str], bool],
+        metrics: Metrics,
+        room: Callable[[Service], bool] = lambda _: True,
+    ) -> None:
+        """`serves` says whether a model answers at all, `room` whether one more snapshot may ask a service now."""
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._serves = serves
-        self._metrics = metrics
+        self._room = room
         self._levels: dict[int, Level] = {}
         self._services = Services()
         self._numbers = count()
@@ -49,7 +59,10 @@ class Schedule:
         self._now = self._served_at = self._pressed_until = float("-inf")
         self._overflows_since = self._overflowed_at = float("-inf")
         self._bytes = 0
-        self._changed = asyncio.Event()
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._looking = False
+        metrics.queue_messages.set_function(self._places.__len__)
+        metrics.queue_bytes.set_function(lambda: self._bytes)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -62,7 +75,7 @@ class Schedule:
     @property
     def model_names(self) -> set[str]:
         """The models that jobs wait for."""
-        return {model for level in self._levels.values() for model in level.models}
+        return {service[0] for level in self._levels.values() for service in level.services}
 
     def limit(self, max_messages: int, max_bytes: int) -> None:
         """Let other limits hold from the next `put` on."""
@@ -75,12 +88,12 @@ class Schedule:
         """
         if job.size > self._max_bytes:
             return [job]
-        priority, lane, number = job.snapshot.priority, _lane(job), next(self._numbers)
+        priority, lane, number = job.snapshot.priority, lane_of(job), next(self._numbers)
         level = self._levels.setdefault(priority, Level(priority, self._services))
         (level.add_again if again else level.add)(lane, number, job)
         self._places[number] = priority, lane
         heapq.heappush(self._deadlines, (job.deadline_at, number))
-        self._count(job.size)
+        self._bytes += job.size
         arrived_at = job.snapshot.origin.received_at
         self._now = max(self._now, arrived_at)
         outpaced = self._outpaced(priority, lane, arrived_at, FRESH_S)
@@ -94,15 +107,23 @@ class Schedule:
         return outpaced + gone
 
     async def get(self) -> Job:
-        """The next job whose model serves; waits for one."""
+        """The next job whose model serves and has room; waits for one. Who gets it counts it before it awaits."""
         while (job := self.take()) is None:
-            await self._changed.wait()
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if not waiter.cancelled():
+                    self.look_again()  # it was woken up already, so another one has to look in its place
+                raise
+        self.look_again()
         return job
 
     def take(self) -> Job | None:
-        """The next job whose model serves; None when there is none."""
+        """The next job whose model serves and has room; None when there is none."""
         for priority in sorted(self._levels, reverse=True):
-            found = self._levels[priority].next(self._serves)
+            found = self._levels[priority].next(self._open_to)
             if found is not None:
                 lane, number = found
                 self._served_at = self._now
@@ -110,9 +131,22 @@ class Schedule:
         return None
 
     def look_again(self) -> None:
-        """Wake up whoever waits in `get`: there is a new job, or another model serves."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        """Wake up one who waits in `get` if there is a job and room for it. Who gets a job wakes up the next.
+
+        It looks at the end of this turn of the loop, once for all that has made room by then, and when who has just got
+        a job has counted it. To look first costs a fraction of a task that wakes up for nothing.
+        """
+        if self._waiters and self._places and not self._looking:
+            self._looking = True
+            asyncio.get_running_loop().call_soon(self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        while self._waiters and self._some_are_open:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
 
     def expired(self, now: float) -> list[Job]:
         """Take out the jobs whose deadline has passed, wherever in the queue they stand."""
@@ -140,6 +174,13 @@ class Schedule:
     def drain(self) -> list[Job]:
         """Take everything out, at shutdown."""
         return [self._remove(priority, lane, number) for number, (priority, lane) in list(self._places.items())]
+
+    @property
+    def _some_are_open(self) -> bool:
+        return any(self._open_to(service) for level in self._levels.values() for service in level.services)
+
+    def _open_to(self, service: Service) -> bool:
+        return self._serves(service[0]) and self._room(service)
 
     def _outpaced(self, priority: int, lane: Lane, now: float, patience_s: float) -> list[Job]:
         """Take out what a camera's fresher frame makes pointless, while not everything can be served."""
@@ -170,17 +211,8 @@ class Schedule:
         if not level:
             del self._levels[priority]
         del self._places[number]
-        self._count(-job.size)
+        self._bytes -= job.size
         if len(self._deadlines) > 2 * len(self) + 64:
             self._deadlines = [each for each in self._deadlines if each[1] in self._places]
             heapq.heapify(self._deadlines)
         return job
-
-    def _count(self, size: int) -> None:
-        self._bytes += size
-        self._metrics.queue_messages.set(len(self))
-        self._metrics.queue_bytes.set(self._bytes)
-
-
-def _lane(job: Job) -> Lane:
-    return (job.snapshot.origin.device_id, job.model.spec.name)

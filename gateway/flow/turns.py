@@ -7,6 +7,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 
+from gateway.flow.limiter import Place
 from gateway.messages import Job
 from gateway.models.catalog import ServedModel
 
@@ -22,6 +23,8 @@ class Turn:
     model: ServedModel
     release: ServedModel
     """`model` itself, or the candidate of its trial."""
+    place: Place
+    """What the job holds in flight."""
 
     @property
     def device_id(self) -> str:

@@ -13,13 +13,20 @@ from gateway.models.catalog import ServedModel, State
 def choose(
     snapshot: Asked, model: ServedModel, settings: Settings, withheld: Callable[[str], str] | None = None
 ) -> Selection:
+    """Choose the variants for one snapshot, as `choose_for` does for what it prefers."""
+    return choose_for(snapshot.backend_preference, model, settings, withheld)
+
+
+def choose_for(
+    preference: str | None, model: ServedModel, settings: Settings, withheld: Callable[[str], str] | None = None
+) -> Selection:
     """Choose the variant that answers, those that are compared, and those to fall back on.
 
     A variant that is known not to serve is passed over, and so is one for which `withheld` has a reason, while another
     one serves; the reason of the selection says so. What is withheld is the last to fall back on. Raises
     ModelUnavailable when none serves.
     """
-    wanted, reason = _wanted(snapshot, model, settings)
+    wanted, reason = _wanted(preference, model, settings)
     dual = wanted == "dual" and len(model.variants) > 1
     primary = _primary(wanted, model, settings)
     order = [primary, *(name for name in model.variants if name != primary)]
@@ -56,9 +63,9 @@ def not_serving(model: ServedModel) -> ModelUnavailable:
     return ModelUnavailable(f"no variant of '{name}' serves ({model.why_not_ready()})")
 
 
-def _wanted(snapshot: Asked, model: ServedModel, settings: Settings) -> tuple[str, str]:
-    if preference := model.meant_by(snapshot.backend_preference):
-        return preference, "message"
+def _wanted(preference: str | None, model: ServedModel, settings: Settings) -> tuple[str, str]:
+    if meant := model.meant_by(preference):
+        return meant, "message"
     if len(model.variants) > 1:
         if model.spec.backend == "dual":
             return "dual", "model"

@@ -150,8 +150,7 @@ def _the_picture(signature: ModelSignature, extras: Mapping[str, Meaning], where
 
 def _refuse_huge(plan: InputPlan, spec: PreprocessingSpec, where: str) -> None:
     """Raise ConfigError when the tensors of one snapshot would take more memory than several may at a time."""
-    pictures = spec.tiles.max_tiles + spec.tiles.whole if spec.mode == "tiles" else 1
-    size = pictures * plan.height * plan.width * plan.channels * BYTES_OF[plan.datatype]
+    pictures, size = _pictures(spec), input_bytes(plan, spec)
     if size > MAX_INPUT_BYTES:
         raise ConfigError(
             f"the input '{plan.name}' takes {size / 2**20:.0f} MiB for one snapshot ({pictures} of {plan.height}x"
@@ -159,6 +158,15 @@ def _refuse_huge(plan: InputPlan, spec: PreprocessingSpec, where: str) -> None:
             where=where,
             fix="Lower preprocessing.tiles.max_tiles" if pictures > 1 else "Export the model for a smaller picture",
         )
+
+
+def input_bytes(plan: InputPlan, spec: PreprocessingSpec) -> int:
+    """Bytes of the tensor of one snapshot at most, with all tiles of a picture that is cut."""
+    return _pictures(spec) * plan.height * plan.width * plan.channels * BYTES_OF[plan.datatype]
+
+
+def _pictures(spec: PreprocessingSpec) -> int:
+    return spec.tiles.max_tiles + spec.tiles.whole if spec.mode == "tiles" else 1
 
 
 def _meaning(name: str, given: dict[str, Meaning]) -> Meaning | None:

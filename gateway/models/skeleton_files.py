@@ -149,9 +149,9 @@ def _config(skeleton: Skeleton, variant: str, signature: ModelSignature) -> Iter
         yield from _tensors(side, tensors, bool(signature.max_batch_size))
     if signature.max_batch_size:
         yield ""
-        yield "# Snapshots that arrive together share one execution."
+        yield "# Snapshots that arrive while one execution lasts share the next one."
         yield "dynamic_batching {"
-        yield "  max_queue_delay_microseconds: 500"
+        yield "  max_queue_delay_microseconds: 0"
         yield "}"
     yield ""
     yield (

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gateway.flow.lanes import Service
 from gateway.flow.schedule import Schedule
 from gateway.messages import Job
 from gateway.metrics import Metrics
@@ -120,6 +121,117 @@ async def test_a_model_that_does_not_serve_holds_up_no_other_and_is_served_when_
     serving.add("late")
     queue.look_again()
     assert await getting is waiting
+
+
+async def test_it_looks_once_a_turn_however_much_has_happened_in_it() -> None:
+    looks, full = [], True
+
+    def room(service: Service) -> bool:
+        looks.append(service)
+        return not full
+
+    queue = Schedule(10, 1000, lambda _: True, Metrics(), room)
+    getting = [asyncio.create_task(queue.get()) for _ in range(2)]
+    await asyncio.sleep(0)
+    jobs = {job("a"), job("b")}
+    for each in jobs:
+        queue.put(each)
+    queue.look_again()
+    await asyncio.sleep(0)
+    assert len(looks) == 1
+    full = False
+    queue.look_again()
+    assert set(await asyncio.gather(*getting)) == jobs
+
+
+async def test_a_service_without_room_holds_up_no_other_of_the_same_camera_and_model() -> None:
+    full = {("detector", "onnx")}
+    queue = Schedule(10, 1000, lambda _: True, Metrics(), lambda service: service not in full)
+    waiting, other, plain = (job("a", preference=each) for each in ("onnx", "torch", None))
+    for item in (waiting, other, plain):
+        queue.put(item)
+    taken = [queue.take() for _ in range(3)]
+    assert {id(item) for item in taken} == {id(other), id(plain), id(None)}
+    assert not queue.waiting_only, "it waits for room, which is no reason to leave it to the broker"
+    full.clear()
+    assert queue.take() is waiting
+
+
+class Floor:
+    """Workers at a queue, and two models each of which takes so many jobs at once."""
+
+    def __init__(self, workers: int) -> None:
+        self.limits = {"a": 1, "b": 2}
+        self.in_flight = {"a": 0, "b": 0}
+        self.queue = Schedule(1000, 10**6, lambda _: True, Metrics(), lambda service: self.has_room(service[0]))
+        self._models = {name: served(spec(name)) for name in self.limits}
+        self._ends: dict[str, list[asyncio.Event]] = {"a": [], "b": []}
+        self.idle = 0
+        self.workers = [asyncio.create_task(self.work()) for _ in range(workers)]
+
+    def has_room(self, name: str) -> bool:
+        return self.in_flight[name] < self.limits[name]
+
+    async def work(self) -> None:
+        while True:
+            self.idle += 1
+            try:
+                name = (await self.queue.get()).model.spec.name
+            finally:
+                self.idle -= 1
+            self.in_flight[name] += 1
+            end = asyncio.Event()
+            self._ends[name].append(end)
+            await end.wait()
+            self.in_flight[name] -= 1
+            self.queue.look_again()
+
+    def do(self, what: str, name: str) -> None:
+        match what:
+            case "put":
+                self.queue.put(job("camera", model=self._models[name]))
+            case "done" if self._ends[name]:
+                self._ends[name].pop(0).set()
+            case "raise":
+                self.limits[name] += 3
+                self.queue.look_again()
+            case "cut":
+                self.limits[name] = max(1, self.limits[name] - 1)
+            case "cancel" if self.workers:
+                self.queue.put(job("camera", model=self._models[name]))  # which wakes up one, perhaps this one
+                self.workers.pop(0).cancel()
+
+    @property
+    def waiting(self) -> set[str]:
+        """The models of the jobs that wait."""
+        lines = [line for level in self.queue._levels.values() for line in level._lines.values()]
+        return {item.model.spec.name for line in lines for item in line.jobs.values()}
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(("put", "done", "raise", "cut", "cancel")), st.sampled_from("ab")), max_size=60
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(steps, st.integers(1, 5))
+@example([("raise", "a"), ("cancel", "b")], 2)
+@example([("put", "a"), ("put", "a"), ("put", "a"), ("raise", "a")], 4)
+def test_no_wake_up_is_lost(doing: list[tuple[str, str]], workers: int) -> None:
+    """After each step, and without any other: while a worker is free, no job waits whose model has room."""
+
+    async def run() -> None:
+        floor = Floor(workers)
+        for step in doing:
+            floor.do(*step)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not (floor.idle and any(floor.has_room(name) for name in floor.waiting)), step
+        for task in floor.workers:
+            task.cancel()
+        await asyncio.gather(*floor.workers, return_exceptions=True)
+
+    asyncio.run(run())
 
 
 async def test_late_jobs_leave_wherever_they_stand() -> None:

@@ -113,13 +113,13 @@ def test_who_invents_a_device_id_for_each_message_has_the_share_of_as_many_camer
 def test_the_memory_of_services_is_bounded_and_the_longest_ago_is_forgotten_first() -> None:
     services = Services(remembered=100)
     for number in range(1_000_000):
-        services.standing(0, (f"stranger-{number}", "m"))
+        services.standing(0, (f"stranger-{number}", "m", ""))
     assert len(services) == 0
     for number in range(1000):
-        lane = (f"camera-{number}", "m")
+        lane = (f"camera-{number}", "m", "")
         services.serve(0, lane, services.standing(0, lane))
     assert len(services) == 100
-    assert services.standing(0, ("camera-950", "m")) < services.standing(0, ("camera-999", "m"))
+    assert services.standing(0, ("camera-950", "m", "")) < services.standing(0, ("camera-999", "m", ""))
 
 
 # --- freshness -------------------------------------------------------------------------------------
