@@ -10,7 +10,7 @@ RELEASE := .venv-release
 IMAGE := .venv-image
 
 .PHONY: help demo test test-rollouts test-exports check format sample-models measure bench-resources stack docs clean \
-	chaos soak overload fuzz lock sbom audit
+	bench guard chaos soak overload fuzz lock sbom audit
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -64,6 +64,12 @@ sample-models: $(VENV)/.installed ## Train and export the sample models again (u
 
 measure: $(VENV)/.installed ## Send all test scenes through a running gateway and write the model cards
 	$(BIN)/python triton/samples/measure.py
+
+bench: $(VENV)/.installed ## The gateway beside a straightforward script, Triton alone and the decoder alone (5 minutes; BENCH="--quick")
+	$(BIN)/edge-gateway bench $(BENCH)
+
+guard: $(VENV)/.installed ## Has a snapshot become dearer? Counts instructions, by perf or valgrind
+	$(BIN)/python -m tests.bench.guard
 
 bench-resources: $(VENV)/.installed ## Measure start, memory and CPU of the gateway itself on this machine
 	$(BIN)/python -m tests.bench.resources

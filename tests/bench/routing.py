@@ -61,9 +61,14 @@ def answer_of(asked: Job, model: ServedModel) -> Predicted:
 
 async def routed(pipeline: Pipeline, asked: Job, predicted: Predicted) -> None:
     """All that a snapshot goes through for the sake of versions."""
-    turn = await pipeline._turn(asked)
-    with pipeline._taken(turn):
+    with pipeline._limiter.enter(asked) as place:
+        turn = await pipeline._turn(asked, place)
+        name, turns = turn.model.spec.name, pipeline._turns
+        if turn.release is not turn.model:
+            turns.hold(name, turn.model.version)
+            turns.drop(name, turn.model.version)
         pipeline._shadow.offer(Tried(predicted, turn.model, stable=predicted.results))
+        turns.leave(name, turn.device_id, turn.release.version)
 
 
 def before(models: Models, asked: Job) -> None:
