@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from gateway.admin.infer import InferApi
 from gateway.admin.kserve import KServe
 from gateway.admin.model_commands import ModelCommandTopic
 from gateway.admin.models_topic import ModelsTopic
-from gateway.admin.status import StatusPublisher, status_publication
+from gateway.admin.status import StatusPublisher, Values, serving, status_publication
+from gateway.affinity import Cores, cores_for
 from gateway.allocator import Allocator
 from gateway.config import Settings
 from gateway.config_reload import Reloader
@@ -60,8 +62,18 @@ BROKER_CLOSE_LIMIT_S = 5.0
 """For what the broker's side still has to store; the disk of SPOOL_DIR may be one of a network that hangs."""
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a gateway does that is one of several workers: it answers, and the front says how all of them stand."""
+
+    http_socket: Path
+    """Where the front asks it."""
+    speaks_of_models: bool
+    """Whether it is the one that publishes how each model stands."""
+
+
 class Gateway:
-    """One gateway between a broker and a Triton."""
+    """One gateway between a broker and a Triton, or one of several workers that are one together."""
 
     def __init__(
         self,
@@ -72,10 +84,13 @@ class Gateway:
         config_file: Path | None = None,
         checks: Checks | None = None,
         lease: Lease | None = None,
+        part: Part | None = None,
+        cores: Cores | None = None,
     ) -> None:
         logical, errors = read_models(settings)
         self._allocator = Allocator()
         self._settings = settings
+        self._part = part
         self._broker = broker
         self._server = server
         self._metrics = metrics
@@ -85,7 +100,8 @@ class Gateway:
         self._figures = Measurements(server, models, self._fleet)
         self._memory = Memory(self.live, self._fleet, self._figures)
         self._loader = Loader(server, models, self._fleet, metrics, self._memory)
-        self._pipeline = Pipeline(self.live, broker, server, models, metrics)
+        decoders = (cores or cores_for(settings)).decoding_pool()
+        self._pipeline = Pipeline(self.live, broker, server, models, metrics, decoders)
         lease = lease or FileLease(settings.state_dir, new_identity(settings.gateway_id))
         ledger = Ledger(StateStore(settings.state_dir), lease, settings.gateway_id)
         watcher = DropWatcher(settings.model_repository, settings.state_dir, settings.drop_quiet_s, settings.drop_watch)
@@ -96,7 +112,7 @@ class Gateway:
         self.rollouts = Roller(tools, lease, lambda model: loop_of(self.live.current, model))
         self.rollouts.begin(logical, errors)
         self.health = Health(self.live, broker, self._loader, models, metrics, self.rollouts)
-        self._status = StatusPublisher(settings, broker, self.health, models, metrics)
+        self._status = StatusPublisher(settings, broker, self.health.report, self.serving, self._values)
         self._models_topic = ModelsTopic(settings, broker, models, self.rollouts)
         guard = TokenGuard(settings.api_token_file)
         self._commands = ModelCommandTopic(settings, broker, CommandDesk(self.rollouts, models, metrics), models, guard)
@@ -110,6 +126,7 @@ class Gateway:
             Api(self.live, self.health, models, metrics, self.rollouts, guard),
             InferApi(self.live, self._pipeline.intake.ask, guard),
             KServe(self.health, models),
+            path=part.http_socket if part else None,
         )
         self._reloader = Reloader(self.live, config_file, self._read_again, self.rollouts.take_over, metrics)
         self._stop = asyncio.Event()
@@ -126,6 +143,13 @@ class Gateway:
     def stuck(self) -> bool:
         """Whether a thread runs that will not end, so that the process cannot end in the usual way."""
         return self._pipeline.stuck or self._storing_hangs
+
+    def serving(self) -> dict[str, dict[str, Any]]:
+        """For each model the version of each variant that has one."""
+        return serving(self.models)
+
+    async def _values(self) -> Values:
+        return self._metrics
 
     def reload(self) -> None:
         """Read the configuration again."""
@@ -163,8 +187,6 @@ class Gateway:
             "figures": self._figures.run(),
             "memory": self._memory.run(),
             "rollouts": self.rollouts.run(),
-            "status": self._status.run(),
-            "models-topic": self._models_topic.run(),
             "model-commands": self._commands.run(),
             "intake": self._pipeline.intake.run(),
             "queue-models": self._pipeline.intake.watch_models(),
@@ -173,6 +195,10 @@ class Gateway:
             "reload": self._reloader.run(),
             "allocator": self._allocator.run(),
         }
+        if self._part is None:
+            work["status"] = self._status.run()
+        if self._part is None or self._part.speaks_of_models:
+            work["models-topic"] = self._models_topic.run()
         for index in range(REFUSAL_WORKERS):
             work[f"refusals-{index}"] = self._pipeline.intake.answer_at_once()
         for index in range(self._settings.max_in_flight):
@@ -260,7 +286,7 @@ class Gateway:
 
     async def _say_offline(self) -> None:
         last: list[tuple[str, Coroutine[Any, Any, None]]] = []
-        if self._broker.connected:
+        if self._broker.connected and self._part is None:
             offline = self._broker.publish(status_publication(self._settings, "offline", reason="stopped"))
             last.append(("the offline status", offline))
         if self._broker.connected or self._spooled:

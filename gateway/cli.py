@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from gateway import __version__
+from gateway.commands.bench import bench
 from gateway.commands.broker import mqtt_settings
 from gateway.commands.completion import completion
 from gateway.commands.config import config
@@ -52,7 +53,7 @@ def cli(context: click.Context) -> None:
 
 
 # In the order in which the overview shows them.
-for _command in (demo, stack, triton, serve, send, watch, doctor, models, config, completion):
+for _command in (demo, stack, triton, serve, send, watch, doctor, bench, models, config, completion):
     cli.add_command(_command)
 
 

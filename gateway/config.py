@@ -169,10 +169,13 @@ class Settings(BaseSettings):
     triton_shared_memory: Literal["auto", "off"] = "auto"
     """`auto`: input tensors go to Triton through shared memory where it can read them, else in the request; `off`:
     always in the request."""
-    shared_memory_max_bytes: int = Field(32 * 2**20, ge=2**20, le=2**36)
-    """Bytes of /dev/shm that input tensors may take together; those beyond go in the request."""
+    shared_memory_max_bytes: int = Field(16 * 2**20, ge=2**20, le=2**36)
+    """Bytes of /dev/shm that the input tensors of each process may take; those beyond go in the request. No model has
+    more snapshots in flight than have room in it, one at least, also where shared memory is off."""
     infer_concurrency: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
-    """Requests to one variant that are under way at once; `auto` finds by the latency how many serve best."""
+    """Snapshots in flight for one variant at once, those that are being decoded among them; `auto` finds how many bring
+    more answers. Either way no more of one model than have room in SHARED_MEMORY_MAX_BYTES: one where its input is
+    larger."""
     gpu_enabled: bool | None = None
     """`true`: it is said when Triton runs a model on the CPU. Where a model runs, its config.pbtxt decides."""
 
@@ -188,9 +191,11 @@ class Settings(BaseSettings):
     queue_max_bytes: int = Field(8 * 2**20, ge=2**20, le=64 * 2**30)
     """Bytes of encoded pictures that may wait; beyond it as with QUEUE_MAX_MESSAGES."""
     max_in_flight: int = Field(8, ge=1, le=256)
-    """Snapshots between queue and broker at the same time, of all models together."""
+    """Snapshots between queue and broker at the same time, of all models together; for batches twice as many as the
+    largest has pictures."""
     workers: int = Field(1, ge=1, le=64)
-    """Processes that share the work, for machines with more cores; each takes its part of the snapshots."""
+    """Processes that share the work, for machines with more cores; each takes its part of the cameras. What is said of
+    queues, places in flight, threads and shared memory holds for each of them."""
     decoder_threads: int | None = Field(None, ge=1, le=64)
     """Threads that decode pictures in each process; without it as many as its cores, at most 4."""
     loop_cpus: CpuList = ()
@@ -240,6 +245,14 @@ class Settings(BaseSettings):
     @classmethod
     def _as_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int) else value  # YAML reads 5 as a number
+
+    @field_validator("infer_concurrency", mode="before")
+    @classmethod
+    def _auto_or_a_number(cls, value: Any) -> Any:
+        number = str(value)
+        if number == "auto" or (number.isascii() and number.isdigit() and 1 <= int(number[:9]) <= 256):
+            return value
+        raise ValueError(f"must be 'auto' or a number from 1 to 256, not '{shown(number)}'")
 
     @field_validator("mqtt_commands", mode="before")
     @classmethod
@@ -341,6 +354,11 @@ class Settings(BaseSettings):
     def patterns(self) -> tuple[TopicPattern, ...]:
         """The input topics as patterns."""
         return tuple(TopicPattern(text) for text in self.mqtt_input_topics)
+
+    @property
+    def command_topics(self) -> tuple[str, ...]:
+        """The topics of commands to the models of this gateway; none where MQTT commands nothing."""
+        return tuple(dict.fromkeys(topics.fill(topic, self.place) for topic in self.mqtt_command_topics))
 
     @property
     def client_id(self) -> str:

@@ -34,6 +34,8 @@ def contradictions(settings: Settings) -> list[str]:
         ),
         "DEAD_LETTER_TOPIC must receive nothing else, and no commands to models: whoever may send a picture could "
         "send them through it": _dead_letters_are_used(settings),
+        "WORKERS above 1 excludes MODEL_IDLE_UNLOAD_S and MODEL_MEMORY_BUDGET_MB: one worker would unload what another "
+        "one asks for": (settings.workers > 1 and (settings.model_idle_unload_s or settings.model_memory_budget_mb)),
         "MODEL_PUBLIC_KEY_FILE and MODEL_CERTIFICATE_FILE exclude each other; give one": (
             settings.model_public_key_file and settings.model_certificate_file
         ),

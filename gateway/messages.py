@@ -2,7 +2,6 @@
 
 Message -> Snapshot -> Job -> Prepared -> Answered -> Predicted -> Publications
 A sensor's first steps are others: Message -> Reading -> (joins a window) -> Window -> Job.
-
 Times named `*_at` are seconds of `time.monotonic()`; times named `*_ms` are durations in milliseconds.
 """
 
@@ -54,8 +53,8 @@ class Oversize:
 class Message:
     """One message as the broker delivered it; `delivery` is the broker adapter's own handle for the ack.
 
-    A message above the adapter's size limit arrives with `payload` empty and its true size and SHA-256
-    in `oversize`, so that it costs no memory and can still be answered.
+    A message above the adapter's size limit arrives with `payload` empty and its true size and SHA-256 in `oversize`:
+    it costs no memory and can be answered. `within_topic_limit` is None until RATE_LIMIT_PER_TOPIC is looked at.
     """
 
     topic: str
@@ -67,6 +66,7 @@ class Message:
     properties: MessageProperties = field(default_factory=MessageProperties)
     delivery: object = None
     oversize: Oversize | None = None
+    within_topic_limit: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

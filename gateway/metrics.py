@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.registry import Collector
 
 from gateway.errors import Outcome
 
 PREFIX = "edge_gateway_"
 LONG = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_OF_HISTOGRAM = ("_bucket", "_count", "_sum")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,10 @@ CATALOGUE = (
             ("outcome",), values=tuple(Outcome)),
     Meaning("snapshot_errors_total", "counter", "Error messages by their stable code.",
             "Look the code up in docs/errors.md.", ("code",)),
-    Meaning("ignored_messages_total", "counter", "Messages that are no snapshots to answer, by reason.",
-            "retained: a camera publishes with the retain flag; switch it off there.", ("reason",),
-            values=("retained",)),
+    Meaning("ignored_messages_total", "counter", "Messages that are not answered, by reason.",
+            "retained: a camera publishes with the retain flag; switch it off there. worker_away: sent with QoS 0 "
+            "while the worker of its camera was away or hung; send with QoS 1 what may not be lost.", ("reason",),
+            values=("retained", "worker_away")),
     Meaning("repeats_total", "counter", "Snapshots that came again and were answered as before.",
             "Growing steadily: a camera sends the same frame again, or acknowledgements get lost on the way."),
     Meaning("dead_letters_total", "counter",
@@ -57,10 +58,12 @@ CATALOGUE = (
             "Compare with nv_inference_compute_infer_duration_us of Triton.", ("model", "variant")),
     Meaning("inference_errors_total", "counter", "Variants that failed on a snapshot, by code.",
             "See Triton's log for the model.", ("model", "variant", "code")),
-    Meaning("inference_in_flight", "gauge", "Snapshots that a variant is answering now.",
-            "At inference_concurrency_limit: the variant is the bottleneck.", ("model", "variant")),
-    Meaning("inference_concurrency_limit", "gauge", "Snapshots that a variant may answer at once.",
-            "1 for long: its latency grows with every second request; give it more instances or a faster GPU.",
+    Meaning("inference_in_flight", "gauge", "Snapshots that are being decoded for a variant, or answered by it.",
+            "At inference_concurrency_limit: the variant is the bottleneck. Below it although snapshots wait: raise "
+            "SHARED_MEMORY_MAX_BYTES, or MAX_IN_FLIGHT.", ("model", "variant")),
+    Meaning("inference_concurrency_limit", "gauge", "Snapshots that may be in flight for a variant at once.",
+            "1 for long: it times out again and again. 2: more at once bring nothing; give it more instances or a "
+            "faster GPU. At MAX_IN_FLIGHT: raise that.",
             ("model", "variant")),
     Meaning("tensor_transfers_total", "counter", "Requests to Triton by the way of their tensors.",
             "bytes for large tensors: shared_memory_fallbacks_total says why.", ("transport",),
@@ -68,7 +71,8 @@ CATALOGUE = (
     Meaning("shared_memory_fallbacks_total", "counter",
             "Tensors that went in the request instead of through shared memory: unavailable, unproven, full, lost.",
             "unavailable: Triton does not see /dev/shm of the gateway; the log says why. full: raise "
-            "SHARED_MEMORY_MAX_BYTES. unproven, lost: a few after each start of Triton are usual.", ("reason",),
+            "SHARED_MEMORY_MAX_BYTES, or give /dev/shm more room. unproven, lost: a few after each start of Triton are "
+            "usual.", ("reason",),
             values=("unavailable", "unproven", "full", "lost")),
     Meaning("shared_memory_slots", "gauge", "Pieces of shared memory for tensors: free, leased or quarantined.",
             "Many quarantined: requests time out, and Triton may still read their tensors.", ("state",),
@@ -91,7 +95,7 @@ CATALOGUE = (
     Meaning("forgotten_total", "counter", "What was given up to make room: a sensor's window, or an open alert.",
             "Growing: more sensors or alerting cameras than are kept, or somebody invents device ids.", ("what",),
             values=("window", "alert")),
-    Meaning("queue_messages", "gauge", "Snapshots waiting for a free place in flight.",
+    Meaning("queue_messages", "gauge", "Snapshots waiting for room at their variant, or a free place in flight.",
             "Near QUEUE_MAX_MESSAGES: more frames arrive than Triton answers."),
     Meaning("queue_bytes", "gauge", "Encoded bytes that wait in the queue.",
             "Near QUEUE_MAX_BYTES: send smaller pictures or fewer."),
@@ -112,10 +116,10 @@ CATALOGUE = (
             "0: see the log for the broker's reason."),
     Meaning("broker_events_total", "counter", "What happened to the broker session.",
             "session_lost: the broker forgot the session; raise its persistence and AIO_MQTT_SESSION_EXPIRY. "
-            "credentials_renewed: no remedy is needed.",
+            "credentials_renewed, asked_again: no remedy is needed.",
             ("event",),
             values=("connected", "lost", "session_lost", "unreachable", "connect_refused", "subscribe_refused",
-                    "taken_over", "credentials_renewed", "inbox_full")),
+                    "taken_over", "credentials_renewed", "asked_again", "inbox_full")),
     Meaning("certificate_expiry_timestamp_seconds", "gauge",
             "When the first certificate in the file of a setting ends; NaN if it cannot be read.",
             "Within days: renew the file in place; no restart is needed.", ("setting",)),
@@ -151,9 +155,28 @@ CATALOGUE = (
             "0: the log says what is wrong with it; the one before holds."),
     Meaning("config_last_reload_success_timestamp_seconds", "gauge", "When the configuration that holds was read.",
             "Older than your last change: send SIGHUP, and look into the log."),
+    Meaning("workers", "gauge", "Processes that answer snapshots now.",
+            "Below WORKERS: worker_restarts_total and the log say what ended them."),
+    Meaning("worker_restarts_total", "counter", "Workers that ended by themselves and were started again.",
+            "Growing: the log says how they end; one that is killed has too little memory."),
     Meaning("ready", "gauge", "1 while /ready says so.", "0: /ready gives the reasons."),
     Meaning("build_info", "gauge", "Always 1; the version is a label.", "No remedy is needed.", ("version",)),
 )  # fmt: skip
+
+
+class Timer:
+    """A stretch of time in a `with` block, for a histogram; a few on each snapshot's way, so no generator."""
+
+    __slots__ = ("_histogram", "_started")
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+
+    def __exit__(self, *_error: object) -> None:
+        self._histogram.observe(time.monotonic() - self._started)
 
 
 class Metrics:
@@ -206,21 +229,28 @@ class Metrics:
     roller: Gauge
     config_last_reload_successful: Gauge
     config_last_reload_success_timestamp_seconds: Gauge
+    workers: Gauge
+    worker_restarts: Counter
     ready: Gauge
     build_info: Gauge
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._steps: dict[str, Histogram] = {}
+        self._of_sample: dict[str, Collector] = {}
+        """The metric of each sample that there can be, by its name without the prefix."""
         for meaning in CATALOGUE:
             name, text = PREFIX + meaning.name, f"{meaning.help} Remedy: {meaning.remedy}"
-            attribute = meaning.name.removesuffix("_total")
+            metric: Counter | Gauge | Histogram
             if meaning.kind == "counter":
-                setattr(self, attribute, Counter(name, text, meaning.labels, registry=self.registry))
+                metric = Counter(name, text, meaning.labels, registry=self.registry)
             elif meaning.kind == "gauge":
-                setattr(self, attribute, Gauge(name, text, meaning.labels, registry=self.registry))
+                metric = Gauge(name, text, meaning.labels, registry=self.registry)
             else:
                 metric = Histogram(name, text, meaning.labels, buckets=meaning.buckets, registry=self.registry)
-                setattr(self, attribute, metric)
+            setattr(self, meaning.name.removesuffix("_total"), metric)
+            suffixes = _OF_HISTOGRAM if meaning.kind == "histogram" else ("",)
+            self._of_sample |= {meaning.name + suffix: metric for suffix in suffixes}
         self._begin()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -237,13 +267,20 @@ class Metrics:
 
     def value(self, name: str, **labels: str) -> float:
         """The current value of one sample, 0 when it has not been seen; `name` without the prefix."""
-        return self.registry.get_sample_value(PREFIX + name, labels) or 0.0
+        wanted = PREFIX + name
+        for collected in self._of_sample[name].collect():  # this one alone: health is asked ten times a second
+            for sample in collected.samples:
+                if sample.name == wanted and sample.labels == labels:
+                    return float(sample.value)
+        return 0.0
 
-    @contextmanager
-    def timed(self, step: str) -> Iterator[None]:
+    def timed(self, step: str) -> Timer:
         """Observe how long a step of the flow takes."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.step_duration_seconds.labels(step).observe(time.monotonic() - started)
+        return Timer(self.step(step))
+
+    def step(self, name: str) -> Histogram:
+        """Of a step of the flow; kept, for `labels` takes longer than to observe."""
+        found = self._steps.get(name)
+        if found is None:
+            found = self._steps[name] = self.step_duration_seconds.labels(name)
+        return found

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.errors import GatewayError
 from gateway.messages import (
@@ -23,6 +21,10 @@ from gateway.messages import (
     Publication,
 )
 
+if TYPE_CHECKING:  # the front of several workers has no numpy, and saves its memory
+    import numpy as np
+    from numpy.typing import NDArray
+
 WAITING_BYTES = 2048
 """What a publication costs while it waits, beside its own bytes."""
 MAX_PROPERTIES = 64
@@ -33,7 +35,7 @@ MAX_PROPERTIES_BYTES = 8192
 
 def held_by(publication: Publication) -> int:
     """Bytes of memory that a publication holds while it waits for the broker."""
-    pairs = sum(len(name) + len(value) for name, value in publication.user_properties)
+    pairs = sum(map(len, chain.from_iterable(publication.user_properties)))
     texts = len(publication.topic) + len(publication.correlation_data or b"") + pairs
     return len(publication.payload) + texts + WAITING_BYTES
 

@@ -17,7 +17,6 @@ import yaml
 from numpy.typing import NDArray
 
 from gateway.adapters.spooling import with_spool
-from gateway.admin.model_commands import command_topics
 from gateway.admin.status import status_publication
 from gateway.app import Gateway
 from gateway.errors import Outcome
@@ -151,7 +150,7 @@ async def site(
     metrics = Metrics()
     client = broker.client(
         "gateway",
-        [*(pattern.subscription for pattern in config.patterns), *command_topics(config)],
+        [*(pattern.subscription for pattern in config.patterns), *config.command_topics],
         status_publication(config, "offline", reason="connection lost"),
     )
     session: Broker = client if config.spool_dir is None else with_spool(client, config, config.spool_dir, metrics)

@@ -26,13 +26,20 @@ METRICS = {PREFIX + item.name for item in CATALOGUE} | {item.name for item in CA
 OTHERS = {"DEMO_SECONDS", "RUST_LOG", "NO_COLOR", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "MODEL_CARD", "IMAGENET1K_V2"}
 OTHERS |= {"TYPE_FP32", "KIND_CPU", "DISABLE_OPTIMIZED_EXECUTION"}  # of config.pbtxt
 # Codes of HTTP alone: no snapshot has come of it.
-OTHERS |= {"REQUEST_TIMEOUT", "CROSS_SITE", "UNSUPPORTED_MEDIA_TYPE", "REQUEST_HEADER_FIELDS_TOO_LARGE"}
+OTHERS |= {
+    "WORKER_UNAVAILABLE",
+    "REQUEST_TIMEOUT",
+    "CROSS_SITE",
+    "UNSUPPORTED_MEDIA_TYPE",
+    "REQUEST_HEADER_FIELDS_TOO_LARGE",
+}
 OTHERS |= {"MODEL_SIGNING_PASSWORD", "SHA256SUMS", *COMMAND_CODES}  # and the codes of commands
 # Options of the programs beside ours that the pages show.
 FOREIGN_OPTIONS = {"--model-control-mode", "--strict-readiness", "--check", "--grid", "--decode", "--end", "--max-wh"}
-FOREIGN_OPTIONS |= {"--ignore-paths"}
+FOREIGN_OPTIONS |= {"--ignore-paths", "--allow-client-shm"}
 # Programs beside ours: what they take on their lines is not ours to check.
 FOREIGN_PROGRAMS = (
+    "docker ",
     "python ",
     "yolo ",
     "curl ",

@@ -161,7 +161,8 @@ async def test_status_looks_as_shown_in_life_and_at_the_end(place: Site) -> None
 async def test_the_summary_looks_as_shown(place: Site) -> None:
     send_example(place)
     await place.answered(1)
-    publication = place.gateway._status._summary()  # every 30 s, too long to wait for
+    status = place.gateway._status
+    publication = status._summary(await status._values())  # every 30 s, too long to wait for
     summary = json.loads(publication.payload)
     assert shape_of(summary) == shape_of(EXAMPLES["summary"])
     assert sum(EXAMPLES["summary"]["snapshots"].values()) == EXAMPLES["summary"]["snapshots_received"]

@@ -45,7 +45,7 @@ def test_the_names_of_what_happens_to_the_session_are_declared() -> None:
     named = set[str]()
     for call in calls("adapters/mqtt*.py"):
         assert isinstance(call.func, ast.Attribute)
-        if call.func.attr in ("_event", "_end") and call.args:
+        if call.func.attr in ("_event", "_end", "begin_anew") and call.args:
             named |= texts(call.args[0])
     assert named == DECLARED["broker_events_total"]
 

@@ -33,7 +33,7 @@ class MqttBroker:
     """One session with an MQTT broker; see the port for what each method promises.
 
     `events` is called with the stable name of what happened to the session: connected, lost, session_lost,
-    unreachable, connect_refused, subscribe_refused, taken_over, credentials_renewed, inbox_full.
+    unreachable, connect_refused, subscribe_refused, taken_over, credentials_renewed, asked_again, inbox_full.
     """
 
     def __init__(self, settings: MqttSettings, events: Callable[[str], None] | None = None) -> None:
@@ -100,6 +100,11 @@ class MqttBroker:
             await asyncio.wait({self._keeper})
         self._states.close()
 
+    def ask_again(self, why: str) -> None:
+        """Have the broker send again all that is unacknowledged: on a new connection with the same session."""
+        if self._connection is not None and self.connected:
+            self._connection.begin_anew("asked_again", why)
+
     async def _keep_session(self) -> None:
         back_off = BackOff()
         while True:
@@ -115,7 +120,10 @@ class MqttBroker:
                     where=end.where,
                     fix=end.fix,
                 )
-            if end.event != "credentials_renewed":  # the broker is well: straight back, with the new ones
+            if end.event not in (
+                "credentials_renewed",
+                "asked_again",
+            ):  # the broker is well: straight back, with the new ones
                 since = time.monotonic() if end.event == "lost" else tried_at
                 await asyncio.sleep(back_off.pause_s(since))
 
@@ -185,11 +193,12 @@ class _Inbox:
 
     def put(self, message: Message) -> bool:
         """False when it did not fit."""
-        full = len(self._messages) >= self._max_messages or self._bytes + _size(message) > self._max_bytes
+        size = _size(message)
+        full = len(self._messages) >= self._max_messages or self._bytes + size > self._max_bytes
         if full and self._messages:
             return False
         self._messages.append(message)
-        self._bytes += _size(message)
+        self._bytes += size
         self._arrived.set()
         return True
 
@@ -251,7 +260,7 @@ class _Complaints:
                 reason=end.message,
                 fix=end.fix,
             )
-        elif end.event == "credentials_renewed":
+        elif end.event in ("credentials_renewed", "asked_again"):
             log.info("Connecting anew", broker=end.where, reason=end.message)
         elif end.event == "lost":
             log.warning("Lost the session with the broker", broker=end.where, reason=end.message, fix=end.fix)

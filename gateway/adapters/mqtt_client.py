@@ -5,22 +5,30 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable
+from typing import cast
 
 from paho.mqtt import client as paho
+from paho.mqtt._packet import decode_puback
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
-from gateway.adapters.mqtt_connack import Learned
+from gateway.adapters.mqtt_connack import Learned, Limits
 from gateway.adapters.mqtt_framing import FramedSocket, Framing
-from gateway.adapters.mqtt_packets import new_properties, publish_properties
+from gateway.adapters.mqtt_packets import PUBLISH, new_properties, publish_packet, read_publish, will_properties
 from gateway.adapters.mqtt_settings import MqttSettings
 from gateway.adapters.tls import FileWatch, TlsError, explain, handshake, speaks_tls
 from gateway.credentials import BROKER, read_secret
+from gateway.errors import PublishRefused
+from gateway.messages import Publication
 
 K8S_SAT = "K8S-SAT"
 AUTH = PacketTypes.AUTH << 4
+PUBACK = PacketTypes.PUBACK << 4
 RE_AUTHENTICATE = 0x19
+_SUCCESS = ReasonCode(PacketTypes.PUBACK)
+_NO_PROPERTIES = new_properties(PacketTypes.PUBACK)
 
 
 class FramedClient(paho.Client):
@@ -38,6 +46,8 @@ class FramedClient(paho.Client):
     def __init__(self, settings: MqttSettings, learned: Learned | None = None) -> None:
         self._settings = settings
         self._learned = learned or Learned()
+        self._unanswered: set[int] = set()
+        """Packet identifiers of what `send_publish` has sent."""
         is_v5 = settings.protocol == "5"
         super().__init__(
             CallbackAPIVersion.VERSION2,
@@ -59,7 +69,7 @@ class FramedClient(paho.Client):
             self.username_pw_set(settings.username, read_secret(file, "AIO_MQTT_PASSWORD_FILE") if file else None)
         if settings.will is not None:
             will, is_v5 = settings.will, settings.protocol == "5"
-            properties = publish_properties(will, PacketTypes.WILLMESSAGE) if is_v5 else None
+            properties = will_properties(will) if is_v5 else None
             self.will_set(will.topic, will.payload, will.qos, will.retain and self._learned.retain, properties)
         if settings.protocol == "5":
             properties = _connect_properties(settings)
@@ -74,6 +84,36 @@ class FramedClient(paho.Client):
 
     def abort(self) -> None:
         self._sock_close()
+
+    def send_publish(self, publication: Publication, limits: Limits) -> int:
+        """Queue a PUBLISH and return its packet identifier; raises PublishRefused.
+
+        `on_publish` tells of its answer, or that it has been written. Unlike paho's `publish` this keeps no copy to be
+        sent again, which the outbox does.
+        """
+        retain, packet_id = publication.retain and limits.retain_available, self._unused_packet_id()
+        try:
+            packet = publish_packet(publication, packet_id, retain=retain, is_v5=self._settings.protocol == "5")
+        except ValueError as error:
+            fix = "Use a topic without wildcards and properties below 64 KiB"
+            raise PublishRefused(f"Not an MQTT message: {error}", where=publication.topic, fix=fix) from error
+        largest = limits.maximum_packet_size
+        if largest is not None and len(packet) > largest:
+            said, fix = (
+                f"The packet has {len(packet)} bytes, the broker takes {largest}",
+                "Raise its maximum packet size",
+            )
+            raise PublishRefused(said, where=publication.topic, fix=fix)
+        if publication.qos:
+            self._unanswered.add(packet_id)
+        info = None if publication.qos else paho.MQTTMessageInfo(packet_id)
+        self._packet_queue(PUBLISH, packet, packet_id, publication.qos, info)
+        return packet_id
+
+    def _unused_packet_id(self) -> int:
+        while (packet_id := self._mid_generate()) in self._unanswered:
+            pass
+        return packet_id
 
     def authenticate_again(self) -> None:
         """Queue AUTH with the token as its file reads now; raises ConfigError. `on_auth` tells that it has worked,
@@ -94,13 +134,38 @@ class FramedClient(paho.Client):
 
     def _packet_handle(self) -> MQTTErrorCode:
         """All packets but AUTH are paho's; one that asks to go on is not, for a token has nothing more to say."""
-        if self._in_packet["command"] != AUTH:
+        command = self._in_packet["command"]
+        if command & 0xF0 == PUBLISH:
+            return self._take_publish(command)
+        if command == PUBACK and self._is_answered(self._in_packet["packet"]):
+            return MQTTErrorCode.MQTT_ERR_SUCCESS
+        if command != AUTH:
             return super()._packet_handle()
         reason = self._in_packet["packet"][:1]  # may be left out for success
         if self.on_auth is None or any(reason):
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
         self.on_auth()
         return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _take_publish(self, command: int) -> MQTTErrorCode:
+        incoming = read_publish(command, self._in_packet["packet"], is_v5=self._settings.protocol == "5")
+        if incoming is None:
+            return super()._packet_handle()
+        cast("Callable[..., None]", self.on_message)(self, None, incoming)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _is_answered(self, packet: bytearray) -> bool:
+        """Take the answer to one of `send_publish`; nearly all say no more than that it has worked."""
+        packet_id = int.from_bytes(packet[:2], "big")
+        if len(packet) < 2 or packet_id not in self._unanswered:
+            return False  # paho's, as is what cannot be read
+        reason, properties = _SUCCESS, _NO_PROPERTIES
+        if any(packet[2:]):
+            answer = decode_puback(PUBACK, packet, self._protocol)
+            reason, properties = answer.reason, answer.properties
+        self._unanswered.discard(packet_id)
+        cast("Callable[..., None]", self.on_publish)(self, None, packet_id, reason, properties)
+        return True
 
     def _create_socket(self) -> FramedSocket:
         settings = self._settings

@@ -7,7 +7,6 @@ that has no socket any more, never a newer message that happens to have the same
 from __future__ import annotations
 
 import asyncio
-import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ from gateway.adapters.mqtt_connack import (
     tls_hint,
     why_not,
 )
-from gateway.adapters.mqtt_packets import check, packet_size, publish_properties, to_message
+from gateway.adapters.mqtt_packets import Incoming, to_message
 from gateway.adapters.mqtt_renewal import Renewal
 from gateway.adapters.mqtt_settings import MqttSettings
 from gateway.errors import BrokerError, BrokerUnavailable, GatewayError, PublishRefused
@@ -105,10 +104,11 @@ class Connection:
         self._connack: asyncio.Future[Session] = self._loop.create_future()
         self._suback: asyncio.Future[list[ReasonCode]] = self._loop.create_future()
         self._attached = False
+        self._waits_to_write = False
         self._limits = Limits()
         self._unacknowledged: dict[int, Delivery] = {}
         self._dropped = False
-        self._renewed = ""
+        self._anew = ("", "")
         self._client = FramedClient(settings, self._learned)
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = self._on_subscribe
@@ -160,7 +160,12 @@ class Connection:
 
     async def _renew(self) -> None:
         """DISCONNECT in order when credentials were renewed: the broker keeps the session, and sends no last will."""
-        self._renewed = await Renewal(self._settings, self._client, self._happened).needs_connection()
+        why = await Renewal(self._settings, self._client, self._happened).needs_connection()
+        self.begin_anew("credentials_renewed", why)
+
+    def begin_anew(self, event: str, why: str) -> None:
+        """DISCONNECT in order; the broker sends again on the next connection what is unacknowledged."""
+        self._anew = event, why
         self._guarded(self._client.disconnect)
 
     async def close(self, timeout_s: float) -> None:
@@ -197,25 +202,8 @@ class Connection:
     # --- use -------------------------------------------------------------------------------------
 
     def send(self, publication: Publication) -> int:
-        """Hand one publication to paho and return its packet identifier; raises PublishRefused."""
-        try:
-            check(publication)
-            properties = publish_properties(publication) if self._settings.protocol == "5" else None
-            self._check_size(publication, properties)
-            retain = publication.retain and self._limits.retain_available
-            info = self._client.publish(publication.topic, publication.payload, publication.qos, retain, properties)
-        except (ValueError, TypeError, MQTTException, struct.error) as error:
-            fix = "Use a topic without wildcards and properties below 64 KiB"
-            raise PublishRefused(f"Not an MQTT message: {error}", where=publication.topic, fix=fix) from error
-        return info.mid
-
-    def _check_size(self, publication: Publication, properties: Properties | None) -> None:
-        largest = self._limits.maximum_packet_size
-        if largest is None:
-            return
-        if (size := packet_size(publication, properties)) > largest:
-            said, fix = f"The packet has {size} bytes, the broker takes {largest}", "Raise its maximum packet size"
-            raise PublishRefused(said, where=publication.topic, fix=fix)
+        """Queue one publication and return its packet identifier; raises PublishRefused."""
+        return self._client.send_publish(publication, self._limits)
 
     def awaits(self, delivery: Delivery) -> bool:
         """False when it is acknowledged already or the connection is gone."""
@@ -252,6 +240,9 @@ class Connection:
 
     def _on_writable(self) -> None:
         self._guarded(self._client.loop_write)
+        if self._attached and not self._waits_to_write and self._client.want_write():
+            self._waits_to_write = True
+            self._loop.add_writer(self._client.stream.fileno(), self._on_writable)
 
     def _guarded(self, step: Callable[[], MQTTErrorCode]) -> None:
         """A packet that breaks paho ends the connection, not the gateway."""
@@ -264,11 +255,13 @@ class Connection:
             self._end("lost", f"Protocol error: {error!r}", fix="See the traceback in the log")
 
     def _on_register_write(self, _client: paho.Client, _userdata: Any, _sock: Any) -> None:
+        """Write at the end of this turn, without asking whether the socket is ready: it nearly always is."""
         if self._attached:
-            self._loop.add_writer(self._client.stream.fileno(), self._on_writable)
+            self._loop.call_soon(self._on_writable)
 
     def _on_unregister_write(self, _client: paho.Client, _userdata: Any, _sock: Any) -> None:
-        if self._attached:
+        if self._attached and self._waits_to_write:
+            self._waits_to_write = False
             self._loop.remove_writer(self._client.stream.fileno())
 
     def _on_socket_close(self, _client: paho.Client, _userdata: Any, _sock: Any) -> None:
@@ -336,7 +329,7 @@ class Connection:
                 fix = "Allow QoS 1 at the broker"
                 log.warning("Messages can be lost: subscribed with QoS 0 only", filter=topic_filter, fix=fix)
 
-    def _on_message(self, _client: paho.Client, _userdata: Any, incoming: paho.MQTTMessage) -> None:
+    def _on_message(self, _client: paho.Client, _userdata: Any, incoming: paho.MQTTMessage | Incoming) -> None:
         delivery = Delivery(self, incoming.mid) if incoming.qos == 1 else None
         if delivery is not None and self._dropped:
             return  # it comes again, behind the one that was dropped
@@ -369,8 +362,8 @@ class Connection:
         if flags.is_disconnect_packet_from_server and reason.value == _SESSION_TAKEN_OVER:
             fix = "Give each gateway a client id of its own (AIO_MQTT_CLIENT_ID or GATEWAY_ID)"
             self._end("taken_over", f"Another client connected as {self._settings.client_id!r}", fix=fix)
-        elif self._renewed:
-            self._end("credentials_renewed", self._renewed, fix="")
+        elif self._anew[0]:
+            self._end(*self._anew, fix="")
         elif self._dropped:
             fix = "Raise inbox_max_messages or inbox_max_bytes, or lower receive_maximum"
             self._end("lost", "Asking the broker again for messages that did not fit into the inbox", fix=fix)

@@ -4,7 +4,7 @@ paho collects a whole packet and copies it several times before anyone can look 
 is no help: the broker then drops the message silently, and nobody could answer it. So paho reads from `FramedSocket`,
 which hands on every packet as it is, except a PUBLISH with a large payload: of that one paho gets the head and one
 byte, a crumb, for each 64 KiB of payload. The payload itself is collected beside it, in one piece of memory where paho
-takes three; one that is too large is only hashed and counted.
+takes three, and most of it is read straight into that; one that is too large is only hashed and counted.
 
 Properties count too: paho copies the rest of the packet for each one that it reads, so 40,000 of them in 256 KiB would
 stop the event loop for seconds. Where they are too many or too long they are hashed and counted with the payload.
@@ -26,8 +26,12 @@ from gateway.ports import MAX_PROPERTIES, MAX_PROPERTIES_BYTES
 READ_BYTES = 65_536
 CRUMB_BYTES = 65_536
 """Payload per crumb. Crumbs rather than no payload at all: they tell paho's keep-alive that bytes still arrive."""
-COLLECTED_BYTES = 262_144
+COLLECTED_BYTES = 16_384
 """A payload larger than this is collected beside paho."""
+ROOM_BYTES = 1_048_576
+"""Memory for a payload that is collected, or as much as has arrived of it: what is said to come may never come."""
+READ_INTO_BYTES = 262_144
+"""Read at most so much of a payload at once."""
 
 TLS_ALERT = b"\x15\x03"
 """How a TLS record with an alert begins."""
@@ -50,6 +54,36 @@ class Piece:
     payload: bytes | None = None
 
 
+class _Collected:
+    """A payload in one piece of memory, which the socket fills, and which is given away without a copy."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._memory = io.BytesIO()
+        self._filled = 0
+
+    def write(self, data: memoryview) -> None:
+        """Copy what has been read along with the head."""
+        self._memory.seek(self._filled)
+        self._memory.write(data)
+        self._filled += len(data)
+
+    def room(self) -> memoryview:
+        """Where what comes next goes; to be released before anything else is done."""
+        if self._filled == self._memory.getbuffer().nbytes:
+            self._memory.seek(min(self._size, self._filled + max(ROOM_BYTES, self._filled)) - 1)
+            self._memory.write(b"\x00")
+        return self._memory.getbuffer()[self._filled : self._filled + READ_INTO_BYTES]
+
+    def filled(self, count: int) -> None:
+        """So many bytes have been written there."""
+        self._filled += count
+
+    def take(self) -> bytes:
+        """All of it, once all of it is there."""
+        return self._memory.getvalue()  # hands its memory over: no copy
+
+
 class Framing:
     """Turns what the broker sent, split anywhere, into pieces that paho may read."""
 
@@ -66,7 +100,7 @@ class Framing:
         """Whether the properties are swallowed too."""
         self._crumbs = 0
         self._digest = hashlib.sha256()
-        self._payload: io.BytesIO | None = None
+        self._payload: _Collected | None = None
         """What is collected; None while a payload is only counted."""
 
     def feed(self, data: bytes) -> list[Piece]:
@@ -77,20 +111,38 @@ class Framing:
             view = view[self._step(view, pieces) :]
         return pieces
 
+    def room(self) -> memoryview | None:
+        """Where the next bytes may be read to, to be told to `filled`; None while they have to be fed."""
+        return self._payload.room() if self._payload is not None else None
+
+    def filled(self, count: int) -> list[Piece]:
+        """What paho may read now that so many bytes have been read to the room."""
+        assert self._payload is not None
+        self._payload.filled(count)
+        pieces: list[Piece] = []
+        self._count(count, pieces)
+        return pieces
+
     def _fixed_header(self, view: memoryview, pieces: list[Piece]) -> int:
-        self._fixed.append(view[0])
-        if len(self._fixed) == 1 or (view[0] & _MORE and len(self._fixed) < 5):
-            return 1
-        if view[0] & _MORE:  # malformed: paho refuses it on the next byte and ends the connection
+        for taken, byte in enumerate(view, 1):
+            self._fixed.append(byte)
+            if len(self._fixed) > 1 and (not byte & _MORE or len(self._fixed) == 5):
+                self._begin_packet(pieces)
+                return taken
+        return len(view)
+
+    def _begin_packet(self, pieces: list[Piece]) -> None:
+        length = _varint(self._fixed, 1)
+        if length is None or self._fixed[-1] & _MORE:
+            # Malformed: paho refuses it on the next byte and ends the connection.
             self._hand_on(bytes(self._fixed), pieces, body=2**63)
-            return 1
-        self._remaining = sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(self._fixed[1:]))
+            return
+        self._remaining, _ = length
         if self._fixed[0] >> 4 == _PUBLISH and self._remaining:
             self._head.clear()
             self._step = self._publish_head
         else:
             self._hand_on(bytes(self._fixed), pieces, body=self._remaining)
-        return 1
 
     def _hand_on(self, data: bytes, pieces: list[Piece], *, body: int) -> None:
         pieces.append(Piece(data))
@@ -107,14 +159,18 @@ class Framing:
         return len(taken)
 
     def _publish_head(self, view: memoryview, pieces: list[Piece]) -> int:
-        taken = view[: min(self._head_wanted(), self._remaining) - len(self._head)]
-        self._head += taken
-        wanted = self._head_wanted()
+        taken = 0
+        while len(self._head) < (wanted := self._head_wanted()) <= self._remaining:
+            part = view[taken : taken + wanted - len(self._head)]
+            if not part:
+                return taken
+            self._head += part
+            taken += len(part)
         if wanted > self._remaining:  # malformed: paho refuses it when the packet is complete
             self._hand_on(bytes(self._fixed + self._head), pieces, body=self._remaining - len(self._head))
-        elif len(self._head) == wanted:
+        else:
             self._judge(pieces)
-        return len(taken)
+        return taken
 
     def _head_wanted(self) -> int:
         """Bytes of topic, packet identifier and properties, as far as their lengths are known by now."""
@@ -143,9 +199,11 @@ class Framing:
             return
         self._swallowed = len(swallowed)
         self._crumbs = -(-(self._swallowed + self._remaining) // CRUMB_BYTES)
-        self._digest = hashlib.sha256(swallowed)
-        self._payload = io.BytesIO() if fits else None
-        length = _to_varint(len(head) + self._crumbs)
+        if fits:
+            self._payload = _Collected(self._remaining)
+        else:
+            self._payload, self._digest = None, hashlib.sha256(swallowed)
+        length = to_varint(len(head) + self._crumbs)
         pieces.append(Piece(bytes(self._fixed[:1] + length + head)))
         self._step = self._swallow
         if not self._remaining:  # all of it was properties
@@ -168,19 +226,23 @@ class Framing:
             self._payload.write(taken)
         else:
             self._digest.update(taken)
-        before, self._swallowed = self._swallowed, self._swallowed + len(taken)
-        self._remaining -= len(taken)
+        self._count(len(taken), pieces)
+        return len(taken)
+
+    def _count(self, taken: int, pieces: list[Piece]) -> None:
+        """So much of a payload has been taken away: the crumbs for it."""
+        before, self._swallowed = self._swallowed, self._swallowed + taken
+        self._remaining -= taken
         crumbs = min(self._swallowed // CRUMB_BYTES, self._crumbs - 1) - min(before // CRUMB_BYTES, self._crumbs - 1)
         if crumbs:
             pieces.append(Piece(bytes(crumbs)))
         if not self._remaining:
             self._end(pieces)
-        return len(taken)
 
     def _end(self, pieces: list[Piece]) -> None:
         """The last crumb, with what there is to say of the whole."""
         if self._payload is not None:
-            pieces.append(Piece(b"\x00", payload=self._payload.getvalue()))  # hands its buffer over: no copy
+            pieces.append(Piece(b"\x00", payload=self._payload.take()))
         else:
             pieces.append(Piece(b"\x00", Oversize(self._swallowed, self._digest.hexdigest(), self._too_many)))
         self._payload = None
@@ -208,14 +270,8 @@ class FramedSocket:
     def recv(self, buffer_size: int) -> bytes:
         """At most `buffer_size` bytes of one packet; empty when the broker has closed."""
         if not self._pieces:
-            data = self._receive()
-            if not data:
+            if not self._receive():
                 return b""
-            if not self.received_bytes:
-                self.answered_tls = data[:2] == TLS_ALERT and not isinstance(self._sock, ssl.SSLSocket)
-            self.received_bytes += len(data)
-            self.received_at = time.monotonic()
-            self._pieces.extend(self._framing.feed(data))
             if not self._pieces:
                 raise BlockingIOError  # it was swallowed: back to the event loop, which comes again for more
         piece = self._pieces[0]
@@ -232,14 +288,30 @@ class FramedSocket:
         payload, self._payload = self._payload, None
         return payload
 
-    def _receive(self) -> bytes:
+    def _receive(self) -> int:
+        """Have the framing take what has arrived; how many bytes that is, 0 when the broker has closed."""
         try:
-            return self._sock.recv(READ_BYTES)
+            room = self._framing.room()
+            if room is None:
+                data = self._sock.recv(READ_BYTES)
+                count = len(data)
+            else:
+                data = b""
+                with room:
+                    count = self._sock.recv_into(room)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except OSError as error:
             self.failure = error
             raise
+        if not count:
+            return 0
+        if not self.received_bytes:
+            self.answered_tls = data[:2] == TLS_ALERT and not isinstance(self._sock, ssl.SSLSocket)
+        self.received_bytes += count
+        self.received_at = time.monotonic()
+        self._pieces.extend(self._framing.filled(count) if room is not None else self._framing.feed(data))
+        return count
 
     def pending(self) -> bool:
         """True while there is more to read that would not make the socket readable."""
@@ -285,7 +357,10 @@ def _count_properties(head: bytearray, at: int) -> int:
     return count
 
 
-def _to_varint(value: int) -> bytes:
+def to_varint(value: int) -> bytes:
+    """MQTT's variable byte integer; raises ValueError for one that does not fit into its four bytes."""
+    if value >= 1 << 28:
+        raise ValueError(f"{value} bytes are more than a packet of MQTT can have")
     data = bytearray()
     while True:
         value, low = divmod(value, 128)

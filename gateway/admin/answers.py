@@ -25,6 +25,8 @@ SECURITY_HEADERS = {
     "Server": "edge-gateway",  # in place of aiohttp's, which tells versions
 }
 """Of every answer that does not say otherwise itself. There are no CORS headers: no page of another site may read."""
+CLIENT_HEADER = "X-Edge-Gateway-Client"
+"""The address of the client, from the front to a worker; the front takes it from nobody else."""
 REFUSED = {401: "unauthorized", 403: "unauthorized", 429: "limited", 413: "too_large", 431: "too_large", 408: "slow"}
 """Reason in `http_refusals_total` for each status that is one."""
 
@@ -56,6 +58,12 @@ def http_error(request: web.BaseRequest, error: web.HTTPException) -> web.Stream
     code = error.reason.upper().replace(" ", "_")
     text = f"{request.method} {request.path[:200]}: {error.reason}"
     return error_response(error.status, code, text, "GET /openapi.json lists what there is", allowed)
+
+
+@web.middleware
+async def as_the_front_says(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """In a worker: the client is the one whom the front names, so that failures are counted for him."""
+    return await handler(request.clone(remote=request.headers.get(CLIENT_HEADER, "")))
 
 
 @web.middleware

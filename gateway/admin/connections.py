@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 
 import structlog
 from aiohttp import web
@@ -227,25 +228,29 @@ class Connection(web.RequestHandler):
 
 
 class LimitedSite(web.BaseSite):
-    """Where the server listens, with Connections of ours in place of aiohttp's own."""
+    """Where the server listens, (host, port) or a Unix socket, with Connections of ours in place of aiohttp's own."""
 
-    def __init__(self, runner: web.AppRunner, host: str, port: int, connections: Connections) -> None:
+    def __init__(self, runner: web.AppRunner, place: tuple[str, int] | Path, connections: Connections) -> None:
         super().__init__(runner)
         assert runner.server is not None
         self._serves = runner.server
-        self._place = (host, port)
+        self._place = place
         self._connections = connections
 
     @property
     def name(self) -> str:
         """Where it listens."""
-        return f"http://{self._place[0]}:{self._place[1]}"
+        place = self._place
+        return f"unix:{place}" if isinstance(place, Path) else f"http://{place[0]}:{place[1]}"
 
     async def start(self) -> None:
         """Listen; raises OSError."""
         await super().start()
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._connection, *self._place, backlog=self._backlog)
+        if isinstance(self._place, Path):
+            self._server = await loop.create_unix_server(self._connection, self._place, backlog=self._backlog)
+        else:
+            self._server = await loop.create_server(self._connection, *self._place, backlog=self._backlog)
 
     def _connection(self) -> Connection:
         return Connection(self._serves, self._connections)

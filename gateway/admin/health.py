@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.admin.model_report import failure_in_words, is_unloaded
+from gateway.admin.report import Report
 from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models, ServedModel
@@ -27,15 +27,6 @@ class TritonWatch(Protocol):
     def triton_trouble(self) -> str:
         """Why not, where that is known."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The answer of /ready: why not, and what is degraded without making it unready."""
-
-    ready: bool
-    reasons: tuple[str, ...]
-    degraded: tuple[str, ...]
 
 
 class Health:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from gateway.admin.answers import answer_errors, json_response
+from gateway.admin.answers import answer_errors, as_the_front_says, json_response
 from gateway.admin.api import Api
 from gateway.admin.connections import Connections, LimitedSite, Limits
 from gateway.admin.health import Health
@@ -16,7 +18,10 @@ from gateway.metrics import Metrics
 
 
 class HttpServer:
-    """Serves probes, metrics, the API, `POST /v1/infer` and what KServe's clients ask for."""
+    """Serves probes, metrics, the API, `POST /v1/infer` and what KServe's clients ask for.
+
+    With `path` it listens on that Unix socket in place of the port: there the front is its only client.
+    """
 
     def __init__(
         self,
@@ -28,12 +33,14 @@ class HttpServer:
         infer: InferApi,
         kserve: KServe,
         limits: Limits = Limits(),  # noqa: B008 - frozen
+        path: Path | None = None,
     ) -> None:
+        self._place: tuple[str, int] | Path = path or (host, port)
         self._host = host
         self._port = port
         self._health = health
         self._metrics = metrics
-        app = web.Application(middlewares=[answer_errors])
+        app = web.Application(middlewares=[answer_errors] if path is None else [as_the_front_says, answer_errors])
         app.add_routes(
             [
                 web.get("/live", self._live),
@@ -51,10 +58,10 @@ class HttpServer:
         self.connections = Connections(lambda reason: metrics.http_refusals.labels(reason).inc(), limits)
 
     async def start(self) -> int:
-        """Listen; returns the port, which the system chose when it was given as 0. Raises ConfigError."""
+        """Listen; returns the port, which the system chose where 0 was given; 0 with a `path`. Raises ConfigError."""
         await self._runner.setup()
         try:
-            await LimitedSite(self._runner, self._host, self._port, self.connections).start()
+            await LimitedSite(self._runner, self._place, self.connections).start()
         except OSError as error:
             await self._runner.cleanup()
             raise ConfigError(
@@ -62,8 +69,7 @@ class HttpServer:
                 where="HTTP_HOST and HTTP_PORT",
                 fix="Choose a free port with HTTP_PORT, or 0 for any",
             ) from error
-        port: int = self._runner.addresses[0][1]
-        return port
+        return 0 if isinstance(self._place, Path) else int(self._runner.addresses[0][1])
 
     async def stop(self) -> None:
         """Finish the requests under way and stop listening."""

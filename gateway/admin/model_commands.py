@@ -31,7 +31,6 @@ from gateway.messages import JSON_TYPE, Message, Oversize, Publication
 from gateway.models.catalog import Models
 from gateway.ports import Broker
 from gateway.rollout.commands import Command
-from gateway.topics import fill
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +72,7 @@ class ModelCommandTopic:
         self._guard = guard
         self._waiting: asyncio.Queue[Message] = asyncio.Queue(WAITING)
         self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
-        self.topics = command_topics(settings)
+        self.topics = settings.command_topics
 
     def take(self, message: Message) -> None:
         """Take one message in, without waiting; the caller sees to its acknowledgement."""
@@ -169,11 +168,6 @@ class ModelCommandTopic:
                 await self._broker.publish(publication)
         except (BrokerError, TimeoutError) as error:
             log.warning("The answer to a command was not published", topic=topic[:200], reason=str(error))
-
-
-def command_topics(settings: Settings) -> tuple[str, ...]:
-    """The topics of commands to the models of this gateway; none where MQTT commands nothing."""
-    return tuple(dict.fromkeys(fill(topic, settings.place) for topic in settings.mqtt_command_topics))
 
 
 def _refusal(error: CommandRefused) -> dict[str, Any]:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from gateway import __version__
-from gateway.admin.health import Health
+from gateway.admin.report import Report
 from gateway.config import Settings
 from gateway.errors import BrokerError, Outcome
 from gateway.messages import JSON_TYPE, Publication
-from gateway.metrics import Metrics
-from gateway.models.catalog import Models
 from gateway.ports import Broker
 from gateway.topics import fill
+
+if TYPE_CHECKING:  # the front of several workers has no catalogue
+    from gateway.models.catalog import Models
 
 CHECK_INTERVAL_S = 1.0
 SUMMARY_INTERVAL_S = 30.0
@@ -36,15 +38,37 @@ def status_publication(settings: Settings, status: str, **more: Any) -> Publicat
     return Publication(topic=topic, payload=msgspec.json.encode(body), retain=True, content_type=JSON_TYPE)
 
 
-class StatusPublisher:
-    """Publishes the status at each change and at each new session, and the summary of the metrics."""
+class Values(Protocol):
+    """The metrics of the gateway, of all its processes."""
 
-    def __init__(self, settings: Settings, broker: Broker, health: Health, models: Models, metrics: Metrics) -> None:
+    def value(self, name: str, **labels: str) -> float:
+        """The current value of one sample, 0 when it has not been seen."""
+        ...
+
+
+Serving = dict[str, dict[str, Any]]
+"""For each model the version of each variant that has one."""
+
+
+class StatusPublisher:
+    """Publishes the status at each change and at each new session, and the summary of the metrics.
+
+    `report` says how the gateway stands, `serving` with which models, `values` reads its metrics.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker,
+        report: Callable[[], Report],
+        serving: Callable[[], Serving],
+        values: Callable[[], Awaitable[Values]],
+    ) -> None:
         self._settings = settings
         self._broker = broker
-        self._health = health
-        self._models = models
-        self._metrics = metrics
+        self._report = report
+        self._serving = serving
+        self._values = values
 
     async def run(self) -> None:
         """Publish for ever."""
@@ -64,7 +88,7 @@ class StatusPublisher:
         published: tuple[object, ...] | None = None
         next_summary = time.monotonic() + SUMMARY_INTERVAL_S
         while True:
-            report = self._health.report()
+            report = self._report()
             state = (report.ready, report.reasons, report.degraded)
             if state != published:
                 status = "ready" if report.ready else "not_ready"
@@ -73,7 +97,7 @@ class StatusPublisher:
                 published = state
             if time.monotonic() >= next_summary:
                 next_summary += SUMMARY_INTERVAL_S
-                await self._publish(self._summary())
+                await self._publish(self._summary(await self._values()))
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _publish(self, publication: Publication) -> None:
@@ -82,14 +106,8 @@ class StatusPublisher:
         except BrokerError:
             return  # the broker adapter has logged why; the next change tries again
 
-    def _serving(self) -> dict[str, Any]:
-        return {
-            name: {variant.name: variant.version for variant in model.variants.values() if variant.version}
-            for name, model in self._models.current.models.items()
-        }
-
-    def _summary(self) -> Publication:
-        value = self._metrics.value
+    def _summary(self, values: Values) -> Publication:
+        value = values.value
         body = {
             "message_type": "ai_metrics",
             "timestamp": round(time.time(), 3),
@@ -98,12 +116,21 @@ class StatusPublisher:
             "snapshots": {str(outcome): int(value("snapshots_total", outcome=str(outcome))) for outcome in Outcome},
             "queue_messages": int(value("queue_messages")),
             "spool_messages": int(value("spool_messages")),
-            "mean_ms": {name: self._mean_ms(name) for name in self._models.current.models},
+            "mean_ms": {name: _mean_ms(values, name) for name in self._serving()},
         }
         topic = fill(self._settings.metrics_topic, self._settings.place)
         return Publication(topic=topic, payload=msgspec.json.encode(body), content_type=JSON_TYPE)
 
-    def _mean_ms(self, model: str) -> float | None:
-        count = self._metrics.value("snapshot_duration_seconds_count", model=model)
-        total = self._metrics.value("snapshot_duration_seconds_sum", model=model)
-        return round(total / count * 1000, 3) if count else None
+
+def serving(models: Models) -> Serving:
+    """What this process serves."""
+    return {
+        name: {variant.name: variant.version for variant in model.variants.values() if variant.version}
+        for name, model in models.current.models.items()
+    }
+
+
+def _mean_ms(values: Values, model: str) -> float | None:
+    count = values.value("snapshot_duration_seconds_count", model=model)
+    total = values.value("snapshot_duration_seconds_sum", model=model)
+    return round(total / count * 1000, 3) if count else None

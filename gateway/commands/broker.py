@@ -26,6 +26,7 @@ def mqtt_settings(settings: Settings, **more: Any) -> MqttSettings:
     from gateway.adapters.mqtt import MqttSettings
 
     require_files(settings)
+    held = settings.queue_max_messages + settings.max_in_flight
     given: dict[str, Any] = {
         "host": settings.aio_broker_hostname,
         "port": settings.aio_broker_tcp_port,
@@ -40,7 +41,7 @@ def mqtt_settings(settings: Settings, **more: Any) -> MqttSettings:
         "key_file": settings.aio_tls_key_file,
         "max_payload_bytes": settings.max_payload_bytes,
         "inbox_max_bytes": settings.queue_max_bytes + settings.max_payload_bytes,
-        "receive_maximum": min(65_535, settings.queue_max_messages + settings.max_in_flight + RECEIVE_MARGIN),
+        "receive_maximum": min(65_535, settings.workers * held + RECEIVE_MARGIN),
     }
     return MqttSettings(**given | more)
 

@@ -5,30 +5,41 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from gateway.affinity import Cores, cores_for
 from gateway.commands.broker import mqtt_settings
-from gateway.commands.options import CONFIG, examples
+from gateway.commands.options import CONFIG, FILE, examples
 from gateway.config import Settings
 from gateway.config_files import certificate_files, triton_tls
 from gateway.config_reading import load_settings
 from gateway.config_warnings import settings_warnings
 
 if TYPE_CHECKING:
-    from gateway.app import Gateway
+    from gateway.adapters.mqtt import MqttBroker
+    from gateway.adapters.triton import TritonServer
+    from gateway.app import Gateway, Part
     from gateway.errors import ConfigError
+    from gateway.metrics import Metrics
     from gateway.models.repository import LogicalModel
     from gateway.ports import Broker
     from gateway.rollout.lease import Lease
     from gateway.rollout.verify import Checks
 
 
-@click.command(epilog=examples("edge-gateway serve", "edge-gateway serve --config gateway.yaml"))
+@click.command(epilog=examples("edge-gateway serve", "edge-gateway serve --config gateway.yaml --workers 4"))
 @CONFIG
-def serve(config: Path | None) -> None:
+@click.option("--workers", type=click.IntRange(1, 64), help="Processes that share the work.  [default: $WORKERS or 1]")
+@click.option("--as-worker", nargs=3, type=int, hidden=True, help="Index, channel and parent of one of WORKERS.")
+@click.option("--http-socket", type=FILE, hidden=True, help="Where the front asks this worker.")
+def serve(
+    config: Path | None, workers: int | None, as_worker: tuple[int, int, int] | None, http_socket: Path | None
+) -> None:
     """Run the gateway between a broker and a Triton.
 
     It waits for both, says so, and becomes ready when they are there (http://localhost:8080/ready). SIGTERM or Ctrl-C
@@ -36,58 +47,124 @@ def serve(config: Path | None) -> None:
     """
     from gateway.logs import configure_logging
 
+    if workers is not None:
+        os.environ["WORKERS"] = str(workers)  # wins over gateway.yaml, at every reload and in the workers too
     settings = load_settings(config)
     configure_logging(settings.log_level, settings.log_format)
+    if as_worker is not None and http_socket is not None:
+        from gateway.commands.workers import run_worker
+
+        sys.exit(run_worker(settings, config, as_worker, http_socket))
     _check_environment(settings)
-    sys.exit(asyncio.run(_serve(settings, config)))
+    if settings.workers > 1:
+        from gateway.commands.workers import run_front
+
+        sys.exit(run_front(settings, config))
+    cores = cores_for(settings)
+    cores.pin_loop()
+    sys.exit(asyncio.run(_serve(settings, config, cores)))
 
 
-async def _serve(settings: Settings, config_file: Path | None) -> int:
+async def _serve(settings: Settings, config_file: Path | None, cores: Cores) -> int:
+    from gateway.allocator import set_start_aside
     from gateway.app import stop_on_signals
     from gateway.thread_pool import use_fixed_threads
 
     use_fixed_threads()
-    gateway = compose(settings, config_file)
+    gateway = compose(settings, config_file, cores=cores)
     stop_on_signals(gateway)
-    code = await gateway.run()
-    if gateway.stuck:  # Python would wait for its thread; everything else has ended in order
+    set_start_aside()
+    return finish(await gateway.run(), gateway.stuck)
+
+
+def finish(code: int, stuck: bool) -> int:
+    """The exit code; where a thread never ends, for which Python would wait, the process ends here."""
+    if stuck:
         sys.stderr.flush()
         os._exit(code)
     return code
 
 
-def compose(settings: Settings, config_file: Path | None = None) -> Gateway:
+@dataclass(frozen=True, slots=True)
+class WorkerParts:
+    """What one of several workers has in place of a session of its own."""
+
+    broker: Broker
+    part: Part
+    lease: Lease | None
+    """None for the lead, which contends for the lease as one process does."""
+
+
+def compose(
+    settings: Settings,
+    config_file: Path | None = None,
+    metrics: Metrics | None = None,
+    worker: WorkerParts | None = None,
+    cores: Cores | None = None,
+) -> Gateway:
     """The gateway and all that it is made of; nothing is connected yet. Raises ConfigError."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes to stderr, past the log
-    from gateway.adapters.mqtt import MqttBroker
-    from gateway.adapters.triton import TritonServer
-    from gateway.admin.model_commands import command_topics
-    from gateway.admin.status import status_publication
     from gateway.app import Gateway
-    from gateway.certificate_dates import Expiry
     from gateway.layouts.custom import load_custom_layouts
     from gateway.metrics import Metrics
 
     if settings.layouts_dir is not None:
         load_custom_layouts(settings.layouts_dir)  # before any model.yaml is read, which may name one of them
-    metrics = Metrics()
+    metrics = metrics or Metrics()
+    if worker is None:
+        metrics.workers.set(1)
+        broker, _ = session(settings, metrics)
+    else:
+        broker = worker.broker
+    triton = _triton(settings, metrics)
+    checks, part = _checks(settings), worker.part if worker else None
+    lease = (worker and worker.lease) or _lease(settings)
+    return Gateway(settings, broker, triton, metrics, config_file, checks, lease, part, cores)
+
+
+def session(settings: Settings, metrics: Metrics) -> tuple[Broker, MqttBroker]:
+    """The gateway's session with the broker, with its spool; and the part of it that speaks MQTT."""
+    from gateway.adapters.mqtt import MqttBroker
+    from gateway.admin.status import status_publication
+    from gateway.certificate_dates import Expiry
+
     for setting, path in certificate_files(settings):
         metrics.certificate_expiry_timestamp_seconds.labels(setting).set_function(Expiry(path))
     mqtt = mqtt_settings(
         settings,
         client_id=settings.client_id,
         subscriptions=tuple(pattern.subscription for pattern in settings.patterns),
-        optional_subscriptions=command_topics(settings),
+        optional_subscriptions=settings.command_topics,
         will=status_publication(settings, "offline", reason="connection lost"),
         session_expiry_s=settings.aio_mqtt_session_expiry,
     )
-    broker: Broker = MqttBroker(mqtt, events=lambda name: metrics.broker_events.labels(name).inc())
+    own = MqttBroker(mqtt, events=lambda name: metrics.broker_events.labels(name).inc())
     if settings.spool_dir is not None:  # SQLite's memory is for those who want it
         from gateway.adapters.spooling import with_spool
 
-        broker = with_spool(broker, settings, settings.spool_dir, metrics)
-    triton = TritonServer(settings.triton_grpc_url, metrics_url=settings.triton_metrics_url, tls=triton_tls(settings))
-    return Gateway(settings, broker, triton, metrics, config_file, _checks(settings), _lease(settings))
+        return with_spool(own, settings, settings.spool_dir, metrics), own
+    return own, own
+
+
+def _triton(settings: Settings, metrics: Metrics) -> TritonServer:
+    """Triton, with its share of the metrics."""
+    from gateway.adapters.triton import TransferEvents, TritonServer
+
+    triton = TritonServer(
+        settings.triton_grpc_url,
+        metrics_url=settings.triton_metrics_url,
+        tls=triton_tls(settings),
+        shared_memory_bytes=settings.shared_memory_max_bytes if settings.triton_shared_memory == "auto" else 0,
+        transfers=TransferEvents(
+            sent=lambda transport: metrics.tensor_transfers.labels(transport).inc(),
+            fell_back=lambda reason: metrics.shared_memory_fallbacks.labels(reason).inc(),
+        ),
+    )
+    metrics.shared_memory_bytes.set_function(lambda: triton.shared_memory_bytes)
+    for state in ("free", "leased", "quarantined"):
+        slots = partial(lambda state: triton.shared_memory_slots.get(state, 0), state)
+        metrics.shared_memory_slots.labels(state).set_function(slots)
+    return triton
 
 
 def _checks(settings: Settings) -> Checks:

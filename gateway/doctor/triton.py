@@ -91,7 +91,7 @@ async def _memory(settings: Settings, probe: TritonProbe) -> Finding:
     """Whether input tensors can go through shared memory; all is served without it, only slower."""
     if settings.triton_shared_memory == "off":
         return AREA.ok("input tensors go in the requests (TRITON_SHARED_MEMORY=off)")
-    problem = await probe.memory_problem(settings.shared_memory_max_bytes)
+    problem = await probe.memory_problem(settings.shared_memory_max_bytes * settings.workers)
     if not problem:
         return AREA.ok("reads input tensors in shared memory of this machine")
     return AREA.warning(

@@ -40,6 +40,8 @@ class AckLedger:
         self._metrics = metrics
         self._tickets: deque[_Ticket] = deque()
         self._open: dict[str, _Ticket] = {}
+        metrics.unacknowledged_messages.set_function(self._tickets.__len__)
+        self._outcomes = {outcome: metrics.snapshots.labels(outcome.value) for outcome in Outcome}
 
     def open(self, result_id: str, message: Message) -> bool:
         """Take a message in; from here on it gets an outcome.
@@ -78,7 +80,6 @@ class AckLedger:
     def _queue(self, ticket: _Ticket) -> None:
         if ticket.message.qos:  # nobody waits for the acknowledgement of the others
             self._tickets.append(ticket)
-        self._metrics.unacknowledged_messages.set(len(self._tickets))
 
     def pass_by(self, message: Message) -> None:
         """A message that is no snapshot: acknowledged in its turn, without an outcome."""
@@ -90,8 +91,9 @@ class AckLedger:
         """Give a snapshot its outcome and acknowledge every message that no older one holds back."""
         leader = self._open.pop(result_id)
         for ticket in (leader, *leader.followers):
-            self._close(ticket, outcome)
-        self._metrics.snapshots.labels(outcome.value).inc(leader.shared)
+            ticket.settled = True
+            ticket.acknowledge = outcome is not Outcome.ABANDONED
+        self._outcomes[outcome].inc(1 + len(leader.followers) + leader.shared)
         self._acknowledge_settled()
 
     def abandon_rest(self) -> int:
@@ -101,17 +103,11 @@ class AckLedger:
             self.settle(result_id, Outcome.ABANDONED)
         return again
 
-    def _close(self, ticket: _Ticket, outcome: Outcome) -> None:
-        ticket.settled = True
-        ticket.acknowledge = outcome is not Outcome.ABANDONED
-        self._metrics.snapshots.labels(outcome.value).inc()
-
     def _acknowledge_settled(self) -> None:
         while self._tickets and self._tickets[0].settled:
             ticket = self._tickets.popleft()
             if ticket.acknowledge:
                 self._acknowledge(ticket.message)
-        self._metrics.unacknowledged_messages.set(len(self._tickets))
 
 
 def _receipt(message: Message) -> Message:

@@ -74,7 +74,7 @@ class Alerting:
     async def _publish(self, alerts: list[Alert]) -> None:
         for start in range(0, len(alerts), AT_ONCE):
             some = (self._publish_one(alert) for alert in alerts[start : start + AT_ONCE])
-            await asyncio.gather(*(self._outgoing.carry(end) for end in some))
+            await asyncio.gather(*(self._outgoing.carry(end, seen_through=True) for end in some))
 
     async def _publish_one(self, alert: Alert) -> None:
         try:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from gateway.errors import PayloadInvalid, SnapshotError
 from gateway.flow.breakers import Attempt, Breakers, Suspended
 from gateway.flow.infer import Inference
+from gateway.flow.limiter import Limiter, Place
 from gateway.flow.preprocess import prepare
 from gateway.flow.reading import Reader
 from gateway.live import Live
@@ -28,7 +29,8 @@ from gateway.models.catalog import ServedModel, State
 class Answering:
     """Carries a snapshot through the version of the model that its job names; counts nothing without `metrics`.
 
-    With `breakers` a variant that fails is not asked for a while; that is for the version that serves.
+    With `breakers` a variant that fails is not asked for a while, and with `limiter` what is tried beside the answer is
+    counted in flight; both are for the version that serves.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Answering:
         live: Live,
         metrics: Metrics | None,
         breakers: Breakers | None = None,
+        limiter: Limiter | None = None,
     ) -> None:
         self._inference = inference
         self._reader = reader
@@ -46,6 +49,7 @@ class Answering:
         self._live = live
         self._metrics = metrics
         self._breakers = breakers
+        self._limiter = limiter
         self._probes: set[asyncio.Task[None]] = set()
 
     def withheld(self, model: ServedModel) -> Callable[[str], str] | None:
@@ -68,14 +72,16 @@ class Answering:
             )  # fmt: skip
         return Prepared(job, inputs, queued_ms, (time.monotonic() - started) * 1000)
 
-    async def ask(self, prepared: Prepared, selection: Selection) -> Predicted:
+    async def ask(self, prepared: Prepared, selection: Selection, place: Place | None = None) -> Predicted:
         """Steps 6 and 7, again with the next variant as long as an answer cannot be read; each is asked once.
+
+        Each variant has room again in the snapshot's `place` as soon as it has answered.
 
         In the returned selection `primary` names a variant whose answer was read; raises a variant's error when there
         is none.
         """
         self._probe_due(prepared, selection)
-        with Attempt(self._breakers, prepared.job.model) as attempt:
+        with Attempt(self._breakers, prepared.job.model, place) as attempt:
             while True:
                 with self._timed("infer"):
                     answered = await self._inference.infer(prepared, selection, attempt)
@@ -111,7 +117,9 @@ class Answering:
         """Ask one variant with all the time that it may take; only its breaker is told."""
         deadline_at = time.monotonic() + self._live.current.infer_timeout_ms / 1000
         prepared = replace(prepared, job=replace(prepared.job, deadline_at=deadline_at))
-        with Attempt(self._breakers, prepared.job.model) as attempt, contextlib.suppress(SnapshotError):
+        model = prepared.job.model
+        beside = contextlib.nullcontext() if self._limiter is None else self._limiter.beside(model.spec.name)
+        with contextlib.suppress(SnapshotError), beside as place, Attempt(self._breakers, model, place) as attempt:
             await self._read(await self._inference.infer(prepared, Selection("probe", "", name), attempt), attempt)
 
     def _timed(self, step: str) -> AbstractContextManager[None]:

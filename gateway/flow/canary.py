@@ -110,14 +110,15 @@ class Canary:
 
     async def _by_stable(self, turn: Turn, queued_ms: float, failed: Results, why: str) -> Tried:
         """The stable version's answer; `failed` is what the candidate has shown before, `why` it does not answer."""
-        job, model = replace(turn.job, model=turn.model), turn.model
+        model = turn.model
+        job = turn.job if turn.job.model is model else replace(turn.job, model=model)
         refuse_if_changed(job, model)
         withheld = self._stable.withheld(model)
         selection = choose(job.snapshot, model, self._live.current, withheld)
         prepared = await self._stable.prepare(job, asked_names(selection), queued_ms)
         started = time.monotonic()
         try:
-            predicted = await self._stable.ask(prepared, selection)
+            predicted = await self._stable.ask(prepared, selection, turn.place)
         except Exception as error:
             fault = own_fault(error)
             if model.trial is not None and fault is not None and not isinstance(fault, ModelUnavailable):

@@ -60,14 +60,12 @@ def identify(
     size = message.oversize.size if message.oversize else len(message.payload)
     named, device = _from_topic(message.topic, patterns, usual, place)
     user = dict(message.properties.user_properties)
-    identity = hashlib.sha256()
     nonce = b"" if _has_an_identity(message) else uuid.uuid4().bytes
     correlation = message.properties.correlation_data or b""
     parts: list[str | bytes] = [message.topic, digest, correlation, user.get("id", ""), nonce]
     parts += [text for name in _ASKED_BY_PROPERTY if name in user for text in (name, user[name])]
-    for part in parts:
-        data = part if isinstance(part, bytes) else part.encode()
-        identity.update(len(data).to_bytes(4, "big") + data)
+    encoded = [part if isinstance(part, bytes) else part.encode() for part in parts]
+    identity = hashlib.sha256(b"".join([len(data).to_bytes(4, "big") + data for data in encoded]))
     return Origin(
         result_id=identity.hexdigest()[:32],
         device_id=user.get("device_id", device)[:MAX_NAME] or "unknown",

@@ -42,15 +42,18 @@ class Inference:
         In the returned selection `primary` names a variant that answered; raises the first variant's error when
         none did. `attempt` says which variants may be asked, and is told of those that fail.
         """
-        asked = (selection.primary, *selection.compared)
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(
-                    self._ask(prepared, name, attempt, needed=name == selection.primary), name=f"ask {name}"
-                )
-                for name in asked
-            ]
-        answers = {task.result().variant: task.result() for task in tasks}
+        primary, compared = selection.primary, selection.compared
+        if not compared:  # no task beside this one for what waits for one answer anyway
+            answers = {primary: await self._ask(prepared, primary, attempt, needed=True)}
+        else:
+            async with asyncio.TaskGroup() as group:
+                tasks = {
+                    name: group.create_task(
+                        self._ask(prepared, name, attempt, needed=name == primary), name=f"ask {name}"
+                    )
+                    for name in (primary, *compared)
+                }
+            answers = {name: task.result() for name, task in tasks.items()}
         if answers[selection.primary].error is not None:
             selection = await self._fall_back(prepared, selection, answers, attempt)
         return Answered(
@@ -92,12 +95,15 @@ class Inference:
             attempt.begin(name, needed=needed)
             answer = await self._request(prepared, model, variant, started, attempt)
         except Suspended as error:
+            attempt.over(name, error)
             return Answer(variant=name, infer_ms=0.0, error=error)
         except SnapshotError as error:
+            attempt.over(name, error)
             attempt.came(name, error)
             if self._metrics is not None:
                 self._metrics.inference_errors.labels(model.spec.name, name, error.code).inc()
             return Answer(variant=name, infer_ms=(time.monotonic() - started) * 1000, error=error)
+        attempt.over(name, None)
         if self._metrics is not None:
             self._metrics.inference_duration_seconds.labels(model.spec.name, name).observe(answer.infer_ms / 1000)
         return answer

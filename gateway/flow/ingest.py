@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import binascii
 import math
+import re
+import secrets
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +23,12 @@ MAX_VALUES = 65_536
 MAX_VALUES_BYTES = 32 * MAX_VALUES
 """No number needs more than 25 characters, a comma and a blank."""
 _WHITESPACE = b" \t\r\n\v\f"
+_PICTURE = re.compile(rb'"image_data"\s{0,8}:\s{0,8}"')
+"""What stands before a picture in JSON."""
+_CUT_BYTES = 4096
+"""A picture in base64 that is longer is cut out of the JSON before that is read."""
+_STAND_IN = secrets.token_hex(16)
+"""Read in place of a picture that was cut out; no sender knows it."""
 
 
 class InputMessage(msgspec.Struct):
@@ -59,11 +67,11 @@ _whoever = msgspec.json.Decoder(_Whoever)
 class Envelope:
     """An opened message: who sent it and what it asks for, its contents not yet taken out.
 
-    `content` is a picture, a picture in base64, or numbers.
+    `content` is a picture, a picture in base64, as text or as it stands in the JSON, or numbers.
     """
 
     origin: Origin
-    content: bytes | str | tuple[float, ...]
+    content: bytes | str | memoryview | tuple[float, ...]
     fields: InputMessage = field(default_factory=InputMessage)
 
 
@@ -126,10 +134,11 @@ def _with_user_properties(envelope: Envelope, message: Message) -> Envelope:
 
 
 def _open_json(payload: bytes, origin: Origin) -> Envelope:
+    cut = _cut(payload)
     try:
-        fields = _decoder.decode(payload)
+        fields, picture = cut or (_decoder.decode(payload), None)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise PayloadInvalid(f"the JSON is not a snapshot: {str(error)[:300]}") from error
+        raise _no_snapshot(error) from error
     except RecursionError as error:
         raise PayloadInvalid("the JSON is nested too deeply") from error
     device = fields.device_id or fields.camera_id or fields.sensor_id or origin.device_id
@@ -147,8 +156,32 @@ def _open_json(payload: bytes, origin: Origin) -> Envelope:
         given = "neither image_data nor values" if values is None else "both image_data and values"
         raise PayloadInvalid(f"the JSON has {given}; a snapshot has the one, a reading the other")
     if fields.image_data is not None:
-        return Envelope(evolved, fields.image_data, fields)
+        return Envelope(evolved, fields.image_data if picture is None else picture, fields)
     return Envelope(evolved, tuple(values or ()), fields)
+
+
+def _cut(payload: bytes) -> tuple[InputMessage, memoryview] | None:
+    """The fields without a long picture, and its base64 where it stands; None where that cannot be told apart.
+
+    A JSON parser looks at every byte of a string, which takes five times as long as to decode that from base64. So the
+    string goes past it. That it was the value of `image_data`, the last one, is sure when its stand-in is read there;
+    and what has no backslash ends at the next quotation mark.
+    """
+    key = _PICTURE.search(payload)
+    if key is None:
+        return None
+    start, end = key.end(), payload.find(b'"', key.end())
+    if end - start < _CUT_BYTES or payload.find(b"\\", start, end) >= 0:
+        return None
+    try:
+        fields = _decoder.decode(b"".join((payload[:start], _STAND_IN.encode(), payload[end:])))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None  # the error is that of the whole
+    return (fields, memoryview(payload)[start:end]) if fields.image_data == _STAND_IN else None
+
+
+def _no_snapshot(error: Exception) -> PayloadInvalid:
+    return PayloadInvalid(f"the JSON is not a snapshot: {str(error)[:300]}")
 
 
 def take_contents(envelope: Envelope) -> Snapshot | Reading:
@@ -172,7 +205,7 @@ def take_contents(envelope: Envelope) -> Snapshot | Reading:
         return Reading(values=content, metadata=_metadata(fields.metadata), **asked)
     if isinstance(content, bytes):
         return Snapshot(image=content, **asked)
-    image = _from_base64(content)
+    image = _from_base64(content) if isinstance(content, str) else _from_json_string(content)
     if looks_like(image) not in READABLE:
         _refuse_other_pictures(image)
         raise ImageUndecodable(f"image_data is no picture; it begins with {image[:8].hex(' ') or 'nothing'}")
@@ -227,6 +260,18 @@ def _from_base64(text: str) -> bytes:
         if len(compact) == len(text):
             raise PayloadInvalid(f"image_data is not base64: {error}") from error
         return _from_compact(compact)
+
+
+def _from_json_string(text: memoryview) -> bytes:
+    """The bytes of a string that was cut out of JSON; what is no base64 has not been looked at as text so far."""
+    try:
+        return pybase64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        pass
+    try:
+        return _from_base64(msgspec.json.decode(b"".join((b'"', text, b'"')), type=str))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _no_snapshot(error) from error
 
 
 def _from_compact(text: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from gateway.flow.acks import AckLedger
 from gateway.flow.breakers import Breakers
 from gateway.flow.identify import identify
 from gateway.flow.ingest import open_message, sender_of, take_contents
+from gateway.flow.limiter import Limiter
 from gateway.flow.rate_limits import RateLimits
 from gateway.flow.repeats import Repeats
 from gateway.flow.replies import Replies, Reply, refusal
@@ -62,6 +63,7 @@ class Intake:
         repeats: Repeats,
         replies: Replies,
         breakers: Breakers,
+        limiter: Limiter,
     ) -> None:
         settings = live.current
         self._live = live
@@ -72,16 +74,20 @@ class Intake:
         self._repeats = repeats
         self._replies = replies
         self._breakers = breakers
+        self._limiter = limiter
         self._patterns = settings.patterns
         self._usual = tuple(TopicPattern(text) for text in DEFAULT_INPUT_TOPICS)
         self._windows = Windows()
         self._limits = RateLimits(live)
-        self._answers: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue(ANSWERS_WAITING)
+        self._answers: asyncio.Queue[Callable[[], Coroutine[Any, Any, None]]] = asyncio.Queue(ANSWERS_WAITING)
         self._answering = 0
         self._taking: asyncio.Task[None] | None = None
         self.handlers: dict[str, Callable[[Message], None]] = {}
         """Who takes the messages of a topic that are no snapshots; it must not wait."""
-        self.schedule = Schedule(settings.queue_max_messages, settings.queue_max_bytes, self.can_serve, metrics)
+        self.schedule = Schedule(
+            settings.queue_max_messages, settings.queue_max_bytes, self.can_serve, metrics, limiter.room
+        )
+        limiter.room_made = self.schedule.look_again
 
     async def run(self) -> None:
         """Accept messages until the broker session ends; never waits for an inference."""
@@ -134,7 +140,7 @@ class Intake:
     async def _accept(self, message: Message, origin: Origin) -> None:
         if not self._acks.open(origin.result_id, message):
             return
-        settings, unopened = self._live.current, origin
+        settings, unopened, model = self._live.current, origin, None
         try:
             self._limits.check_topic(message)
             if (repeat := self._repeats.find(message, origin)) is not None:
@@ -146,20 +152,21 @@ class Intake:
                 self._limits.check_device(message, origin)
                 contents = take_contents(envelope)
                 model = model_for(contents, self._models.current, message.topic)
-                origin = replace(origin, model_name=model.spec.name)
                 refuse_unknown_variant(contents, model)
                 asked = self._join(contents, model) if isinstance(contents, Reading) else contents
             if asked is None:
-                self._repeats.keep(origin, Outcome.WINDOWED)
+                self._repeats.keep(_named(origin, model), Outcome.WINDOWED)
                 self._acks.settle(origin.result_id, Outcome.WINDOWED)
                 return
             job = route(asked, model, settings, message.properties.message_expiry_s)
         except SnapshotError as error:
             if origin is unopened and isinstance(error, PayloadInvalid):
                 origin = sender_of(message, origin)
+            origin = _named(origin, model)
             await self._refuse(origin, reply_topics(origin, None, settings), error, message.payload)
             return
         except Exception as error:  # noqa: BLE001 - one poisonous message must not take service from all others
+            origin = _named(origin, model)
             await self._refuse(origin, reply_topics(origin, None, settings), defect(origin, error), message.payload)
             return
         await self.enqueue(job)
@@ -200,6 +207,7 @@ class Intake:
         """Let the queue look again whenever a model has come into service, for ever."""
         while True:
             self._breakers.follow(self._models.current)
+            self._limiter.follow(self._models.current)
             for name in self.schedule.model_names:  # one may have been put to sleep while snapshots wait for it
                 self._wake(name)
             self.schedule.look_again()
@@ -241,7 +249,7 @@ class Intake:
         await self._answers.put(partial(self._replies.answer_error, origin, topics, error.forget_frames(), letter))
 
     async def _refuse_job(self, job: Job, error: SnapshotError) -> None:
-        origin = replace(job.snapshot.origin, model_name=job.model.spec.name)
+        origin = _named(job.snapshot.origin, job.model)
         await self._refuse(origin, job.topics, error, picture_of(job))
 
     async def answer_at_once(self) -> None:
@@ -259,6 +267,11 @@ class Intake:
     def idle(self) -> bool:
         """True when nothing that was taken in can go on; what waits for a model is left to the broker."""
         return self.schedule.waiting_only and self._answers.empty() and not self._answering
+
+
+def _named(origin: Origin, model: ServedModel | None) -> Origin:
+    """With the name of the model that was found, if there was one."""
+    return origin if model is None else replace(origin, model_name=model.spec.name)
 
 
 def picture_of(job: Job) -> bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Coroutine
+from typing import Any
 
 import structlog
 
@@ -15,26 +16,31 @@ MAX_BACKLOG_BYTES = 8 * 2**20
 """Of what waits in memory for a broker that is away; beyond it those who answer wait too, and the queue with them."""
 MAX_UNDER_WAY = 2048
 """Answers that nobody waits for, at some kilobytes each, however small they are and wherever they are kept."""
+MAX_AT_ONCE = 64
+"""Answers that a broker which is there may still have to acknowledge; beyond it those who answer wait too."""
 LOOK_S = 0.05
 
 
 class Outgoing:
-    """While the broker is away, answers wait by themselves within bounds, and their places in flight are free.
+    """Answers wait for the broker by themselves within bounds, and their places in flight are free.
 
-    So what is in the queue is still answered in its time. With the broker there each place waits for its own answer:
-    a broker that is slow holds back the snapshots that way.
+    So what is in the queue is answered in its time, whether the broker takes a while to acknowledge or is away. Beyond
+    the bounds each place waits for its own answer: a broker that is slow holds back the snapshots that way.
     """
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._under_way: set[asyncio.Future[None]] = set()
 
-    async def carry(self, delivery: Awaitable[None]) -> None:
-        """Return when it is done, or goes on by itself since the broker is away; it deals with its own errors."""
-        task = asyncio.ensure_future(delivery)
+    async def carry(self, delivery: Coroutine[Any, Any, None], *, seen_through: bool = False) -> None:
+        """Return when it is done, or goes on by itself as there is room for it; it deals with its own errors.
+
+        With `seen_through` not before it is done while the broker is there.
+        """
+        task = asyncio.create_task(delivery)
         self._under_way.add(task)
         task.add_done_callback(self._end)
-        while not task.done() and (self._broker.connected or self._full):
+        while not task.done() and (self._full or (seen_through and self._broker.connected)):
             await asyncio.wait({task}, timeout=LOOK_S)
 
     @property
@@ -49,7 +55,8 @@ class Outgoing:
 
     @property
     def _full(self) -> bool:
-        return self._broker.backlog >= MAX_BACKLOG_BYTES or len(self._under_way) > MAX_UNDER_WAY
+        most = MAX_AT_ONCE if self._broker.connected else MAX_UNDER_WAY
+        return len(self._under_way) > most or self._broker.backlog >= MAX_BACKLOG_BYTES
 
     def _end(self, task: asyncio.Future[None]) -> None:
         self._under_way.discard(task)

@@ -7,15 +7,14 @@ place in flight is free. Whatever happens on the way, its ticket is settled exac
 from __future__ import annotations
 
 import asyncio
-import os
+import logging
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import structlog
 
+from gateway.affinity import cores_for
 from gateway.errors import (
     BackendUnavailable,
     BrokerUnavailable,
@@ -36,6 +35,9 @@ from gateway.flow.compare import compare
 from gateway.flow.dead_letters import DeadLetters
 from gateway.flow.infer import Inference
 from gateway.flow.intake import Intake, defect, picture_of
+from gateway.flow.lanes import lane_of
+from gateway.flow.limiter import Limiter, Place
+from gateway.flow.order import Order, Rank
 from gateway.flow.publish import comparison_publication, result_publication
 from gateway.flow.reading import Reader
 from gateway.flow.repeats import Repeats
@@ -49,8 +51,8 @@ from gateway.models.catalog import Models
 from gateway.ports import Broker, InferenceServer
 
 log = structlog.get_logger(__name__)
+_stdlib_log = logging.getLogger(__name__)
 
-DECODING_THREADS = min(4, os.cpu_count() or 1)
 RETRY_S = 0.25
 """Until a snapshot whose Triton could not be reached may be asked again."""
 
@@ -73,23 +75,33 @@ class _Given:
 class Pipeline:
     """Carries every snapshot from the broker to Triton and back."""
 
-    def __init__(self, live: Live, broker: Broker, server: InferenceServer, models: Models, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        live: Live,
+        broker: Broker,
+        server: InferenceServer,
+        models: Models,
+        metrics: Metrics,
+        decoders: ThreadPoolExecutor | None = None,
+    ) -> None:
         self._live = live
         self._models = models
         self._metrics = metrics
-        self._threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="preprocess")
+        self._threads = decoders or cores_for(live.current).decoding_pool()
         self.acks = AckLedger(broker.acknowledge, broker.awaits, metrics)
         repeats = Repeats(live, models)
         self.replies = Replies(broker, self.acks, repeats, DeadLetters(live, broker, metrics), metrics)
         self._alerting = Alerting(broker, self.replies.outgoing, metrics)
         breakers = Breakers(live, models, metrics)
-        self.intake = Intake(live, broker, models, metrics, self.acks, repeats, self.replies, breakers)
+        self._limiter = Limiter(live, models, metrics, breakers.withheld)
+        self.intake = Intake(live, broker, models, metrics, self.acks, repeats, self.replies, breakers, self._limiter)
         self._schedule = self.intake.schedule
         self._turns = Turns()
+        self._order = Order()
         # A layout that comes with a new version and never ends takes no thread from the stable version's.
         self._readers = Reader(self._threads), Reader(self._threads)
         inference, unseen = Inference(server, metrics, live), Inference(server, None, live)
-        self._stable = Answering(inference, self._readers[0], self._threads, live, metrics, breakers)
+        self._stable = Answering(inference, self._readers[0], self._threads, live, metrics, breakers, self._limiter)
         candidate = Answering(inference, self._readers[1], self._threads, live, metrics)
         self.aside = Answering(unseen, self._readers[1], self._threads, live, None)
         """Asks a version as a snapshot would, counted nowhere."""
@@ -103,29 +115,33 @@ class Pipeline:
         """Serve one snapshot after the other, for ever."""
         while True:
             job = await self._schedule.get()
-            with self._counted():
-                await self._serve(job)
-            del job  # its picture, until the next one comes
+            self._busy += 1
+            try:
+                with self._limiter.enter(job) as place:
+                    await self._serve(job, place)
+            finally:
+                self._busy -= 1
+            del job, place  # its picture, until the next one comes
 
-    async def _serve(self, job: Job) -> None:
-        origin = replace(job.snapshot.origin, model_name=job.model.spec.name)
+    async def _serve(self, job: Job, place: Place) -> None:
         try:
-            turn = await self._turn(job)
-            with self._taken(turn):
-                await self._answer(turn)
+            with self._order.join(lane_of(job)) as rank:
+                turn = await self._turn(job, place)
+                await self._take(turn, rank)
         except (BackendUnavailable, ModelUnavailable) as error:
-            await self._wait_for_triton(job, origin, error)
+            await self._wait_for_triton(job, error)
         except SnapshotError as error:
-            await self._fail(job, origin, error)
+            await self._fail(job, error)
         except Exception as error:  # noqa: BLE001 - one poisonous snapshot must not take service from all others
-            await self._fail(job, origin, defect(origin, error))
+            await self._fail(job, defect(job.snapshot.origin, error))
 
-    async def _fail(self, job: Job, origin: Origin, error: SnapshotError) -> None:
+    async def _fail(self, job: Job, error: SnapshotError) -> None:
+        origin = replace(job.snapshot.origin, model_name=job.model.spec.name)
         letter = self.replies.dead_letter(origin, error, picture_of(job))
         answer = self.replies.answer_error(origin, job.topics, error.forget_frames(), letter)
         await self.replies.outgoing.carry(answer)
 
-    async def _wait_for_triton(self, job: Job, origin: Origin, error: SnapshotError) -> None:
+    async def _wait_for_triton(self, job: Job, error: SnapshotError) -> None:
         """Back into the queue while the deadline allows: Triton may be away for a moment only."""
         name = job.model.spec.name
         try:
@@ -139,9 +155,9 @@ class Pipeline:
             await self.intake.enqueue(job, again=True)
         else:
             last = error.last if isinstance(error, Suspended) else None
-            await self._fail(job, origin, last or error)
+            await self._fail(job, last or error)
 
-    async def _turn(self, job: Job) -> Turn:
+    async def _turn(self, job: Job, place: Place) -> Turn:
         """Step 5: the version that serves now, as soon as no other one is answering this camera.
 
         Raises ModelUnknown for a model that is gone, and what `too_late` says at the deadline.
@@ -154,18 +170,17 @@ class Pipeline:
             model = self._models.current.named(name)
             release = release_for(job, model)
             if self._turns.take(name, device_id, release.version):
-                return Turn(job, model, release)
+                return Turn(job, model, release, place)
             await self._turns.changed(name, device_id, job.deadline_at)
 
-    @contextmanager
-    def _taken(self, turn: Turn) -> Iterator[None]:
+    async def _take(self, turn: Turn, rank: Rank) -> None:
         """A snapshot that goes to a candidate may need the stable version as well."""
         name = turn.model.spec.name
         both = turn.release is not turn.model
         if both:
             self._turns.hold(name, turn.model.version)
         try:
-            yield
+            await self._answer(turn, rank)
         finally:
             if both:
                 self._turns.drop(name, turn.model.version)
@@ -178,11 +193,12 @@ class Pipeline:
         """
         return self._turns.in_flight(model, version)
 
-    async def _answer(self, turn: Turn) -> None:
+    async def _answer(self, turn: Turn, rank: Rank) -> None:
         """Steps 4 to 9."""
         queued_s = time.monotonic() - turn.job.snapshot.origin.received_at
-        self._metrics.step_duration_seconds.labels("queued").observe(queued_s)
+        self._metrics.step("queued").observe(queued_s)
         tried = await self._canary.answer(turn, queued_s * 1000)
+        await rank.reached()
         await self._publish(tried.predicted)
         self._shadow.offer(tried)
 
@@ -229,6 +245,8 @@ class Pipeline:
             self._metrics.predictions.labels(model, name).inc()
         total_s = time.monotonic() - origin.received_at
         self._metrics.snapshot_duration_seconds.labels(model).observe(total_s)
+        if not _stdlib_log.isEnabledFor(logging.DEBUG):  # structlog finds that out on a longer way, for each snapshot
+            return
         log.debug(
             "Published a result",
             result_id=origin.result_id,
@@ -289,14 +307,6 @@ class Pipeline:
             reader.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         return self.acks.abandon_rest()
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._busy += 1
-        try:
-            yield
-        finally:
-            self._busy -= 1
 
 
 def _match(comparison: Comparison | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +16,7 @@ from gateway.messages import (
     Comparison,
     Origin,
     Outline,
+    Place,
     Predicted,
     Prediction,
     Publication,
@@ -196,11 +198,10 @@ def user_properties(message_type: str, origin: Origin, about: str) -> tuple[tupl
 
     A repeated answer is the same event, with the same id.
     """
-    place = origin.place
     own = {
         "specversion": "1.0",
         "type": message_type,
-        "source": f"/{quote(place.business_unit)}/{quote(place.facility)}/{quote(place.gateway_id)}",
+        "source": _source(origin.place),
         "id": f"{about}-{message_type}",
         "subject": safe_text(origin.device_id),
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -209,8 +210,13 @@ def user_properties(message_type: str, origin: Origin, about: str) -> tuple[tupl
     return (*own.items(), *carried, *origin.trace)
 
 
+@functools.lru_cache(maxsize=256)
+def _source(place: Place) -> str:
+    return f"/{quote(place.business_unit)}/{quote(place.facility)}/{quote(place.gateway_id)}"
+
+
 def _ms(value: float | None) -> float | None:
-    return _round(value, 3)
+    return None if value is None else round(value, 3)
 
 
 def _round(value: float | None, digits: int) -> float | None:

@@ -57,11 +57,16 @@ class RateLimits:
     def check_topic(self, message: Message) -> None:
         """Count a message before anything in it is read; raises RateLimited."""
         rate = self._live.current.rate_limit_per_topic
-        if not message.duplicate and not self._topics.take(message.topic[:MAX_TOPIC], rate, message.received_at):
+        if not self._within_topic_limit(message, rate):
             raise RateLimited(
-                f"more than {rate:g} messages a second came on this topic",
+                f"more than {rate or 0:g} messages a second came on this topic",
                 fix="Send fewer frames, use a topic for each camera, or raise RATE_LIMIT_PER_TOPIC",
             )
+
+    def _within_topic_limit(self, message: Message, rate: float | None) -> bool:
+        if message.within_topic_limit is not None:
+            return message.within_topic_limit
+        return message.duplicate or self._topics.take(message.topic[:MAX_TOPIC], rate, message.received_at)
 
     def check_device(self, message: Message, origin: Origin) -> None:
         """Count a snapshot of the device that it names; raises RateLimited."""

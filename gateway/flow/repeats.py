@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from gateway.config import Settings
 from gateway.errors import Outcome
@@ -144,5 +145,5 @@ def _size(answers: Sequence[Publication]) -> int:
     """Bytes of these messages; the copy for a response topic shares its payload and properties with the result."""
     distinct = {id(answer.payload): answer for answer in answers}.values()
     given = sum(len(answer.payload) + len(answer.correlation_data or b"") for answer in distinct)
-    properties = sum(len(name) + len(value) for answer in distinct for name, value in answer.user_properties)
+    properties = sum(sum(map(len, chain.from_iterable(answer.user_properties))) for answer in distinct)
     return given + properties + sum(_PUBLICATION_BYTES + len(answer.topic) for answer in answers)

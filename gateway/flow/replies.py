@@ -87,6 +87,10 @@ class Replies:
         if topics.response is not None:
             beside.append(replace(result, topic=topics.response))
         others = [*beside, *alerts]
+        if not others:
+            await self._broker.publish(result)
+            self._repeats.keep(origin, Outcome.PUBLISHED, (result,))
+            return
         first, *rest = await asyncio.gather(
             *(self._broker.publish(item) for item in (result, *others)), return_exceptions=True
         )

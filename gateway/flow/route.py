@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 from gateway.config import Settings
 from gateway.errors import PayloadInvalid, VariantUnknown
-from gateway.messages import Asked, Job, Origin, Reading, ReplyTopics, Snapshot, Window
+from gateway.messages import Asked, Job, Origin, Place, Reading, ReplyTopics, Snapshot, Window
 from gateway.models.catalog import Catalog, ServedModel
 from gateway.models.spec import MqttSpec
 from gateway.topics import fill, is_publishable, topic_matches
 
 MAX_RESPONSE_TOPIC = 1024
+CAMERAS = 256
+"""As many have their topics kept; strangers invent names, and each takes some kilobytes."""
 GATEWAYS = "edge-ai/{business_unit}/{facility}/{gateway_id}/ai/#"
 """Where gateways publish, this one and others."""
 
@@ -64,27 +67,39 @@ def route(snapshot: Snapshot | Window, model: ServedModel, settings: Settings, e
 
 def reply_topics(origin: Origin, model: ServedModel | None, settings: Settings) -> ReplyTopics:
     """The output templates, those of the model before those of the gateway, filled for this snapshot."""
-    parts = topic_parts(origin, model.spec.name if model else None)
     own = model.spec.mqtt if model else None
     vision = model is None or model.spec.takes_pictures
     usual = settings.result_topic if vision else settings.sensor_result_topic
-    return ReplyTopics(
-        result=fill((own and own.output_topic_template) or usual, parts),
-        comparison=fill((own and own.comparison_topic_template) or settings.comparison_topic, parts),
-        error=fill((own and own.error_topic_template) or settings.error_topic, parts),
-        alert=fill((own and own.alert_topic_template) or settings.alert_topic, parts),
-        response=_response_topic(origin, own, settings),
+    templates = (
+        (own and own.output_topic_template) or usual,
+        (own and own.comparison_topic_template) or settings.comparison_topic,
+        (own and own.error_topic_template) or settings.error_topic,
+        (own and own.alert_topic_template) or settings.alert_topic,
     )
+    result, comparison, error, alert = _filled(
+        templates, origin.place, origin.device_id, model.spec.name if model else "none"
+    )
+    return ReplyTopics(result, comparison, error, alert, _response_topic(origin, own, settings))
+
+
+@functools.lru_cache(CAMERAS)
+def _filled(templates: tuple[str, ...], place: Place, device_id: str, model_name: str) -> tuple[str, ...]:
+    parts = _parts(place, device_id, model_name)
+    return tuple(fill(template, parts) for template in templates)
 
 
 def topic_parts(origin: Origin, model_name: str | None) -> dict[str, str]:
     """What fills the named parts of an output topic."""
+    return _parts(origin.place, origin.device_id, model_name or "none")
+
+
+def _parts(place: Place, device_id: str, model_name: str) -> dict[str, str]:
     return {
-        "business_unit": origin.place.business_unit,
-        "facility": origin.place.facility,
-        "gateway_id": origin.place.gateway_id,
-        "device_id": origin.device_id,
-        "model_name": model_name or "none",
+        "business_unit": place.business_unit,
+        "facility": place.facility,
+        "gateway_id": place.gateway_id,
+        "device_id": device_id,
+        "model_name": model_name,
     }
 
 

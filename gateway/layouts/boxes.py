@@ -121,8 +121,9 @@ def iou_matrix(a: NDArray[Any], b: NDArray[Any]) -> Floats:
 
 def finite(values: NDArray[Any]) -> Floats:
     """The values as float32; raises NotFinite when one is NaN or infinite."""
-    with np.errstate(over="ignore"):  # of FP64
-        values = values.astype(np.float32, copy=False)
+    if values.dtype != np.float32:
+        with np.errstate(over="ignore"):  # of FP64
+            values = values.astype(np.float32, copy=False)
     if not np.isfinite(values).all():
         raise NotFinite(
             "the output has values that are not finite",

@@ -30,7 +30,10 @@ def most_likely(values: Floats, head: Head) -> Classes:
     """
     if not values.size:
         raise BackendInvalidResponse("the output has no classes")
-    scores = shares_of_one(activated(values, head.activation or "softmax"), "inference.activation: softmax or sigmoid")
+    activation = head.activation or "softmax"
+    scores = activated(values, activation)
+    if activation == "none":  # else they lie in 0..1 by construction
+        scores = shares_of_one(scores, "inference.activation: softmax or sigmoid")
     likely = np.flatnonzero(scores > head.threshold_of(np.arange(scores.size)))
     class_ids = likely[best_first(scores[likely], head.top_k)]
     return Classes(class_ids, scores[class_ids])

@@ -55,7 +55,7 @@ def run_triton(
 
 def _run(parts: list[EmbeddedBroker | EmbeddedTriton], say: Say) -> int:
     find_stub(find_wheel())  # says what is not installed before anything is started
-    with contextlib.ExitStack() as stack, _terminate_like_interrupt():
+    with contextlib.ExitStack() as stack, terminate_like_interrupt():
         try:
             for part in parts:
                 stack.enter_context(part)
@@ -133,7 +133,7 @@ def _instructions(parts: list[EmbeddedBroker | EmbeddedTriton]) -> Iterator[str]
 
 
 @contextlib.contextmanager
-def _terminate_like_interrupt() -> Iterator[None]:
+def terminate_like_interrupt() -> Iterator[None]:
     """SIGTERM raises KeyboardInterrupt like SIGINT does, so that both take the same way out."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -10,7 +10,7 @@ GROUPS = {
     "Try it on this machine": ("demo", "stack", "triton"),
     "Run it": ("serve",),
     "Send and see": ("send", "watch"),
-    "Look into it": ("doctor", "models", "config"),
+    "Look into it": ("doctor", "bench", "models", "config"),
 }
 """Commands by purpose; those that stand in none of them come last."""
 REST = "More"

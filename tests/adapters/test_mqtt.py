@@ -122,6 +122,27 @@ class TestOutages:
             await gateway.close()
         assert gateway.task.exception() is None
 
+    async def test_an_answer_without_a_whole_packet_identifier_is_no_answer(self) -> None:
+        connections: list[Peer] = []
+
+        async def half(peer: Peer) -> None:
+            connections.append(peer)
+            await peer.read()
+            await peer.send(CONNACK)
+            packet = await peer.read()
+            if len(connections) == 1:
+                await peer.send(b"\x40\x01" + packet.publish_identifier[1:])
+            else:
+                await peer.acknowledge(packet)
+            await peer.read()
+
+        async with scripted_broker(half) as port:
+            gateway = Client(port)
+            async with asyncio.timeout(DEADLINE_S):
+                await gateway.broker.publish(Publication("out", b"kept"))
+            await gateway.close()
+        assert len(connections) == 2
+
 
 class TestRefusals:
     def test_client_id_is_needed(self) -> None:

@@ -1,15 +1,17 @@
 """paho must get the same packets however the network cut them, and never an oversize payload."""
 
+import contextlib
 import hashlib
 import itertools
 import socket
+import tracemalloc
 from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.adapters.mqtt_framing import COLLECTED_BYTES, CRUMB_BYTES, FramedSocket, Framing
+from gateway.adapters.mqtt_framing import COLLECTED_BYTES, CRUMB_BYTES, ROOM_BYTES, FramedSocket, Framing
 from gateway.messages import Oversize
 from gateway.ports import MAX_PROPERTIES, MAX_PROPERTIES_BYTES
 
@@ -185,6 +187,47 @@ class TestFramedSocket:
                 framed.recv(1)
             far.close()
             assert framed.recv(1) == b""
+
+    @given(st.lists(st.integers(5_000, 90_000), min_size=1, max_size=8), st.sampled_from([True, False]))
+    def test_a_large_payload_is_read_straight_into_its_place(self, writes: list[int], behind: bool) -> None:
+        payload = bytes(range(256)) * (4 * CRUMB_BYTES // 256) + b"end"
+        large, small = publish(b"a", payload), publish(b"b", b"x")
+        wire = large.wire + (small.wire if behind else b"")
+        near, far = socket.socketpair()
+        with near, far:
+            near.setblocking(False)
+            framed = FramedSocket(near, Framing(20 * CRUMB_BYTES, properties=False))
+            passed, at, turn = b"", 0, itertools.cycle(writes)
+            payloads: list[bytes] = []
+            while at < len(wire):
+                at += far.send(wire[at : at + next(turn)])
+                with contextlib.suppress(BlockingIOError):
+                    while data := framed.recv(7):
+                        passed += data
+                        payloads += [taken] if (taken := framed.take_payload()) is not None else []
+            assert passed == large.expected + (small.wire if behind else b"")
+            assert payloads == [payload]
+            assert framed.received_bytes == len(wire)
+
+    def test_what_is_said_to_come_takes_no_memory_before_it_comes(self) -> None:
+        size = 64 * ROOM_BYTES
+        packet = publish(b"a", b"")
+        near, far = socket.socketpair()
+        with near, far:
+            near.setblocking(False)
+            framed = FramedSocket(near, Framing(2 * size, properties=False))
+            tracemalloc.start()
+            try:
+                far.sendall(packet.wire[:1] + varint(len(packet.wire) - 2 + size) + packet.wire[2:])
+                for some in (b"begin", b"and go on"):
+                    far.sendall(some)
+                    with contextlib.suppress(BlockingIOError):
+                        while framed.recv(100):
+                            pass
+                assert framed.received_bytes == 4 + len(packet.wire) - 1 + len(b"beginand go on")
+                assert tracemalloc.get_traced_memory()[1] < 2 * ROOM_BYTES
+            finally:
+                tracemalloc.stop()
 
     @staticmethod
     def _read(framed: FramedSocket, count: int) -> bytes:

@@ -7,6 +7,7 @@ both must agree within 0.002. Run it with `python -m tests.bench.accuracy [scene
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from collections.abc import Sequence
@@ -135,7 +136,9 @@ def _sample(name: str) -> Any:
 
 def main() -> int:
     """Print both figures both ways; 1 where they differ too much."""
-    accuracy = compare(int(sys.argv[1]) if len(sys.argv) > 1 else SCENES)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scenes", type=int, nargs="?", default=SCENES, help=f"test scenes to look at ({SCENES})")
+    accuracy = compare(parser.parse_args().scenes)
     print(f"{accuracy.scenes} test scenes, {DETECTOR}    mAP50  mAP50-95")
     for name, figures in (("scaled", accuracy.scaled), ("full", accuracy.full), ("difference", accuracy.difference)):
         print(f"{name:<35} {figures.map50:+.4f}   {figures.map50_95:+.4f}")

@@ -162,9 +162,15 @@ def origin(**more: Any) -> Origin:
     return Origin(**{**given, **more})
 
 
-def job(device: str = "camera-01", image: bytes = b"x", priority: int = 0, model: ServedModel | None = None) -> Job:
+def job(
+    device: str = "camera-01",
+    image: bytes = b"x",
+    priority: int = 0,
+    model: ServedModel | None = None,
+    preference: str | None = None,
+) -> Job:
     """A job as the queue holds it."""
-    snapshot = Snapshot(origin=origin(device_id=device), image=image, metadata={}, priority=priority)
+    snapshot = Snapshot(origin=origin(device_id=device), image=image, priority=priority, backend_preference=preference)
     return Job(snapshot, model or served(), time.monotonic() + 60, ReplyTopics("r", "c", "e"))
 
 

@@ -365,7 +365,9 @@ async def test_both_hung_snapshots_wait_in_the_queue_and_hold_up_no_other_model(
             place.send("other-camera", model_name="other")
             await until(functools.partial(lambda wanted: len(place.results) == wanted, number + 1))
         await until(lambda: sum(body["device_id"].startswith("late") for body in place.errors) == 8)
-        assert {body["error"]["message"] for body in place.errors} == {"Triton did not answer in time"}
+        # The deadline of one may come just when its turn has.
+        messages = {body["error"]["message"] for body in place.errors}
+        assert messages - {"the time ran out before the variant could be asked"} == {"Triton did not answer in time"}
         place.triton.release(ONNX)
         place.triton.release(TORCH)
         place.seen.clear()

@@ -482,7 +482,7 @@ async def test_a_model_unloaded_behind_our_back_is_loaded_again(tmp_path: Path) 
 
 
 async def test_stop_finishes_what_was_accepted(tmp_path: Path) -> None:
-    async with site(tmp_path) as place:
+    async with site(tmp_path, infer_concurrency=3) as place:
         place.triton.hold("detector-onnx")
         for number in range(3):
             place.snapshot(jpeg(seed=number))

@@ -1,0 +1,230 @@
+"""The front's HTTP: what it knows itself, and everything else from a worker."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import structlog
+import yarl
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from gateway.admin.answers import (
+    CLIENT_HEADER,
+    SECURITY_HEADERS,
+    answer_errors,
+    error_response,
+    json_response,
+    token_response,
+)
+from gateway.admin.connections import Connections, LimitedSite, Limits
+from gateway.admin.guard import TokenGuard, TokenRefused
+from gateway.errors import ConfigError, Outcome
+from gateway.metrics import Metrics
+from gateway.topics import safe_text
+from gateway.workers.aggregation import Merged
+from gateway.workers.relay import LEAD, Seat
+from gateway.workers.standing import Standing
+
+log = structlog.get_logger(__name__)
+
+INFER = "/v1/infer"
+HOP_BY_HOP = frozenset((
+    "connection", "keep-alive", "proxy-connection", "transfer-encoding", "te", "trailer", "upgrade", "expect",
+    CLIENT_HEADER.lower(),
+))  # fmt: skip
+"""Headers that concern one connection only, and that of ours which a client could forge."""
+CONNECT_S = 2.0
+ANSWER_S = 3700.0
+"""Beyond the longest SNAPSHOT_DEADLINE_MS; a worker answers within its own limits long before."""
+CHUNK_BYTES = 64 * 1024
+
+
+class Surface:
+    """One address for all workers: `sockets` are where each of them is asked."""
+
+    def __init__(
+        self,
+        place: tuple[str, int],
+        seats: list[Seat],
+        sockets: list[Path],
+        standing: Standing,
+        metrics: Metrics,
+        merged: Callable[[], Awaitable[Merged]],
+        token_file: Path | None,
+    ) -> None:
+        self._place = place
+        self._seats = seats
+        self._sockets = sockets
+        self._standing = standing
+        self._merged = merged
+        self._guard = TokenGuard(token_file)
+        self._turns = itertools.count()
+        self._sessions: list[aiohttp.ClientSession] = []
+        app = web.Application(middlewares=[answer_errors])
+        app.add_routes(
+            [
+                web.get("/live", self._live),
+                web.get("/healthz", self._live),
+                web.get("/ready", self._ready),
+                web.get("/readyz", self._ready),
+                web.get("/v2/health/ready", self._kserve_ready),
+                web.get("/startup", self._startup),
+                web.get("/metrics", self._metrics_page),
+                web.get("/api/status", self._status),
+                web.route("*", "/{tail:.*}", self._pass_on),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+        self._connections = Connections(lambda reason: metrics.http_refusals.labels(reason).inc(), Limits())
+
+    async def start(self) -> int:
+        """Listen; returns the port. Raises ConfigError."""
+        for path in self._sockets:
+            connector = aiohttp.UnixConnector(str(path), limit=0)
+            timeout = aiohttp.ClientTimeout(total=ANSWER_S, sock_connect=CONNECT_S)
+            self._sessions.append(
+                aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False, trust_env=False)
+            )
+        await self._runner.setup()
+        try:
+            await LimitedSite(self._runner, self._place, self._connections).start()
+        except OSError as error:
+            await self.stop()
+            raise ConfigError(
+                f"cannot listen on {self._place[0]}:{self._place[1]}: {error.strerror}",
+                where="HTTP_HOST and HTTP_PORT",
+                fix="Choose a free port with HTTP_PORT, or 0 for any",
+            ) from error
+        return int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """Finish the requests under way and stop listening."""
+        await self._runner.cleanup()
+        for session in self._sessions:
+            await session.close()
+
+    # --- what the front knows itself --------------------------------------------------------------
+
+    async def _live(self, _request: web.Request) -> web.Response:
+        return json_response({"status": "live"})
+
+    async def _ready(self, _request: web.Request) -> web.Response:
+        report = self._standing.report()
+        body = {
+            "status": "ready" if report.ready else "not_ready",
+            "reasons": report.reasons,
+            "degraded": report.degraded,
+        }
+        return json_response(body, 200 if report.ready else 503)
+
+    async def _kserve_ready(self, _request: web.Request) -> web.Response:
+        ready = self._standing.report().ready
+        return json_response({"ready": ready}, 200 if ready else 503)
+
+    async def _startup(self, _request: web.Request) -> web.Response:
+        report, started = self._standing.report(), self._standing.started
+        body = {"status": "started" if started else "starting", "reasons": report.reasons}
+        return json_response(body, 200 if started else 503)
+
+    async def _metrics_page(self, _request: web.Request) -> web.Response:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(await self._merged())
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _status(self, request: web.Request) -> web.Response:
+        """The lead's own, with the counts and the state of all."""
+        answer = await self._pass_on(request)
+        if answer.status != 200 or not isinstance(answer.body, bytes):
+            return answer
+        report, value = self._standing.report(), (await self._merged()).value
+        body = msgspec.json.decode(answer.body) | {
+            "status": "ready" if report.ready else "not_ready",
+            "reasons": report.reasons,
+            "degraded": report.degraded,
+            "snapshots_received": int(value("snapshots_received_total")),
+            "snapshots": {str(each): int(value("snapshots_total", outcome=str(each))) for each in Outcome},
+            "queue": {"messages": int(value("queue_messages")), "bytes": int(value("queue_bytes"))},
+        }
+        return json_response(body)
+
+    # --- what a worker answers ----------------------------------------------------------------------
+
+    async def _pass_on(self, request: web.Request) -> web.Response:
+        """Ask the lead, or for an inference one after the other; the guard's counts of failures are here for all."""
+        asks_for_token = request.method == "POST" and (request.path == INFER or request.path.startswith("/api/"))
+        if self._guard.token_file is not None and asks_for_token:
+            try:
+                self._guard.admit_request(request)
+            except TokenRefused as error:
+                return token_response(429 if error.retry_after_s else 401, error)
+        index = self._next() if request.path == INFER else LEAD
+        if self._seats[index].channel is None:
+            return _away()
+        try:
+            return await self._ask(request, index)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            if request.transport is None:
+                raise ConnectionResetError("the client has left") from error
+            log.warning("A worker did not answer over HTTP", worker=index + 1, reason=type(error).__name__)
+            return _away()
+
+    def _next(self) -> int:
+        present = [seat.index for seat in self._seats if seat.channel is not None]
+        return present[next(self._turns) % len(present)] if present else LEAD
+
+    async def _ask(self, request: web.Request, index: int) -> web.Response:
+        dropped = HOP_BY_HOP | named_by_connection(request.headers.getall("Connection", ()))
+        headers = [
+            (name, value)
+            for name, value in request.headers.items()
+            if name.lower() not in dropped and safe_text(value) == value
+        ]
+        headers.append((CLIENT_HEADER, request.remote or ""))
+        has_body = request.can_read_body
+        path = request.rel_url.raw_path_qs
+        url = f"http://worker{path}" if path.startswith("/") else "http://worker/"
+        async with self._sessions[index].request(
+            request.method,
+            yarl.URL(url, encoded=True),
+            headers=headers,
+            data=_pieces(request) if has_body else None,
+            allow_redirects=False,
+            skip_auto_headers=("User-Agent", "Content-Type", "Accept", "Accept-Encoding"),
+        ) as answer:
+            body = await answer.read()
+        kept = {
+            name: value
+            for name, value in answer.headers.items()
+            if name.lower() not in HOP_BY_HOP | {"content-length", "date"}
+        }
+        kept.update({name: value for name, value in SECURITY_HEADERS.items() if name not in answer.headers})
+        response = web.Response(body=body, status=answer.status, reason=answer.reason, headers=kept)
+        if answer.headers.get("Connection", "").lower() == "close":
+            response.force_close()
+        return response
+
+
+def named_by_connection(values: Iterable[str]) -> set[str]:
+    """The headers that a client wants to be for this connection only (RFC 9110, 7.6.1), in lower case.
+
+    Save for the body's: without its length, or its kind, the front and the worker would read different requests.
+    """
+    named = {name.strip().lower() for value in values for name in value.split(",")}
+    return named - {"content-length", "content-type"}
+
+
+async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
+    """A body as it comes, never more of it at once than asyncio's own bounds hold."""
+    async for piece in request.content.iter_chunked(CHUNK_BYTES):
+        yield piece
+
+
+def _away() -> web.Response:
+    fix = "Try again soon; /ready says how the workers stand"
+    return error_response(503, "WORKER_UNAVAILABLE", "the worker is being started", fix, {"Retry-After": "1"})
