@@ -7,12 +7,15 @@ import numpy as np
 import onnxruntime
 import recipe
 import sensor_figures
-from dataset import classifier_input, detector_input, encode
+from dataset import Letterbox, classifier_input, encode
 from decode import detections
 from evaluate import overlap
 from readings import faulty_series
 
+from gateway.flow.preprocess import prepare_picture
 from gateway.local.scenes import TEST_SEEDS, Scene, render_scene
+from gateway.models.input_plan import InputPlan
+from gateway.models.repository import read_model
 
 COUNT = 4
 MAX_BYTES = 250_000
@@ -103,8 +106,13 @@ def _classes(name: str) -> int:
 
 def _detected(session: onnxruntime.InferenceSession, jpeg: bytes) -> list[dict[str, Any]]:
     """Predictions for one picture; none if any score is too close to the threshold to be a fair test."""
-    tensor, box = detector_input(jpeg)
-    output = session.run(None, {recipe.DETECTOR_PORTS["onnx"][0]: tensor[None]})[0][0]
+    # As the gateway serves it: it decodes at a larger scale than the pictures of the training were decoded at.
+    name = recipe.DETECTOR_PORTS["onnx"][0]
+    plan = InputPlan(name, recipe.DETECTOR_HEIGHT, recipe.DETECTOR_WIDTH)
+    preprocessing = read_model(recipe.REPOSITORY / recipe.DETECTOR_NAME / "model.yaml").spec.preprocessing
+    pixels = recipe.CAMERA_SIZE[0] * recipe.CAMERA_SIZE[1]
+    output = session.run(None, dict(prepare_picture(jpeg, preprocessing, [plan], pixels)[plan].tensors))[0][0]
+    box = Letterbox.fit(*recipe.CAMERA_SIZE)
     found = detections(output, box, recipe.CAMERA_SIZE, recipe.CONFIDENCE_THRESHOLD - MARGIN)
     if any(abs(d.confidence - recipe.CONFIDENCE_THRESHOLD) < MARGIN for d in found):
         return []
