@@ -35,7 +35,11 @@ async def refresh(caretaker: Caretaker, model: LogicalModel) -> None:
     except ConfigError as error:
         await _complain(caretaker, error, state.stable.version)
         return
-    if max(versions_on_disk(model, settings.model_repository), default=0) > stable.version:
+
+    def newer_lies_there() -> bool:
+        return max(versions_on_disk(model, settings.model_repository), default=0) > stable.version
+
+    if newer_lies_there():
         return
     try:
         drop, digests = await asyncio.to_thread(caretaker.tools.read_drop, caretaker.path, stable.version, state.stable)
@@ -43,6 +47,8 @@ async def refresh(caretaker: Caretaker, model: LogicalModel) -> None:
             caretaker.problem = ""
             return
         verified = await asyncio.to_thread(verify, drop, digests, caretaker.tools.checks, tolerant=True)
+        if newer_lies_there():  # it has come while this was read: the model.yaml may be its own
+            return
         changed = replace(drop.release, configs=stable.configs)  # those take effect with the next version
         caretaker.tools.fleet.serve(changed, caretaker.kept)
     except ConfigError as error:

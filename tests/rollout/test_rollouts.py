@@ -328,6 +328,7 @@ def _threshold(shop: Shop, version: int) -> float:
 async def test_a_model_yaml_that_comes_with_a_version_is_that_versions(shop: Shop) -> None:
     async with shop.open() as counter:
         await counter.ended(1, Ending.PROMOTED)
+        await counter.place.ready()  # model.yaml was looked at for version 1 by then
         shop.drop(2, NO_HELMET)
         shop.model(inference={"output": "yolov8", "confidence_threshold": 0.95})
         await counter.ended(2, Ending.REFUSED)
