@@ -32,7 +32,7 @@ from gateway.affinity import Cores, cores_for
 from gateway.allocator import Allocator
 from gateway.config import Settings
 from gateway.config_reload import Reloader
-from gateway.errors import BrokerError, ConfigError, GatewayError
+from gateway.errors import BrokerError, ConfigError
 from gateway.flow.pipeline import Pipeline
 from gateway.live import Live
 from gateway.metrics import Metrics
@@ -50,6 +50,7 @@ from gateway.rollout.roller import Roller
 from gateway.rollout.store import StateStore
 from gateway.rollout.transaction import Tools
 from gateway.rollout.verify import Checks
+from gateway.tasks import has_failed
 from gateway.topics import overlap
 
 log = structlog.get_logger(__name__)
@@ -207,18 +208,9 @@ class Gateway:
 
     async def _watch(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run one task; one that dies stops the gateway in order rather than quietly staying away."""
-        try:
-            await work
-        except GatewayError as error:
-            log.error("Task ended", task=name, reason=str(error))
-        except Exception:
-            log.exception("Task failed", task=name)
-        else:
-            if self._stop.is_set():
-                return
-            log.error("Task ended unexpectedly", task=name)
-        self._failed = True
-        self._stop.set()
+        if await has_failed(work, name, self._stop):
+            self._failed = True
+            self._stop.set()
 
     def _read_again(self, settings: Settings) -> list[LogicalModel]:
         """The models as their files read now; raises ConfigError for one that serves and cannot be read any more."""

@@ -219,10 +219,14 @@ class Accuracy:
     full: Precision
 
     @property
+    def difference(self) -> Precision:
+        """What scaled decoding gains; below zero: loses."""
+        return Precision(self.scaled.map50 - self.full.map50, self.scaled.map50_95 - self.full.map50_95)
+
+    @property
     def largest_difference(self) -> float:
         """Of the two figures, whichever way."""
-        pairs = ((self.scaled.map50, self.full.map50), (self.scaled.map50_95, self.full.map50_95))
-        return max(abs(one - other) for one, other in pairs)
+        return max(abs(self.difference.map50), abs(self.difference.map50_95))
 
 
 @dataclass(frozen=True, slots=True)

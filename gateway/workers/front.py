@@ -15,10 +15,11 @@ import structlog
 
 from gateway import __version__
 from gateway.admin.status import StatusPublisher, status_publication
-from gateway.errors import BrokerError, GatewayError
+from gateway.errors import BrokerError
 from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.ports import Broker
+from gateway.tasks import has_failed
 from gateway.workers.aggregation import Merged, families
 from gateway.workers.processes import Workers
 from gateway.workers.relay import Relay
@@ -136,18 +137,9 @@ class Front:
 
     async def _watch(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run one task; one that dies stops the gateway in order."""
-        try:
-            await work
-        except GatewayError as error:
-            log.error("Task ended", task=name, reason=str(error))
-        except Exception:
-            log.exception("Task failed", task=name)
-        else:
-            if self._stop.is_set():
-                return
-            log.error("Task ended unexpectedly", task=name)
-        self._failed = True
-        self._stop.set()
+        if await has_failed(work, name, self._stop):
+            self._failed = True
+            self._stop.set()
 
     async def _drain(self, kept: list[asyncio.Task[None]], tasks: list[asyncio.Task[None]]) -> None:
         self._standing.stopping = True

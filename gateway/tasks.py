@@ -1,0 +1,32 @@
+"""The tasks that a process lives of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from gateway.errors import GatewayError
+
+log = structlog.get_logger(__name__)
+
+
+async def has_failed(work: Coroutine[Any, Any, None], name: str, stop: asyncio.Event) -> bool:
+    """Run one task to its end; True, and said in the log, when it should not have ended.
+
+    Only a task that returns once `stop` is set may do so; whoever asks stops in order then, rather than let it quietly
+    stay away.
+    """
+    try:
+        await work
+    except GatewayError as error:
+        log.error("Task ended", task=name, reason=str(error))
+    except Exception:
+        log.exception("Task failed", task=name)
+    else:
+        if stop.is_set():
+            return False
+        log.error("Task ended unexpectedly", task=name)
+    return True
