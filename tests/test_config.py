@@ -13,7 +13,8 @@ import yaml
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from gateway.config import DEFAULT_INPUT_TOPICS, RELOADABLE, Settings
+from gateway.config import RELOADABLE, Settings
+from gateway.config_broker import DEFAULT_INPUT_TOPICS
 from gateway.config_files import missing_files, require_files
 from gateway.config_reading import load_settings
 from gateway.config_warnings import settings_warnings, suspicious_variables

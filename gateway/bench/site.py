@@ -29,7 +29,7 @@ from gateway.local.tritonserver import EmbeddedTriton
 
 SAMPLE = "industrial-safety"
 SCRIPT = "straightforward.py"
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 180.0
 GRACE_S = 10.0
 ANSWER_TOPICS = ("edge-ai/+/plant/gw/ai/inference/vision", "edge-ai/+/plant/gw/ai/errors")
 _CHECKOUT_SCRIPTS = Path(__file__).resolve().parents[2] / "tests" / "bench"

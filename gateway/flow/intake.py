@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from gateway.config import DEFAULT_INPUT_TOPICS
+from gateway.config_broker import DEFAULT_INPUT_TOPICS
 from gateway.errors import (
     DeadlineExceeded,
     InternalError,

@@ -28,7 +28,7 @@ from gateway.ports import Broker
 from gateway.terminal.watch import watched_topics
 
 SENSOR_MODEL = "temperature-anomaly"
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 180.0
 GATEWAY_GRACE_S = 3.0
 CAMERA_GRACE_S = 1.0
 SHOWN = (

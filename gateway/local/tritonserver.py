@@ -16,7 +16,7 @@ from gateway.local.embedded import EmbeddedServer
 from gateway.local.processes import LOOPBACK, ChildProcess, free_ports, port_is_free, require_free_port
 from gateway.local.segments import SegmentOwner
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 EXIT_TIMEOUT_S = 2  # Triton needs over 1 s for each stub process to end in order, and nothing is lost by force
 STOP_GRACE_S = 3.0
 STUB_TIMEOUT_S = 120  # importing torch takes long on a small, busy machine

@@ -7,7 +7,8 @@ from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import replace
 
-from gateway.config import DEFAULT_INPUT_TOPICS, Settings
+from gateway.config import Settings
+from gateway.config_broker import DEFAULT_INPUT_TOPICS
 from gateway.flow.identify import identify
 from gateway.flow.ingest import sender_of
 from gateway.messages import Message

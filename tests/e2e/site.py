@@ -30,7 +30,7 @@ from gateway.local.processes import ChildProcess, free_ports
 from gateway.local.tritonserver import EmbeddedTriton
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 180.0
 ANSWERS = ("ai_inference_result", "ai_inference_error")
 """The kinds of messages of which each snapshot gets exactly one."""
 _numbers = itertools.count(1)

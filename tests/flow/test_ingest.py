@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.config import DEFAULT_INPUT_TOPICS
+from gateway.config_broker import DEFAULT_INPUT_TOPICS
 from gateway.errors import ImageUndecodable, PayloadInvalid, SnapshotError
 from gateway.flow.identify import identify
 from gateway.flow.ingest import MAX_VALUES, open_message, take_contents
