@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import msgspec
+
+from gateway.terminal.printable import printable
 
 MAX_NAMED = 4
 
@@ -34,8 +37,13 @@ def readable_line(topic: str, payload: bytes) -> str | None:
                 return None
     except (KeyError, TypeError, AttributeError, ValueError):
         return f"{topic}: a message of type {kind} that is not as documented"
-    # What a camera calls itself must not steer the terminal.
-    return f"{time.strftime('%H:%M:%S')}  {''.join(c if c.isprintable() else '?' for c in text)}"
+    return f"{time.strftime('%H:%M:%S')}  {printable(text)}"
+
+
+def json_line(payload: bytes) -> str:
+    """A message that parse_message can read, as one line of JSON that steers no terminal."""
+    text = msgspec.json.format(payload, indent=-1).decode("utf-8", "replace")
+    return text if text.isprintable() else "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
 
 
 def parse_message(payload: bytes) -> dict[str, Any] | None:
@@ -53,12 +61,15 @@ def _result(message: dict[str, Any]) -> str:
     return (
         f"result    {message['device_id']:<12} {message['model_name']} v{message['model_version']} "
         f"{message['backend_used']:<5} {message['inference_time_ms']:6.1f} ms of {total:6.1f} ms  "
-        f"{_seen(message)}{alert}"
+        f"{seen_in_words(message)}{alert}"
     )
 
 
-def _seen(message: dict[str, Any]) -> str:
-    """Predictions, the score of the whole and the values of a regression, as far as there are any."""
+def seen_in_words(message: dict[str, Any]) -> str:
+    """Predictions of a result, the score of the whole and the values of a regression, as far as there are any.
+
+    Raises KeyError, TypeError, AttributeError or ValueError for a result that is not as documented.
+    """
     seen = message["predictions"]
     parts = [", ".join(f"{item['class']} {item['confidence']:.2f}" for item in seen[:MAX_NAMED])] if seen else []
     if len(seen) > MAX_NAMED:

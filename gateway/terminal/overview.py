@@ -18,7 +18,7 @@ EXAMPLES = (
     ("edge-gateway demo", "everything on this machine, results before your eyes"),
     ("edge-gateway stack", "a broker and a Triton to try things on; says what to export"),
     ("edge-gateway serve", "the gateway itself"),
-    ("edge-gateway watch", "what it answers, as it comes"),
+    ("edge-gateway watch", "cameras, results and alerts, live"),
     ("edge-gateway send photo.jpg", "a picture for it to answer"),
     ("edge-gateway doctor", "what is wrong with an installation, and how to mend it"),
 )

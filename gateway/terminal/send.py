@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from gateway.config import Settings
 from gateway.errors import BrokerUnavailable, ConfigError, UserError
 from gateway.messages import Publication
 from gateway.ports import Broker
+from gateway.terminal.printable import printable
+from gateway.terminal.progress import progress
 from gateway.terminal.session import session
 from gateway.topics import DEVICE_PARTS, fill, names_in, without_share
 
@@ -134,27 +137,57 @@ async def send(
     repeat: int | None,
     rate: float | None,
     timeout_s: float,
+    as_json: bool = False,
 ) -> int:
     """Publish what the sources give `repeat` times (None: for ever), at most `rate` items a second; the exit code.
 
-    Each is made when it is sent, so that every one has a timestamp of its own and no more than one is in memory.
+    Each is made when it is sent, so that every one has a timestamp of its own and no more than one is in memory. Says
+    of each that it was sent, in words or as JSON.
     Raises BrokerUnavailable when the broker takes one of them no sooner than in `timeout_s`.
     """
+    total = _count(sources, repeat)
     async with session(broker, address, limit_s=timeout_s):
-        started, sent = time.monotonic(), 0
-        for _ in itertools.repeat(None) if repeat is None else range(repeat):
-            before = sent
-            for source in sources:
-                async for name, content in source.items(rate):
-                    if rate and not source.live:
-                        await asyncio.sleep(max(0.0, started + sent / rate - time.monotonic()))
-                    publication = make(content)
-                    await _publish(broker, publication, timeout_s)
-                    sent += 1
-                    print(f"sent {name} ({len(publication.payload)} bytes) to {publication.topic}", flush=True)
-            if sent == before:
-                break  # nothing comes of it, and will not in the next round either
+        with progress("Sending", total, quiet=as_json or _endless(sources, repeat)) as bar:
+            async for name, publication in _paced(sources, make, repeat, rate):
+                await _publish(broker, publication, timeout_s)
+                print(_sent_json(name, publication) if as_json else _sent(name, publication), flush=True)
+                bar.advance(label=None if total else f"Sending {name}")
     return 0
+
+
+def _endless(sources: Sequence[Source], repeat: int | None) -> bool:
+    return repeat is None or any(source.live for source in sources)
+
+
+def _count(sources: Sequence[Source], repeat: int | None) -> int | None:
+    """How many items come in all; how many frames a video has only its end tells."""
+    return len(sources) * (repeat or 1) if all(isinstance(source, Still) for source in sources) else None
+
+
+async def _paced(
+    sources: Sequence[Source], make: Callable[[bytes], Publication], repeat: int | None, rate: float | None
+) -> AsyncIterator[tuple[str, Publication]]:
+    """Each item when it is time for it, by its name."""
+    started, sent = time.monotonic(), 0
+    for _ in itertools.repeat(None) if repeat is None else range(repeat):
+        before = sent
+        for source in sources:
+            async for name, content in source.items(rate):
+                if rate and not source.live:
+                    await asyncio.sleep(max(0.0, started + sent / rate - time.monotonic()))
+                yield name, make(content)
+                sent += 1
+        if sent == before:
+            break  # nothing comes of it, and will not in the next round either
+
+
+def _sent(name: str, publication: Publication) -> str:
+    return printable(f"sent {name} ({len(publication.payload)} bytes) to {publication.topic}")
+
+
+def _sent_json(name: str, publication: Publication) -> str:
+    body = {"sent": name, "bytes": len(publication.payload), "topic": publication.topic}
+    return json.dumps(body, ensure_ascii=False)
 
 
 async def _publish(broker: Broker, publication: Publication, timeout_s: float) -> None:
