@@ -146,8 +146,12 @@ def test_colour_is_for_terminals_without_no_color(monkeypatch: pytest.MonkeyPatc
             return True
 
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     assert use_colour(Terminal())
     assert not use_colour(io.StringIO())
+    monkeypatch.setenv("TERM", "dumb")
+    assert not use_colour(Terminal())
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", "1")
     assert not use_colour(Terminal())
 
