@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -67,10 +67,24 @@ class Check:
     limit_s: float
 
 
-async def examine(checks: Sequence[Check]) -> list[Finding]:
-    """All findings, in the order of the checks, which run side by side; none takes longer than its limit."""
-    done = await asyncio.gather(*(_limited(check) for check in checks))
-    return [finding for findings in done for finding in findings]
+async def examine(
+    checks: Sequence[Check], slow: Callable[[list[str]], None] | None = None, slow_s: float = 1.5
+) -> list[Finding]:
+    """All findings, in the order of the checks, which run side by side; none takes longer than its limit.
+
+    Every `slow_s` seconds `slow` is told the areas that are still being looked at.
+    """
+    tasks = [asyncio.create_task(_limited(check)) for check in checks]
+    waiting: set[asyncio.Task[list[Finding]]] = set(tasks)
+    while waiting:
+        _, waiting = await asyncio.wait(waiting, timeout=slow_s)
+        if waiting and slow is not None:
+            slow(
+                list(
+                    dict.fromkeys(check.area.name for check, task in zip(checks, tasks, strict=True) if not task.done())
+                )
+            )
+    return [finding for task in tasks for finding in task.result()]
 
 
 async def _limited(check: Check) -> list[Finding]:
@@ -92,6 +106,8 @@ def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
     return {"ok": not counts["problem"], "counts": counts, "findings": [asdict(each) for each in findings]}
 
 
+MAX_SUMMED_UP = 10
+"""Things to fix that are listed at the end."""
 MARKS = {Level.OK: "✓", Level.WARNING: "!", Level.PROBLEM: "✗", Level.UNKNOWN: "?"}
 COLOURS = {Level.OK: "32", Level.WARNING: "33", Level.PROBLEM: "31", Level.UNKNOWN: "36"}
 
@@ -108,7 +124,7 @@ def as_text(findings: Sequence[Finding], *, colour: bool) -> str:
         lines.append(f"  {_mark(each.level, colour)} {_plain(f'{place}{each.what}')}")
         if each.fix:
             lines.append(f"  {' ' * (1 if colour else 7)}   {_plain(each.fix)}")
-    return "\n".join([*lines, "", _summary(findings)])
+    return "\n".join([*lines, "", *_summary(findings)])
 
 
 def _mark(level: Level, colour: bool) -> str:
@@ -120,10 +136,18 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _summary(findings: Sequence[Finding]) -> str:
-    problems = sum(each.level is Level.PROBLEM for each in findings)
-    warnings = sum(each.level is Level.WARNING for each in findings)
-    if not problems and not warnings:
-        return "Nothing to complain about."
+def _summary(findings: Sequence[Finding]) -> list[str]:
+    """How many things there are to fix, and which: what stops the gateway first, then in the order of the areas."""
+    wrong = [each for level in (Level.PROBLEM, Level.WARNING) for each in findings if each.level is level]
+    if not wrong:
+        return ["Nothing to complain about."]
+    problems = sum(each.level is Level.PROBLEM for each in wrong)
+    warnings = len(wrong) - problems
     counted = [f"{n} {word}{'s' * (n != 1)}" for n, word in ((problems, "problem"), (warnings, "warning")) if n]
-    return f"{' and '.join(counted)}."
+    lines = [f"{len(wrong)} thing{'s' * (len(wrong) != 1)} to fix ({' and '.join(counted)}), the most important first:"]
+    for number, each in enumerate(wrong[:MAX_SUMMED_UP], 1):
+        place = f"{each.where}: " if each.where else ""
+        lines += [f"  {number}. {each.area}: {_plain(f'{place}{each.what}')}", f"     {_plain(each.fix)}"]
+    if len(wrong) > MAX_SUMMED_UP:
+        lines.append(f"  and {len(wrong) - MAX_SUMMED_UP} more, above")
+    return lines

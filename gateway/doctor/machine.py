@@ -1,12 +1,10 @@
-"""This machine: settings, disks, clock by its files, limits, and what the gateway is made of."""
+"""This machine: settings, disks, clock by its files, and what the gateway is made of."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
-import resource
-import shutil
 import sys
 import tempfile
 import time
@@ -21,7 +19,9 @@ from gateway.config import Settings
 from gateway.config_files import certificate_files, missing_files
 from gateway.config_reading import given_variables, named_file
 from gateway.config_warnings import settings_warnings
+from gateway.doctor.files import check_folders, check_secrets, disk, existing, unwritable
 from gateway.doctor.findings import Area, Finding
+from gateway.doctor.resources import check_resources
 from gateway.errors import ConfigError
 from gateway.models.repository import LogicalModel
 
@@ -30,8 +30,6 @@ MODELS = Area("Models")
 MACHINE = Area("Machine")
 CLOCK = Area("Clock")
 PACKAGES = ("paho-mqtt", "tritonclient", "grpcio", "numpy", "pillow", "msgspec", "pydantic")
-LEAST_FREE_BYTES = 1 << 30
-LEAST_FILES = 1024
 AHEAD_S = 5.0
 DAY_S = 86_400
 CERTIFICATE_DAYS = 7
@@ -47,18 +45,23 @@ def check_configuration(settings: Settings, file: Path | None) -> list[Finding]:
         CONFIGURATION.ok(f"gateway '{settings.gateway_id}', {sources}"),
         *(CONFIGURATION.warning(text, fix=fix) for text in settings_warnings(settings, os.environ)),
         *(CONFIGURATION.failed(error) for error in missing_files(settings)),
+        *check_secrets(settings),
         *_certificates(settings),
     ]
 
 
 def _certificates(settings: Settings) -> Iterator[Finding]:
-    """Our own, and those of authorities, that will soon end or have."""
+    """Our own, and those of authorities: until when they hold."""
     for setting, path in certificate_files(settings):
-        days = (ends_at(path) - time.time()) / DAY_S
-        if days < CERTIFICATE_DAYS:  # never so for NaN, of a file that cannot be read
+        end = ends_at(path)
+        days = (end - time.time()) / DAY_S
+        if days < CERTIFICATE_DAYS:
             text = f"'{path}' holds a certificate that " + (f"ends in {days:.0f} days" if days > 0 else "has ended")
             fix = "Renew it in place; no restart is needed"
             yield CONFIGURATION.warning(text, where=setting, fix=fix)
+        elif days >= CERTIFICATE_DAYS:  # never so for NaN, of a file that cannot be read
+            text = f"'{path}' holds until {time.strftime('%Y-%m-%d', time.gmtime(end))}"
+            yield CONFIGURATION.ok(text, where=setting)
 
 
 def check_models(settings: Settings, models: list[LogicalModel], errors: list[ConfigError]) -> list[Finding]:
@@ -72,14 +75,15 @@ def check_models(settings: Settings, models: list[LogicalModel], errors: list[Co
 
 
 def check_machine(settings: Settings) -> list[Finding]:
-    """Python and packages, disk space, open files, and times that lie in the future."""
+    """Python and packages, disks, processors and memory, and times that lie in the future."""
     packages = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     return [
         MACHINE.ok(f"edge-gateway {__version__}, Python {platform.python_version()} on {sys.platform}; {packages}"),
-        *_disk(settings.model_repository, "models"),
-        *_disk(Path(tempfile.gettempdir()), "temporary files"),
+        *disk(settings.model_repository, "models"),
+        *disk(Path(tempfile.gettempdir()), "temporary files"),
         *_spool(settings),
-        _open_files(),
+        *check_folders(settings),
+        *check_resources(settings),
         *_clock(settings.model_repository),
     ]
 
@@ -91,31 +95,16 @@ def _version(name: str) -> str:
         return "(not installed)"
 
 
-def _disk(folder: Path, what: str) -> Iterator[Finding]:
-    try:
-        usage = shutil.disk_usage(folder)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", error)
-        yield MACHINE.unknown(f"the space for {what} cannot be told: {reason}", where=str(folder))
-        return
-    text = f"{usage.free / 1e9:.1f} GB free for {what}"
-    if usage.free < LEAST_FREE_BYTES:
-        yield MACHINE.warning(text, where=str(folder), fix="Make room on this disk")
-    else:
-        yield MACHINE.ok(text, where=str(folder))
-
-
 def _spool(settings: Settings) -> Iterator[Finding]:
     """Whether answers can wait on disk, and how many do."""
     folder = settings.spool_dir
     if folder is None:
         return
     where, fix = str(folder), "Make SPOOL_DIR a folder that the gateway may write"
-    there = next(each for each in (folder, *folder.parents) if each.exists())  # the gateway makes the rest
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        yield MACHINE.problem(f"answers cannot wait on disk: '{there}' cannot be written", where=where, fix=fix)
+    if problem := unwritable(folder):
+        yield MACHINE.problem(f"answers cannot wait on disk: {problem}", where=where, fix=fix)
         return
-    yield from _disk(there, "answers that wait for the broker")
+    yield from disk(existing(folder), "answers that wait for the broker")
     if damaged := set_aside_in(folder, settings.gateway_id):
         text = f"{len(damaged)} damaged file{'s' * (len(damaged) != 1)} with answers that are not sent"
         fix = "Check the disk; delete the file when nobody wants to look at it"
@@ -130,14 +119,6 @@ def _spool(settings: Settings) -> Iterator[Finding]:
         yield MACHINE.ok("the gateway runs and has its spool open; edge_gateway_spool_messages counts", where=where)
     else:
         yield MACHINE.ok(f"{waiting} answer{'s' * (waiting != 1)} wait{'s' * (waiting == 1)} on disk", where=where)
-
-
-def _open_files() -> Finding:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < LEAST_FILES:
-        text = f"{soft} files may be open at once (up to {hard} on request)"
-        return MACHINE.warning(text, fix=f"Raise it: ulimit -n {LEAST_FILES}, or LimitNOFILE of the service")
-    return MACHINE.ok(f"{'any number of' if soft == resource.RLIM_INFINITY else soft} files may be open at once")
 
 
 def _clock(repository: Path) -> Iterator[Finding]:

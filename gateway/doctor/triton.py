@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import email.utils
-import ssl
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import httpx
-
-from gateway.adapters.tls import TlsError, explain
 from gateway.adapters.triton_errors import load_refusal
-from gateway.adapters.triton_memory import trust
 from gateway.adapters.triton_probe import IndexEntry, TritonFacts, TritonProbe
-from gateway.addresses import shown
 from gateway.config import Settings
 from gateway.config_files import triton_tls
-from gateway.credentials import TlsFiles
 from gateway.doctor.drops import examine_drop, input_in_words
-from gateway.doctor.findings import Area, Finding
+from gateway.doctor.findings import Area, Finding, Level
+from gateway.doctor.providers import where_it_runs
+from gateway.doctor.triton_metrics import SKEW_S, MetricsPage
 from gateway.errors import BackendUnavailable, ConfigError, SnapshotError
 from gateway.models.catalog import ServedVariant
 from gateway.models.repository import LogicalModel
@@ -32,28 +27,39 @@ MODELS = Area("Models")
 CLOCK = Area("Clock")
 NEEDED = {"model_repository": "models could not be loaded", "statistics": "times and memory would be missing"}
 """Extensions of Triton's protocol, and what it would mean if they were not there."""
-METRICS_LIMIT_S = 3.0
-METRICS_BYTES = 2 << 20
-METRICS_MARK = b"nv_"
-SKEW_S = 2.0
 FLAGS = "Start Triton with --model-control-mode=explicit --strict-readiness=false"
 
+NEEDS_ALLOWANCE = (2, 69)
+"""The release from which on Triton takes no shared memory of clients unless it is told to."""
+ALLOW_MEMORY = "Start Triton with --allow-client-shm=true, which it needs from 2.69 on"
 MEMORY_FIX = (
     "Let Triton and the gateway share a /dev/shm that is large enough, as the same user or group: see "
     "docs/howto/shared-memory.md. Or set TRITON_SHARED_MEMORY=off"
 )
 
 
-async def check_triton(settings: Settings, models: list[LogicalModel]) -> list[Finding]:
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """With what the variants are looked at."""
+
+    settings: Settings
+    probe: TritonProbe
+    facts: TritonFacts
+    page: MetricsPage | None
+
+
+async def check_triton(
+    settings: Settings, models: list[LogicalModel], page: Awaitable[MetricsPage | None]
+) -> list[Finding]:
     """Triton itself, then each variant of each model as it serves or as its files are."""
     probe = TritonProbe(settings.triton_grpc_url, tls=triton_tls(settings))
     try:
         facts = await probe.facts()
-        findings = [*_server(settings, facts), await _memory(settings, probe)]
+        findings = [*_server(settings, facts), await _memory(settings, probe, facts)]
+        look = _Look(settings, probe, facts, await page)
         for model in models:
             for name, triton_model in model.spec.variants.items():
-                variant = ServedVariant(name, triton_model)
-                findings.append(await _variant(probe, facts, settings.model_repository, model, variant))
+                findings += await _variant(look, model, ServedVariant(name, triton_model))
     except BackendUnavailable as error:
         reason = error.message.removeprefix("Triton cannot be reached ")
         fix = probe.trouble.fix if probe.trouble else "Start Triton, or correct TRITON_GRPC_URL; the gateway waits"
@@ -61,7 +67,9 @@ async def check_triton(settings: Settings, models: list[LogicalModel]) -> list[F
         return [found, *await apart(lambda: _from_files(settings.model_repository, models))]
     finally:
         await probe.close()
-    return findings
+    # One clock is ahead of the other, whichever models show it.
+    clocks = [each for each in findings if each.area == CLOCK.name]
+    return [each for each in findings if each.area != CLOCK.name] + clocks[:1]
 
 
 def _server(settings: Settings, facts: TritonFacts) -> Iterator[Finding]:
@@ -87,39 +95,65 @@ def _server(settings: Settings, facts: TritonFacts) -> Iterator[Finding]:
         )
 
 
-async def _memory(settings: Settings, probe: TritonProbe) -> Finding:
+async def _memory(settings: Settings, probe: TritonProbe, facts: TritonFacts) -> Finding:
     """Whether input tensors can go through shared memory; all is served without it, only slower."""
     if settings.triton_shared_memory == "off":
         return AREA.ok("input tensors go in the requests (TRITON_SHARED_MEMORY=off)")
     problem = await probe.memory_problem(settings.shared_memory_max_bytes * settings.workers)
     if not problem:
-        return AREA.ok("reads input tensors in shared memory of this machine")
+        return AREA.ok("reads input tensors in shared memory of this machine: it has taken a segment of ours")
+    flag = f"{ALLOW_MEMORY}. " if _release(facts.version) >= NEEDS_ALLOWANCE else ""
     return AREA.warning(
-        f"input tensors go in the requests, for shared memory cannot be used: {problem}", fix=MEMORY_FIX
+        f"input tensors go in the requests, for shared memory cannot be used: {problem}", fix=f"{flag}{MEMORY_FIX}"
     )
 
 
-async def _variant(
-    probe: TritonProbe, facts: TritonFacts, repository: Path, model: LogicalModel, variant: ServedVariant
-) -> Finding:
+def _release(version: str) -> tuple[int, ...]:
+    """The first two numbers of Triton's version; () for one that has none."""
+    found = re.match(r"(\d{1,4})\.(\d{1,4})", version)
+    return (int(found[1]), int(found[2])) if found else ()
+
+
+async def _variant(look: _Look, model: LogicalModel, variant: ServedVariant) -> list[Finding]:
     where = f"{model.spec.name}/{variant.name}"
-    entries = [entry for entry in facts.index if entry.name == variant.triton_model]
+    repository = look.settings.model_repository
+    entries = [entry for entry in look.facts.index if entry.name == variant.triton_model]
     if not entries:
-        return MODELS.problem(
-            f"Triton does not see a model '{variant.triton_model}'",
-            where=where,
-            fix=f"Give Triton the folder {repository} as --model-repository, or correct `variants` in {model.path}",
-        )
+        return [
+            MODELS.problem(
+                f"Triton does not see a model '{variant.triton_model}'",
+                where=where,
+                fix=f"Give Triton the folder {repository} as --model-repository, or correct `variants` in {model.path}",
+            )
+        ]
     if not any(entry.state == "READY" for entry in entries):
-        return await _not_ready(entries, repository, model, variant, where, explicit=facts.explicit is not False)
+        explicit = look.facts.explicit is not False
+        return [await _not_ready(entries, repository, model, variant, where, explicit=explicit)]
     try:
-        served = fit(await probe.describe(variant.triton_model), model, variant)
-    except ConfigError as error:
-        return MODELS.problem(error.message, where=where, fix=error.fix)
-    except SnapshotError as error:
-        return MODELS.problem(error.message, where=where, fix=error.fix)
-    size = f" (input {input_in_words(served.plan)})" if served.plan else ""
-    return MODELS.ok(f"serves version {served.version} and fits model.yaml{size}", where=where)
+        served = fit(await look.probe.describe(variant.triton_model), model, variant)
+        size = f" (input {input_in_words(served.plan)})" if served.plan else ""
+        fits = MODELS.ok(f"serves version {served.version} and fits model.yaml{size}", where=where)
+        return await _running(look, model, variant, fits)
+    except (ConfigError, SnapshotError) as error:
+        return [MODELS.problem(error.message, where=where, fix=error.fix)]
+
+
+async def _running(look: _Look, model: LogicalModel, variant: ServedVariant, fits: Finding) -> list[Finding]:
+    """With `fits` what it runs on: on the same line where that is as it should be."""
+    placement = await look.probe.placement(variant.triton_model)
+    wanted = model.spec.inference.gpu_enabled
+    gpu_wanted = look.settings.gpu_enabled if wanted is None else wanted
+    runs = where_it_runs(variant.triton_model, placement, look.page, fits.where, gpu_wanted=gpu_wanted)
+    took = "" if placement.compute_ms is None else f", {placement.compute_ms:.1f} ms a request on average"
+    if runs.level is Level.OK:
+        findings = [replace(fits, what=f"{fits.what}; {placement.backend}, {runs.what}{took}")]
+    else:
+        findings = [replace(fits, what=f"{fits.what}; {placement.backend}{took}"), runs]
+    ahead = (placement.last_inference_at or 0.0) - time.time()
+    if ahead > SKEW_S:  # it can only be in the past by a clock that is right
+        text = f"is {ahead:.0f} s or more behind that of Triton's machine, by the time of the model's last request"
+        findings.append(CLOCK.warning(text, where=fits.where, fix="Let both follow a time server (NTP)"))
+    return findings
 
 
 async def _not_ready(
@@ -159,81 +193,3 @@ def _from_file(repository: Path, model: LogicalModel, variant: ServedVariant, wh
     if report.served is None:
         return MODELS.unknown(f"{why}; {report.open[0]}", where=where)
     return MODELS.ok(f"{why}; its files fit model.yaml", where=where)
-
-
-async def check_metrics(settings: Settings) -> list[Finding]:
-    """Triton's metrics page, and the clock by it where it says a time."""
-    if settings.triton_metrics_url is None:
-        return [
-            AREA.ok("TRITON_METRICS_URL is not set: comparisons carry no memory of the models"),
-            CLOCK.unknown("neither MQTT nor Triton's gRPC tells the time, so nothing was compared"),
-        ]
-    where = shown(settings.triton_metrics_url)
-    try:
-        page, date = await _page(settings.triton_metrics_url, triton_tls(settings))
-    except ConfigError as error:
-        return [AREA.failed(error)]
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-        reason = _why_no_page(error)
-        if (tls := triton_tls(settings)) and (found := _tls_error(error, tls, settings.triton_metrics_url)):
-            return [AREA.warning(f"the metrics cannot be read: {found.message}", where=where, fix=found.fix)]
-        return [
-            AREA.warning(
-                f"the metrics cannot be read: {reason}",
-                where=where,
-                fix="Start Triton with --allow-metrics=true, or correct TRITON_METRICS_URL",
-            )
-        ]
-    if METRICS_MARK not in page:
-        fix = "Correct TRITON_METRICS_URL; usually http://<host>:8002/metrics"
-        return [AREA.warning("that page is not Triton's metrics", where=where, fix=fix)]
-    return [AREA.ok("metrics can be read", where=where), _skew(date)]
-
-
-def _tls_error(error: BaseException | None, tls: TlsFiles, url: str) -> TlsError | None:
-    """What of TLS is behind an error of httpx, which keeps it two causes deep."""
-    parts = urlsplit(url)
-    while error is not None:
-        if isinstance(error, ssl.SSLError):
-            return explain(error, tls, parts.hostname or "", parts.port or 443)
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _why_no_page(error: Exception) -> str:
-    """In our words where httpx would repeat the address, with the password in it."""
-    if isinstance(error, httpx.HTTPStatusError):
-        return f"the answer is {error.response.status_code} {error.response.reason_phrase}"
-    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol | ValueError):
-        return "it is no address that can be asked"
-    return str(error) or type(error).__name__
-
-
-async def _page(url: str, tls: TlsFiles | None) -> tuple[bytes, str | None]:
-    """At most 2 MiB of it, and what it says in Date."""
-    verify, _ = trust(url, tls)
-    async with (
-        httpx.AsyncClient(timeout=METRICS_LIMIT_S, verify=verify) as client,
-        client.stream("GET", url) as response,
-    ):
-        response.raise_for_status()
-        page = bytearray()
-        async for chunk in response.aiter_bytes():
-            page += chunk
-            if len(page) > METRICS_BYTES:
-                break
-        return bytes(page), response.headers.get("date")
-
-
-def _skew(date: str | None) -> Finding:
-    try:
-        there = email.utils.parsedate_to_datetime(date or "").timestamp()
-    except ValueError:
-        return CLOCK.unknown("neither MQTT nor Triton tells the time, so nothing was compared")
-    skew = time.time() - there
-    if abs(skew) <= SKEW_S:
-        return CLOCK.ok("agrees with the clock of Triton's machine")
-    where = "behind" if skew < 0 else "ahead of"
-    return CLOCK.warning(
-        f"is {abs(skew):.0f} s {where} that of Triton's machine", fix="Let both follow a time server (NTP)"
-    )
