@@ -10,7 +10,7 @@ RELEASE := .venv-release
 IMAGE := .venv-image
 
 .PHONY: help demo test test-rollouts test-exports check format sample-models measure bench-resources stack docs clean \
-	bench guard chaos soak overload fuzz lock sbom audit
+	dashboards screenshots bench guard chaos soak overload fuzz lock sbom audit
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -76,6 +76,12 @@ bench-resources: $(VENV)/.installed ## Measure start, memory and CPU of the gate
 
 docs: $(VENV)/.installed ## Write the generated pages and schemas of docs/ anew from the code
 	$(BIN)/python docs/generate.py
+
+screenshots: $(VENV)/.installed ## Take docs/img/console-*.jpg and watch.svg anew from a running demo (3 minutes)
+	$(BIN)/python docs/screenshots.py
+
+dashboards: $(VENV)/.installed ## Write the dashboards of compose/grafana/ anew (DASHBOARDS="--console URL --runbook URL")
+	$(BIN)/python compose/grafana/write_dashboards.py $(DASHBOARDS)
 
 clean: ## Remove the environment and what the targets made
 	rm -rf $(VENV) $(EXPORTS) $(RELEASE) $(IMAGE) build dist chaos-report demo-output model_repository/.edge-gateway \

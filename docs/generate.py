@@ -1,4 +1,4 @@
-"""Writes metrics.md, errors.md, configuration.md and the schemas from the code; `--check` only says what is stale."""
+"""Writes the pages and schemas that come from the code; `--check` only says which are stale."""
 # ruff: noqa: INP001, T201 - a script for people, not a package
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
+import log_events
+from log_remedies import REMEDIES
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -18,9 +20,12 @@ from pydantic_core import PydanticUndefined
 from gateway.commands.config import schema_of
 from gateway.config import RELOADABLE, Settings
 from gateway.errors import SnapshotError
+from gateway.log_folding import FIRST, FOLLOWING_WINDOW_S, WINDOW_S
+from gateway.log_memory import EVENTS
 from gateway.metrics import CATALOGUE, PREFIX, Meaning
 from gateway.models.spec import ModelSpec
 
+PACKAGE = Path(__file__).parent.parent / "gateway"
 NOTE = "<!-- Made from the code by docs/generate.py (`make docs`); change it there. -->\n"
 # The first setting of each section of configuration.md.
 SECTIONS = {
@@ -220,7 +225,8 @@ def metrics() -> Iterator[str]:
         "Prometheus metrics of the gateway at `/metrics`, beside the usual ones of the process (`process_*`) and of\n"
         "Python. Histograms are in seconds and have the usual `_bucket`, `_sum` and `_count`.\n"
         "Where the values of a label are listed, its samples are there from the start, those with `model` as soon as\n"
-        "the model is known, so `increase()` sees their first event.\n"
+        "the model is known, so `increase()` sees their first event. Those with `device_id` are\n"
+        "[bounded](monitoring.md#cameras). How to collect and look at them: [monitoring.md](monitoring.md).\n"
     )
     rows = ((f"`{PREFIX}{item.name}`", item.kind, labels_of(item), item.help, item.remedy) for item in CATALOGUE)
     yield from table(("Name", "Type", "Labels", "Meaning", "When it looks wrong"), rows)
@@ -232,9 +238,40 @@ def labels_of(item: Meaning) -> str:
     return f"{names}: {', '.join(f'`{value}`' for value in item.values)}" if item.values else names
 
 
+def log_catalogue() -> Iterator[str]:
+    """Every event of the log, by area."""
+    calls, wrong = log_events.calls(PACKAGE)
+    events = log_events.events(calls)
+    if wrong := [*wrong, *log_events.complaints(events, REMEDIES)]:
+        raise SystemExit("\n".join(wrong))
+    yield "# Events of the log\n"
+    yield NOTE
+    yield log_events.INTRODUCTION.format(first=FIRST, window_s=WINDOW_S, following_s=FOLLOWING_WINDOW_S, kept=EVENTS)
+    for area in log_events.AREAS:
+        here = [event for event in events if log_events.area_of(event) == area]
+        yield f"## {area}\n"
+        grave = [event for event in here if event.grave]
+        if grave:
+            rows = ((*_of_event(event), REMEDIES[event.sentence], _modules(event)) for event in grave)
+            yield from table(("Event", "Level", "Keys", "Meaning, and what to do", "Written in"), rows)
+        if usual := [event for event in here if event not in grave]:
+            yield from table(
+                ("Event", "Level", "Keys", "Written in"), ((*_of_event(event), _modules(event)) for event in usual)
+            )
+
+
+def _of_event(event: log_events.Event) -> tuple[str, str, str]:
+    return event.sentence, ", ".join(event.levels), ", ".join(f"`{key}`" for key in event.keys)
+
+
+def _modules(event: log_events.Event) -> str:
+    return ", ".join(f"`{module}`" for module in event.modules)
+
+
 def main() -> int:
     """Write what is not current, or with --check only name it."""
     pages = {"metrics.md": metrics(), "errors.md": errors(), "configuration.md": configuration()}
+    pages["log-events.md"] = log_catalogue()
     for which in ("gateway", "model"):
         pages[f"schema/{which}.schema.json"] = iter([json.dumps(schema_of(which), indent=2, ensure_ascii=False)])
     stale = 0

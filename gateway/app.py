@@ -13,13 +13,14 @@ import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from gateway import __version__
 from gateway.admin.api import Api
 from gateway.admin.command_desk import CommandDesk
+from gateway.admin.console import Console
 from gateway.admin.guard import TokenGuard
 from gateway.admin.health import Health
 from gateway.admin.http import HttpServer
@@ -35,6 +36,7 @@ from gateway.config_reload import Reloader
 from gateway.errors import BrokerError, ConfigError
 from gateway.flow.pipeline import Pipeline
 from gateway.live import Live
+from gateway.logs import count_lines, finish_logging
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models
 from gateway.models.figures import Measurements
@@ -43,7 +45,7 @@ from gateway.models.loader import Loader
 from gateway.models.memory import Memory
 from gateway.models.repository import LogicalModel, read_served
 from gateway.models.watcher import DropWatcher
-from gateway.ports import Broker, InferenceServer
+from gateway.ports import Broker, InferenceServer, SpanSink
 from gateway.rollout.lease import FileLease, Lease, new_identity
 from gateway.rollout.ledger import Ledger
 from gateway.rollout.roller import Roller
@@ -52,6 +54,10 @@ from gateway.rollout.transaction import Tools
 from gateway.rollout.verify import Checks
 from gateway.tasks import has_failed
 from gateway.topics import overlap
+from gateway.traces import Traces
+
+if TYPE_CHECKING:  # off by default
+    from gateway.admin.home_assistant import HomeAssistant
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +93,7 @@ class Gateway:
         lease: Lease | None = None,
         part: Part | None = None,
         cores: Cores | None = None,
+        spans: SpanSink | None = None,
     ) -> None:
         logical, errors = read_models(settings)
         self._allocator = Allocator()
@@ -94,6 +101,7 @@ class Gateway:
         self._part = part
         self._broker = broker
         self._server = server
+        self._spans = spans
         self._metrics = metrics
         self.live = Live(settings)
         self.models = models = Models()
@@ -102,7 +110,8 @@ class Gateway:
         self._memory = Memory(self.live, self._fleet, self._figures)
         self._loader = Loader(server, models, self._fleet, metrics, self._memory)
         decoders = (cores or cores_for(settings)).decoding_pool()
-        self._pipeline = Pipeline(self.live, broker, server, models, metrics, decoders)
+        traces = None if spans is None else Traces(spans, self.live)
+        self._pipeline = Pipeline(self.live, broker, server, models, metrics, decoders, traces)
         lease = lease or FileLease(settings.state_dir, new_identity(settings.gateway_id))
         ledger = Ledger(StateStore(settings.state_dir), lease, settings.gateway_id)
         watcher = DropWatcher(settings.model_repository, settings.state_dir, settings.drop_quiet_s, settings.drop_watch)
@@ -115,26 +124,32 @@ class Gateway:
         self.health = Health(self.live, broker, self._loader, models, metrics, self.rollouts)
         self._status = StatusPublisher(settings, broker, self.health.report, self.serving, self._values)
         self._models_topic = ModelsTopic(settings, broker, models, self.rollouts)
-        guard = TokenGuard(settings.api_token_file)
+        guard = TokenGuard(settings.api_token_file, settings.api_read_token_file)
         self._commands = ModelCommandTopic(settings, broker, CommandDesk(self.rollouts, models, metrics), models, guard)
         for topic in self._commands.topics:
             self._pipeline.intake.handlers[topic] = self._commands.take
+        api = Api(self.live, self.health, models, metrics, self.rollouts, guard)
+        self._console = Console(self.live, self._pipeline, broker, models, metrics, self.rollouts, api.status, guard)
         self._http = HttpServer(
             settings.http_host,
             settings.http_port,
             self.health,
             metrics,
-            Api(self.live, self.health, models, metrics, self.rollouts, guard),
+            api,
             InferApi(self.live, self._pipeline.intake.ask, guard),
             KServe(self.health, models),
             path=part.http_socket if part else None,
+            pages=[self._console],
+            guard=guard,
         )
+        self._home_assistant = _home_assistant(settings, self._pipeline, broker, models, part)
         self._reloader = Reloader(self.live, config_file, self._read_again, self.rollouts.take_over, metrics)
         self._stop = asyncio.Event()
         self._failed = False
         self._storing_hangs = False
         self.http_port = 0
         metrics.build_info.labels(__version__).set(1)
+        count_lines(lambda level: metrics.log_events.labels(level).inc)
 
     def stop(self) -> None:
         """Ask for an orderly stop; `run` returns when it is done."""
@@ -178,6 +193,8 @@ class Gateway:
         finally:
             await self._server.close()
             await self._http.stop()
+            if self._spans is not None:
+                await self._spans.close()
         log.info("Gateway stopped", failed=self._failed)
         return 1 if self._failed else 0
 
@@ -195,11 +212,14 @@ class Gateway:
             "alerts": self._pipeline.watch_alerts(),
             "reload": self._reloader.run(),
             "allocator": self._allocator.run(),
+            "console": self._console.run(),
         }
         if self._part is None:
             work["status"] = self._status.run()
         if self._part is None or self._part.speaks_of_models:
             work["models-topic"] = self._models_topic.run()
+        if self._home_assistant is not None:
+            work["home-assistant"] = self._home_assistant.run()
         for index in range(REFUSAL_WORKERS):
             work[f"refusals-{index}"] = self._pipeline.intake.answer_at_once()
         for index in range(self._settings.max_in_flight):
@@ -250,6 +270,7 @@ class Gateway:
             if name != "broker":
                 task.cancel()
         await asyncio.gather(*(task for name, task in by_name.items() if name != "broker"), return_exceptions=True)
+        self._console.close()
         abandoned = self._pipeline.close()
         if abandoned:
             log.warning("Left to the broker, which sends them again", snapshots=abandoned)
@@ -285,12 +306,28 @@ class Gateway:
             last.append(("the end of every alert", self._pipeline.end_alerts()))
         elif alerts := self._pipeline.alerts_pending:
             log.warning("Not published before the end", what="the end of every alert", alerts=alerts)
+        if self._broker.connected and self._home_assistant is not None:
+            last.append(("how cameras stand, for Home Assistant", self._home_assistant.settle()))
         for what, work in last:
             try:
                 async with asyncio.timeout(CLOSE_LIMIT_S):
                     await work
             except (BrokerError, TimeoutError):
                 log.warning("Not published before the end", what=what)
+
+
+def _home_assistant(
+    settings: Settings, pipeline: Pipeline, broker: Broker, models: Models, part: Part | None
+) -> HomeAssistant | None:
+    """Who announces the cameras of this process to Home Assistant; None where that is off."""
+    if settings.home_assistant_topic is None:
+        return None
+    from gateway.admin.home_assistant import HomeAssistant
+
+    leads = part is None or part.speaks_of_models
+    announcer = HomeAssistant(settings, settings.home_assistant_topic, broker, models, announces_gateway=leads)
+    pipeline.tell(announcer.published, announcer.alerted)
+    return announcer
 
 
 def read_models(settings: Settings) -> tuple[list[LogicalModel], list[ConfigError]]:
@@ -347,6 +384,7 @@ def stop_on_signals(gateway: Gateway) -> None:
         nonlocal asked
         if asked:
             log.warning("Second signal: ending at once", signal=name)
+            finish_logging()
             os._exit(1)
         asked = True
         log.info("Signal received", signal=name)

@@ -15,6 +15,7 @@ from gateway.addresses import shown
 from gateway.config_broker import BrokerSettings
 from gateway.config_contradictions import contradictions
 from gateway.cpu_list import CpuList
+from gateway.schema import output_topic
 
 RELOADABLE = frozenset((
     "log_level", "log_format", "default_backend", "enable_dual_backend", "infer_timeout_ms", "gpu_enabled",
@@ -22,6 +23,7 @@ RELOADABLE = frozenset((
     "result_topic", "sensor_result_topic", "comparison_topic", "error_topic", "alert_topic",
     "dead_letter_topic", "dead_letters_per_minute", "rate_limit_per_device", "rate_limit_per_topic",
     "repeat_window_s", "repeat_max_messages", "breaker_failures", "breaker_open_s", "infer_concurrency",
+    "otel_traces_sampler_arg",
 ))  # fmt: skip
 """The settings that a running gateway takes over when gateway.yaml changes; all others need a restart."""
 
@@ -93,7 +95,8 @@ class Settings(BrokerSettings):
     more answers. Either way no more of one model than have room in SHARED_MEMORY_MAX_BYTES: one where its input is
     larger."""
     gpu_enabled: bool | None = None
-    """`true`: it is said when Triton runs a model on the CPU. Where a model runs, its config.pbtxt decides."""
+    """`true`: it is said when Triton runs a model on the CPU; `false`: the CPU is meant, and `doctor` asks for no GPU.
+    Where a model runs, its config.pbtxt decides."""
 
     # Limits.
     snapshot_deadline_ms: float = Field(10_000, gt=0, le=3_600_000)
@@ -143,19 +146,21 @@ class Settings(BrokerSettings):
     api_token_file: Path | None = None
     """File with the token for commands to models, which are off without it; `POST /v1/infer` then wants it too."""
     api_read_token_file: Path | None = None
-    """File with the token for looking: the console's data and `/api` want it then, or that of API_TOKEN_FILE."""
+    """File with the token for looking: all of `/api`, and with it the console, wants it then, or that of
+    API_TOKEN_FILE."""
     console: Literal["pictures", "results", "off"] = "pictures"
-    """What the console at `/` shows: `pictures`, of which a few are in memory while somebody looks; `results` without
-    any picture; `off`: there is no console."""
+    """What the console at `/` shows: `pictures`, of which a few are in memory while somebody looks and 30 s longer;
+    `results` without any picture; `off`: there is no console."""
     otel_exporter_otlp_endpoint: str | None = None
-    """URL of an OpenTelemetry receiver (OTLP over HTTP), such as http://localhost:4318; without it no traces."""
+    """URL of an OpenTelemetry receiver (OTLP over HTTP), such as http://localhost:4318; without it no traces. Needs the
+    extra `tracing`; the other `OTEL_` variables of OpenTelemetry hold too."""
     otel_traces_sampler_arg: float = Field(1.0, ge=0, le=1)
-    """Share of the snapshots that are traced; a camera's own `traceparent` decides for its snapshot itself."""
+    """Share of the snapshots that are traced, of those without a `traceparent`; one that has it decides by its flag."""
     home_assistant_topic: str | None = None
     """First levels of the topics on which Home Assistant looks for devices, usually `homeassistant`; without it cameras
-    are not announced there."""
+    and alerts are not announced there."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severity that is logged."""
+    """Least severity that is logged; `POST /api/log-level` sets another one for a while."""
     log_format: Literal["json", "text"] = "json"
     """One JSON object a line, or text for people."""
 
@@ -189,6 +194,13 @@ class Settings(BrokerSettings):
             raise ValueError(f"must be host:port, such as localhost:8001, not '{shown(value)}'")
         return value
 
+    @field_validator("home_assistant_topic")
+    @classmethod
+    def _first_levels(cls, value: str | None) -> str | None:
+        if value and (value.startswith("$") or "" in value.split("/")):
+            raise ValueError("the first levels of a topic, such as homeassistant, without '$' and empty levels")
+        return output_topic(value, ()) if value else None
+
     @field_validator("triton_metrics_url", "otel_exporter_otlp_endpoint")
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
@@ -214,6 +226,12 @@ class Settings(BrokerSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment first, then what gateway.yaml gave."""
         return env_settings, init_settings
+
+    @property
+    def output_topics(self) -> tuple[str, ...]:
+        """The templates of what the gateway publishes, and the filter of all that is said to Home Assistant."""
+        announced = () if self.home_assistant_topic is None else (f"{self.home_assistant_topic}/#",)
+        return (*super().output_topics, *announced)
 
     @property
     def state_dir(self) -> Path:

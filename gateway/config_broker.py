@@ -180,7 +180,7 @@ class BrokerSettings(BaseSettings):
     @property
     def output_topics(self) -> tuple[str, ...]:
         """The templates of what the gateway publishes."""
-        named = (getattr(self, name) for name in type(self).model_fields if name.endswith("_topic"))
+        named = (getattr(self, name) for name in BrokerSettings.model_fields if name.endswith("_topic"))
         return tuple(topic for topic in named if isinstance(topic, str))  # a limit for each topic is none
 
     @property

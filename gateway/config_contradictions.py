@@ -32,6 +32,9 @@ def contradictions(settings: Settings) -> list[str]:
         "AIO_MQTT_PASSWORD_FILE needs AIO_MQTT_USERNAME": (
             settings.aio_mqtt_password_file and settings.aio_mqtt_username is None
         ),
+        "API_READ_TOKEN_FILE and API_TOKEN_FILE name the same file, so whoever may look could act; give each its own": (
+            settings.api_read_token_file is not None and settings.api_read_token_file == settings.api_token_file
+        ),
         "DEAD_LETTER_TOPIC must receive nothing else, and no commands to models: whoever may send a picture could "
         "send them through it": _dead_letters_are_used(settings),
         "WORKERS above 1 excludes MODEL_IDLE_UNLOAD_S and MODEL_MEMORY_BUDGET_MB: one worker would unload what another "

@@ -8,7 +8,7 @@ from gateway.config import Settings
 from gateway.credentials import BROKER, TRITON, TlsFiles, read_secret
 from gateway.errors import ConfigError
 
-SECRETS = ("aio_sat_file", "aio_mqtt_password_file", "api_token_file")
+SECRETS = ("aio_sat_file", "aio_mqtt_password_file", "api_token_file", "api_read_token_file")
 
 
 def broker_tls(settings: Settings) -> TlsFiles | None:

@@ -97,6 +97,8 @@ class SnapshotError(GatewayError):
     outcome: ClassVar[Outcome] = Outcome.FAILED
     retryable: ClassVar[bool] = False
     default_fix: ClassVar[str] = ""
+    logged: bool = False
+    """Whether the log has it already, with its traceback."""
 
     def __init__(self, message: str, *, fix: str = "", where: str = "") -> None:
         super().__init__(message, fix=fix or self.default_fix, where=where)

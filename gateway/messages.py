@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from gateway.errors import SnapshotError
     from gateway.models.catalog import ServedModel
+    from gateway.traces import SnapshotSpan
 
 Timestamp = int | float | str
 """A capture time exactly as the camera wrote it: epoch seconds, epoch milliseconds or RFC 3339."""
@@ -100,6 +101,7 @@ class Origin:
 
     `result_id` is also the handle of its acknowledgement. `trace` holds the W3C trace context of the message and
     `attributes` what it says as a CloudEvent beside the things that its answers say of themselves; both are carried on.
+    Where the snapshot is traced, `span` is its own, and `trace` names that.
     """
 
     result_id: str
@@ -115,6 +117,7 @@ class Origin:
     response_topic: str | None = None
     trace: tuple[tuple[str, str], ...] = ()
     attributes: tuple[tuple[str, str], ...] = ()
+    span: SnapshotSpan | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -231,6 +234,8 @@ class Selection:
     primary: str
     fallback: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()
+    passed_over: bool = False
+    """Whether another variant was meant, which is not asked: it does not serve, or fails again and again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -370,7 +375,10 @@ class ModelSignature:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InferRequest:
-    """One question to one model; `version` empty means the highest that is ready."""
+    """One question to one model; `version` empty means the highest that is ready.
+
+    `trace` is the W3C trace context that the server's own spans belong under; where it is empty it makes none.
+    """
 
     model: str
     inputs: Mapping[str, NDArray[Any]]
@@ -378,6 +386,7 @@ class InferRequest:
     timeout_s: float
     version: str = ""
     request_id: str = ""
+    trace: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -386,15 +395,3 @@ class InferResponse:
 
     outputs: Mapping[str, NDArray[Any]]
     model_version: str
-
-
-@dataclass(frozen=True, slots=True)
-class ModelStatistics:
-    """Totals since the model was loaded, as Triton counts them; `memory_bytes` where it reports it."""
-
-    success_count: int
-    queue_ns: int
-    compute_ns: int
-    memory_bytes: int | None = None
-    last_inference_at: float | None = None
-    """Seconds since 1970 by Triton's clock; None when it has not been asked."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.registry import Collector
 
+from gateway.camera_counts import CameraCounts
 from gateway.errors import Outcome
 
 PREFIX = "edge_gateway_"
@@ -29,6 +30,8 @@ class Meaning:
     values: tuple[str, ...] = ()
     """All values of the last label, where they are known: their samples are there from the start, those with `model`
     as soon as the model is known. Prometheus' increase() does not see the first event of one that begins with it."""
+    of_camera: bool = False
+    """Whether `CameraCounts` makes its samples, which are bounded in number."""
 
 
 CATALOGUE = (
@@ -39,6 +42,14 @@ CATALOGUE = (
             ("outcome",), values=tuple(Outcome)),
     Meaning("snapshot_errors_total", "counter", "Error messages by their stable code.",
             "Look the code up in docs/errors.md.", ("code",)),
+    Meaning("camera_snapshots_total", "counter",
+            "Snapshots of each camera by outcome, those that it has had; of a camera beyond 1024 as `other`.",
+            "Not published: the outcome says why, the log has the device_id. `other` growing: somebody invents device "
+            "ids, or there are more cameras than are told apart.", ("device_id", "outcome"), of_camera=True),
+    Meaning("camera_last_snapshot_timestamp_seconds", "gauge",
+            "When the last snapshot of a camera arrived that has its answer; forgotten after a day of silence.",
+            "Long ago: the camera, its connector or its network is down, or it publishes elsewhere.",
+            ("device_id",), of_camera=True),
     Meaning("ignored_messages_total", "counter", "Messages that are not answered, by reason.",
             "retained: a camera publishes with the retain flag; switch it off there. worker_away: sent with QoS 0 "
             "while the worker of its camera was away or hung; send with QoS 1 what may not be lost.", ("reason",),
@@ -59,11 +70,12 @@ CATALOGUE = (
     Meaning("inference_errors_total", "counter", "Variants that failed on a snapshot, by code.",
             "See Triton's log for the model.", ("model", "variant", "code")),
     Meaning("inference_in_flight", "gauge", "Snapshots that are being decoded for a variant, or answered by it.",
-            "At inference_concurrency_limit: the variant is the bottleneck. Below it although snapshots wait: raise "
-            "SHARED_MEMORY_MAX_BYTES, or MAX_IN_FLIGHT.", ("model", "variant")),
-    Meaning("inference_concurrency_limit", "gauge", "Snapshots that may be in flight for a variant at once.",
-            "1 for long: it times out again and again. 2: more at once bring nothing; give it more instances or a "
-            "faster GPU. At MAX_IN_FLIGHT: raise that.",
+            "At inference_concurrency_limit: the variant is the bottleneck. Below it although snapshots wait: other "
+            "models hold the places; raise MAX_IN_FLIGHT.", ("model", "variant")),
+    Meaning("inference_concurrency_limit", "gauge",
+            "Snapshots that may be in flight for a variant at once, as far as there is memory for its tensors.",
+            "1 for long: it times out again and again, or SHARED_MEMORY_MAX_BYTES holds no more of its inputs. 2: more "
+            "at once bring nothing; give it more instances or a faster GPU. At MAX_IN_FLIGHT: raise that.",
             ("model", "variant")),
     Meaning("tensor_transfers_total", "counter", "Requests to Triton by the way of their tensors.",
             "bytes for large tensors: shared_memory_fallbacks_total says why.", ("transport",),
@@ -79,15 +91,17 @@ CATALOGUE = (
             values=("free", "leased", "quarantined")),
     Meaning("shared_memory_bytes", "gauge", "Size of all pieces of shared memory for tensors.",
             "Near SHARED_MEMORY_MAX_BYTES: further tensors go in the request."),
-    Meaning("fallbacks_total", "counter", "Snapshots answered by another variant since the chosen one failed.",
-            "See inference_errors_total of the variant that was to answer.", ("model", "variant")),
+    Meaning("fallbacks_total", "counter",
+            "Snapshots answered by another variant than the chosen one, which failed or did not serve.",
+            "See model_ready and inference_errors_total of the variant that was to answer.", ("model", "variant")),
     Meaning("circuit_breaker_state", "gauge", "1 for the state that the breaker of a variant is in, 0 for the others.",
             "open: the variant fails again and again; see inference_errors_total and Triton's log.",
             ("model", "variant", "state")),
     Meaning("circuit_breaker_opened_total", "counter", "How often a variant was given up for a while.",
             "Growing: the variant comes and goes; look at Triton's log and memory.", ("model", "variant")),
     Meaning("comparisons_total", "counter", "Comparisons of two variants; match is true, false or unknown.",
-            "false growing: the variants disagree; look at the comparison topic.", ("model", "match")),
+            "false growing: the variants disagree; look at the comparison topic.", ("model", "match"),
+            values=("true", "false", "unknown")),
     Meaning("predictions_total", "counter", "Predictions published, by class.",
             "Zero for long: check confidence_threshold and the camera's view.", ("model", "class")),
     Meaning("alerts_total", "counter", "Alerts that were published; event is start or end.",
@@ -149,6 +163,9 @@ CATALOGUE = (
     Meaning("http_refusals_total", "counter", "HTTP requests refused: unauthorized, limited, too_large, slow, crowded.",
             "unauthorized growing: somebody guesses the token; from 10 failures a minute on he has to wait.",
             ("reason",), values=("unauthorized", "limited", "too_large", "slow", "crowded")),
+    Meaning("log_events_total", "counter", "Events of the log by level, with those that were folded away.",
+            "error growing: look into the log; docs/log-events.md says what to do about each event.",
+            ("level",), values=("debug", "info", "warning", "error")),
     Meaning("roller", "gauge", "1 while this gateway is the one that runs the rollouts of its model volume.",
             "0 on all of them: the log says why the lease cannot be had."),
     Meaning("config_last_reload_successful", "gauge", "1 while the configuration that was read last holds.",
@@ -160,6 +177,9 @@ CATALOGUE = (
     Meaning("worker_restarts_total", "counter", "Workers that ended by themselves and were started again.",
             "Growing: the log says how they end; one that is killed has too little memory."),
     Meaning("ready", "gauge", "1 while /ready says so.", "0: /ready gives the reasons."),
+    Meaning("trace_spans_total", "counter", "Spans for the OpenTelemetry receiver, by outcome: sent or dropped.",
+            "dropped growing: the receiver is away or too slow, the log says which; or lower OTEL_TRACES_SAMPLER_ARG.",
+            ("outcome",), values=("sent", "dropped")),
     Meaning("build_info", "gauge", "Always 1; the version is a label.", "No remedy is needed.", ("version",)),
 )  # fmt: skip
 
@@ -185,6 +205,7 @@ class Metrics:
     snapshots_received: Counter
     snapshots: Counter
     snapshot_errors: Counter
+    cameras: CameraCounts
     ignored_messages: Counter
     repeats: Counter
     dead_letters: Counter
@@ -226,12 +247,14 @@ class Metrics:
     trial_errors: Counter
     model_commands: Counter
     http_refusals: Counter
+    log_events: Counter
     roller: Gauge
     config_last_reload_successful: Gauge
     config_last_reload_success_timestamp_seconds: Gauge
     workers: Gauge
     worker_restarts: Counter
     ready: Gauge
+    trace_spans: Counter
     build_info: Gauge
 
     def __init__(self) -> None:
@@ -239,9 +262,13 @@ class Metrics:
         self._steps: dict[str, Histogram] = {}
         self._of_sample: dict[str, Collector] = {}
         """The metric of each sample that there can be, by its name without the prefix."""
+        of_cameras: list[tuple[str, str]] = []
         for meaning in CATALOGUE:
             name, text = PREFIX + meaning.name, f"{meaning.help} Remedy: {meaning.remedy}"
             metric: Counter | Gauge | Histogram
+            if meaning.of_camera:
+                of_cameras.append((name, text))
+                continue
             if meaning.kind == "counter":
                 metric = Counter(name, text, meaning.labels, registry=self.registry)
             elif meaning.kind == "gauge":
@@ -251,6 +278,10 @@ class Metrics:
             setattr(self, meaning.name.removesuffix("_total"), metric)
             suffixes = _OF_HISTOGRAM if meaning.kind == "histogram" else ("",)
             self._of_sample |= {meaning.name + suffix: metric for suffix in suffixes}
+        counts, last = of_cameras
+        self.cameras = CameraCounts(counts, last)
+        self.registry.register(self.cameras)
+        self._of_sample |= {name.removeprefix(PREFIX): self.cameras for name, _ in of_cameras}
         self._begin()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -258,6 +289,7 @@ class Metrics:
     def know_model(self, name: str) -> None:
         """Let the known values of a model's metrics begin at 0; those that are there go on."""
         self._begin(name)
+        self.rollout_percent.labels(name)
 
     def _begin(self, *model: str) -> None:
         for meaning in CATALOGUE:

@@ -6,7 +6,7 @@ tests (tests/contract/) hold both.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,13 +17,14 @@ from gateway.messages import (
     InferResponse,
     Message,
     ModelSignature,
-    ModelStatistics,
     Publication,
 )
 
 if TYPE_CHECKING:  # the front of several workers has no numpy, and saves its memory
     import numpy as np
     from numpy.typing import NDArray
+
+    from gateway.traces import Span
 
 WAITING_BYTES = 2048
 """What a publication costs while it waits, beside its own bytes."""
@@ -46,6 +47,18 @@ class GpuMemory:
 
     used: int
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatistics:
+    """Totals since the model was loaded, as Triton counts them; `memory_bytes` where it reports it."""
+
+    success_count: int
+    queue_ns: int
+    compute_ns: int
+    memory_bytes: int | None = None
+    last_inference_at: float | None = None
+    """Seconds since 1970 by Triton's clock; None when it has not been asked."""
 
 
 class Broker(Protocol):
@@ -174,4 +187,16 @@ class InferenceServer(Protocol):
 
     async def close(self) -> None:
         """Free the connection."""
+        ...
+
+
+class SpanSink(Protocol):
+    """Where finished spans go."""
+
+    def take(self, spans: Sequence[Span]) -> None:
+        """Take the spans of one trace; never waits and never raises: what is too much is dropped and counted."""
+        ...
+
+    async def close(self) -> None:
+        """Send what is there, within a few seconds; what cannot be sent by then is dropped."""
         ...

@@ -22,7 +22,7 @@ from gateway.app import Gateway
 from gateway.errors import Outcome
 from gateway.messages import MessageProperties
 from gateway.metrics import Metrics
-from gateway.ports import Broker
+from gateway.ports import Broker, SpanSink
 from gateway.rollout.verify import Checks
 from gateway.testing import MemoryBroker, MemoryTriton
 from tests.flow.builders import LABELS, SNAPSHOT_TOPIC, head, settings, signature
@@ -141,6 +141,7 @@ async def site(
     triton: MemoryTriton | None = None,
     wait: bool = True,
     checks: Checks | None = None,
+    spans: SpanSink | None = None,
     **environment: Any,
 ) -> AsyncIterator[Site]:
     """A gateway between a MemoryBroker and a MemoryTriton, with a detector unless the repository has another."""
@@ -154,7 +155,7 @@ async def site(
         status_publication(config, "offline", reason="connection lost"),
     )
     session: Broker = client if config.spool_dir is None else with_spool(client, config, config.spool_dir, metrics)
-    gateway = Gateway(config, session, triton, metrics, checks=checks)
+    gateway = Gateway(config, session, triton, metrics, checks=checks, spans=spans)
     viewer = broker.client("viewer", ["edge-ai/+/+/+/ai/#", "edge-ai/+/+/ai/#"])
     running = asyncio.create_task(gateway.run(), name="gateway")
     place = Site(gateway, broker, triton, metrics, running, session)

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gateway"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-FOREIGN = {"paho", "tritonclient", "grpc"}
+FOREIGN = {"paho", "tritonclient", "grpc", "opentelemetry"}
 OUTSIDERS = {"adapters", "bench"}
 """Who may use them: the bench looks at the gateway from outside, by plain clients of its own."""
 # Who may import whom, innermost first; each may import itself and what stands in its list.

@@ -109,6 +109,7 @@ def test_a_quick_run_answers_every_snapshot_and_has_every_figure(tmp_path: Path)
         (["--cameras", "0"], "'0' is no number from 1 up"),
         (["--set", "NO_SUCH_SETTING=1"], "'NO_SUCH_SETTING=1' is no NAME=VALUE of a setting"),
         (["--json", "/no/such/folder/bench.json"], "Name a file in an existing folder"),
+        (["--json", "--markdown"], "--json without a file takes the place of the tables"),
         (["--json", "/proc/sys/bench.json"], "Name another place with --json"),
         (["--plots", "/proc/sys/plots"], "Name another place with --plots"),
         (["--quality", "101"], "--quality"),

@@ -256,7 +256,8 @@ def test_the_log_is_one_json_object_a_line() -> None:
     entries = [json.loads(line) for line in serve("json")]
     assert all({"event", "level", "timestamp"} <= set(entry) for entry in entries)
     events = [entry["event"] for entry in entries]
-    assert "AIO_BROKER_HOSTNAM is not a setting; did you mean AIO_BROKER_HOSTNAME?" in events
+    reasons = [entry.get("reason") for entry in entries]
+    assert "AIO_BROKER_HOSTNAM is not a setting; did you mean AIO_BROKER_HOSTNAME?" in reasons
     assert events[-1] == "Gateway stopped"
     waiting = next(entry for entry in entries if entry["event"] == "Waiting for the broker")
     assert waiting["level"] == "warning"

@@ -210,7 +210,7 @@ OTHERS = {
     "infer_timeout_ms": "1", "snapshot_deadline_ms": "1", "max_image_pixels": "5000", "queue_max_messages": "5",
     "queue_max_bytes": "1048577", "drain_timeout_s": "1", "gpu_enabled": "true", "dead_letters_per_minute": "1",
     "rate_limit_per_device": "1", "rate_limit_per_topic": "1", "repeat_window_s": "1", "repeat_max_messages": "1",
-    "breaker_failures": "1", "breaker_open_s": "1", "infer_concurrency": "3",
+    "breaker_failures": "1", "breaker_open_s": "1", "infer_concurrency": "3", "otel_traces_sampler_arg": "0.5",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from gateway.admin.model_actions import STATUS as COMMAND_CODES
+from gateway.admin.command_bodies import STATUS as COMMAND_CODES
 from gateway.cli import cli
 from gateway.config import RELOADABLE, Settings
 from gateway.errors import SnapshotError
@@ -30,13 +30,20 @@ OTHERS |= {
     "WORKER_UNAVAILABLE",
     "REQUEST_TIMEOUT",
     "CROSS_SITE",
+    "CAMERA_UNKNOWN",
+    "PICTURE_UNKNOWN",
+    "GOLDEN_INVALID",
+    "CONSOLE_OFF",
+    "RESULT_TOO_LARGE",
     "UNSUPPORTED_MEDIA_TYPE",
     "REQUEST_HEADER_FIELDS_TOO_LARGE",
 }
+OTHERS |= {f"OTEL_{name}" for name in ("SERVICE_NAME", "RESOURCE_ATTRIBUTES")}  # of OpenTelemetry itself
+OTHERS |= {f"OTEL_EXPORTER_OTLP_{name}" for name in ("HEADERS", "CERTIFICATE", "TIMEOUT", "COMPRESSION")}
 OTHERS |= {"MODEL_SIGNING_PASSWORD", "SHA256SUMS", *COMMAND_CODES}  # and the codes of commands
 # Options of the programs beside ours that the pages show.
 FOREIGN_OPTIONS = {"--model-control-mode", "--strict-readiness", "--check", "--grid", "--decode", "--end", "--max-wh"}
-FOREIGN_OPTIONS |= {"--ignore-paths", "--allow-client-shm"}
+FOREIGN_OPTIONS |= {"--ignore-paths", "--allow-client-shm", "--trace-config"}
 # Programs beside ours: what they take on their lines is not ours to check.
 FOREIGN_PROGRAMS = (
     "docker ",
@@ -48,6 +55,7 @@ FOREIGN_PROGRAMS = (
     "mosquitto_pub ",
     "mosquitto_rr ",
     "model_signing ",
+    "make ",
 )
 # What is written down for a time when it was different.
 HISTORY = {"CHANGELOG.md"}
@@ -112,7 +120,7 @@ def test_names_in_capitals_are_settings_or_error_codes(page: Path) -> None:
 
 @pytest.mark.parametrize("page", current_pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_metrics_exist(page: Path) -> None:
-    named = set(re.findall(rf"\b{PREFIX}[a-z_]+", page.read_text()))
+    named = set(re.findall(rf"(?<![:\w]){PREFIX}[a-z_]+", page.read_text()))
     series = {name + suffix for name in METRICS for suffix in ("", "_bucket", "_sum", "_count")}
     unknown = sorted(named - series)
     assert not unknown

@@ -124,8 +124,10 @@ def test_the_list_is_plain_in_a_pipe() -> None:
     done.stdout.encode("ascii")
     lines = done.stdout.splitlines()
     assert [line for line in lines if line and not line.startswith(" ")] == [
-        "Configuration", "Broker", "Triton", "Models", "Clock", "Machine", "2 problems.",
+        "Configuration", "Broker", "Triton", "Models", "Clock", "Machine",
+        "2 things to fix (2 problems), the most important first:",
     ]  # fmt: skip
+    assert [line[:12] for line in lines[-4::2]] == ["  1. Broker:", "  2. Triton:"]
     refused = next(index for index, line in enumerate(lines) if line.startswith("  problem 127.0.0.1"))
     assert lines[refused + 1].strip().startswith("Start the broker")
 
@@ -147,7 +149,9 @@ def test_all_is_well_between_real_servers(broker: EmbeddedBroker, triton: Embedd
     assert "the gateway is 'edge-gateway-gw'" in said
     assert "a/+/b: subscription granted with QoS 1" in said
     assert "$share/group/c/+: subscription granted with QoS 1" in said
-    assert f"{STATUS}/doctor: takes a message of ours" in said
+    assert f"{STATUS.replace('status', 'inference/vision')}/doctor: takes messages of ours below RESULT_TOPIC, " in said
+    assert "keeps the session of a gateway that is away for 86400 s" in said
+    assert "has retained messages, has shared subscriptions" in said
     said = "\n".join(of(findings, "Triton", "ok"))
     assert f"{triton.grpc_url}: triton 2." in said
     assert "--model-control-mode=explicit" in said
@@ -171,15 +175,24 @@ def test_a_running_gateway_does_not_notice(broker: EmbeddedBroker, triton: Embed
             MQTT_INPUT_TOPICS=topics,
             AIO_MQTT_CLIENT_ID=f"gateway-{site.unit}",
             BUSINESS_UNIT=site.unit,
+            TRITON_METRICS_URL=triton.metrics_url,
         )
         served = of(findings, "Models", "ok")
         expected = "industrial-safety/onnx: serves version 1 and fits model.yaml (input images, 256 high"
         assert any(text.startswith(expected) for text in served)
+        # The samples for ONNX ask for TensorRT, and here is no GPU.
+        fell_back = "asks for TensorRT and runs on the CPU, as its backend says"
+        assert of(findings, "Models", "warning") == [
+            f"{name}/onnx: {fell_back}" for name in ("industrial-safety", "walkway")
+        ]
+        as_meant = [text for text in served if ", runs on the CPU, as its backend says, " in text]
+        assert len(as_meant) == 4
         assert len(served) == 6
         assert site.metric("edge_gateway_broker_events_total") == before
         assert site.is_ready()
     (said,) = (text for text in of(findings, "Broker", "ok") if "asked as '" in text)
-    assert not session_present(broker.port, said.split("asked as '")[1].split("'")[0])
+    client_id = said.split("asked as '")[1].split("'")[0]
+    assert not any(session_present(broker.port, each) for each in (client_id, f"{client_id}-x"))
 
 
 def session_present(port: int, client_id: str) -> bool:
@@ -283,6 +296,8 @@ async def test_a_refused_subscription_is_named(tmp_path: Path, protocol: str) ->
     assert "allowed/+: subscription granted with QoS 1" in of(findings, "Broker", "ok")
     (text,) = of(findings, "Broker", "problem")
     assert text.startswith("forbidden/+: refuses the subscription: ")
+    unsaid = any(text.startswith(": tells no limits") for text in of(findings, "Broker", "unknown"))
+    assert unsaid is (protocol == "3.1.1")
 
 
 async def test_a_refused_message_and_small_packets_are_told(tmp_path: Path) -> None:
@@ -293,7 +308,10 @@ async def test_a_refused_message_and_small_packets_are_told(tmp_path: Path) -> N
         at = {**nowhere(), "AIO_BROKER_TCP_PORT": str(server.port)}
         findings = await asyncio.to_thread(lambda: examined(1, **at))
     warnings = of(findings, "Broker", "warning")
-    assert any(text.startswith(f"{STATUS}/doctor: refuses a message: Not authorized") for text in warnings)
+    (text,) = (text for text in warnings if "refuses a message" in text)
+    assert "below RESULT_TOPIC, " in text
+    assert "STATUS_TOPIC" in text
+    assert ": Not authorized; " in text
     assert any("takes packets of 20000 bytes at most" in text for text in warnings)
     assert not of(findings, "Broker", "problem")
 
@@ -332,20 +350,27 @@ async def test_tls_is_told_and_so_is_the_end_of_its_certificate(tmp_path: Path) 
         trusted = await asyncio.to_thread(lambda: examined(1, **at, AIO_TLS_CA_FILE=str(tmp_path / "ca.pem")))
         untrusted = await asyncio.to_thread(lambda: examined(1, **at))
     assert "MQTT 5, TLSv1.3, " in "\n".join(of(trusted, "Broker", "ok"))
-    assert ": its certificate ends in 5 days" in of(trusted, "Broker", "warning")
+    (text,) = (text for text in of(trusted, "Broker", "warning") if "certificate" in text)
+    assert text.startswith(": its certificate ends in 5 days, on 20")
+    assert "it is that of 'localhost', for whom 'localhost' vouches" in text
+    assert any(
+        "ca.pem' holds a certificate that ends in 5 days" in text for text in of(trusted, "Configuration", "warning")
+    )
     assert "not signed by an authority that this system" in of(untrusted, "Broker", "problem")[0]
 
 
-def test_the_probe_is_seen_below_the_status_topic_only(broker: EmbeddedBroker) -> None:
+def test_the_probe_is_seen_once_below_each_topic_of_ours_and_nowhere_else(broker: EmbeddedBroker) -> None:
     seen: list[tuple[str, dict[str, Any]]] = []
     viewer = Client(
         broker.port, "#", on_message=lambda m: None if m.retain else seen.append((m.topic, json.loads(m.payload)))
     )
     examined(1, **{**nowhere(), **leading_to(broker)})
-    until(lambda: bool(seen), "the message of the doctor")
+    kinds = ("inference/vision", "inference/sensor", "inference/comparison", "errors", "alerts", "status", "metrics")
+    topics = [STATUS.replace("status", kind) for kind in (*kinds, "models/doctor")]
+    until(lambda: len(seen) == len(topics), "the messages of the doctor")
     viewer.close()
-    ((topic, body),) = seen
-    assert (topic, body["message_type"]) == (f"{STATUS}/doctor", "ai_doctor")
+    assert sorted(topic for topic, _ in seen) == sorted(f"{topic}/doctor" for topic in topics)
+    assert {body["message_type"] for _, body in seen} == {"ai_doctor"}
 
 
 def test_a_shared_subscription_keeps_its_messages(broker: EmbeddedBroker) -> None:
@@ -441,6 +466,26 @@ def test_a_missing_repository_is_a_problem_among_the_others() -> None:
 # --- checks side by side --------------------------------------------------------------------------------
 
 
+async def test_a_check_that_takes_its_time_is_named_meanwhile() -> None:
+    slow, quick, told = Area("Slow"), Area("Quick"), asyncio.Event()
+    said: list[list[str]] = []
+
+    async def well() -> list[Any]:
+        return [quick.ok("well")]
+
+    async def waits() -> list[Any]:
+        await told.wait()
+        return [slow.ok("well")]
+
+    def hear(areas: list[str]) -> None:
+        said.append(areas)
+        told.set()
+
+    found = await examine([Check(slow, waits(), 5), Check(quick, well(), 5)], hear, slow_s=0.01)
+    assert said == [["Slow"]]
+    assert [each.area for each in found] == ["Slow", "Quick"]
+
+
 async def test_checks_that_hang_or_break_end_no_others() -> None:
     area = Area("Area")
     never = threading.Event()
@@ -466,7 +511,14 @@ def test_on_a_terminal_there_are_marks_and_colours() -> None:
     text = as_text(found, colour=True)
     assert "\x1b[32m✓\x1b[0m well" in text
     assert "\x1b[31m✗\x1b[0m x:  [2Jno" in text, "what a server says does not steer the terminal"
-    assert text.endswith("1 problem and 1 warning.")
+    summary = text.split("\n\n")[-1]
+    assert summary.splitlines() == [
+        "2 things to fix (1 problem and 1 warning), the most important first:",
+        "  1. Broker: x:  [2Jno",
+        "     Mend it",
+        "  2. Broker: hm",
+        "     Mend it",
+    ]
     assert as_text(found[:1], colour=False).endswith("Nothing to complain about.")
 
 
@@ -487,4 +539,4 @@ def test_marks_and_colours_are_for_terminals_that_want_them(colour: dict[str, st
             assert doctor.wait(30) == 1
     text = said.decode()
     assert marks in text
-    assert ("\x1b" in text) is (not colour)
+    assert ("\x1b[3" in text) is (not colour)

@@ -12,7 +12,7 @@ from gateway.errors import ConfigError, SnapshotError
 from gateway.models.spec import read_spec
 from tests.command_line import ROOT
 
-RUNNING = {"batching", "pinning", "shared-memory", "sizing", "workers"}
+RUNNING = {"batching", "home-assistant", "pinning", "shared-memory", "sizing", "terminal", "tracing", "workers"}
 """Pages on how to run the gateway; they show no model."""
 PAGES = sorted(page for page in (ROOT / "docs" / "howto").glob("*.md") if page.stem not in RUNNING)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)

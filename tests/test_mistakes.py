@@ -46,7 +46,7 @@ IN_GATEWAY_YAML = (
     ('result_topic: a/#', 'gateway.yaml: line 1: result_topic: a topic to publish on or to be commanded on is not empty and has no wildcards. Correct the value'),
     ('mqtt_input_topics: ["edge-ai/#"]', "MQTT_INPUT_TOPICS: 'edge-ai/#' also receives what the gateway publishes on 'edge-ai/{business_unit}/{facility}/{gateway_id}/ai/inference/vision', which would never end. Name the topics of the cameras more narrowly, or publish elsewhere"),
     ('aio_mqtt_use_tls: maybe', "gateway.yaml: line 1: aio_mqtt_use_tls: must be true or false, not 'maybe'. Correct the value"),
-    ('broker:\n  host: x', "gateway.yaml: line 1: unknown key 'broker' (known keys: aio_broker_hostname, aio_broker_tcp_port, aio_mqtt_client_id, aio_mqtt_keep_alive, aio_mqtt_password_file, aio_mqtt_session_expiry, aio_mqtt_use_tls, aio_mqtt_username, aio_sat_file, aio_tls_ca_file, aio_tls_cert_file, aio_tls_key_file, alert_topic, api_token_file, breaker_failures, breaker_open_s, business_unit, comparison_topic, dead_letter_topic, dead_letters_per_minute and others). Correct the key"),
+    ('broker:\n  host: x', "gateway.yaml: line 1: unknown key 'broker' (known keys: aio_broker_hostname, aio_broker_tcp_port, aio_mqtt_client_id, aio_mqtt_keep_alive, aio_mqtt_password_file, aio_mqtt_session_expiry, aio_mqtt_use_tls, aio_mqtt_username, aio_sat_file, aio_tls_ca_file, aio_tls_cert_file, aio_tls_key_file, alert_topic, api_read_token_file, api_token_file, breaker_failures, breaker_open_s, business_unit, comparison_topic, console and others). Correct the key"),
     ('max_in_flight: [4]', 'gateway.yaml: line 1: max_in_flight: must be a valid integer, not a list. Correct the value'),
 )  # fmt: skip
 

@@ -443,7 +443,7 @@ def test_what_is_logged_does_not_stand_in_the_json(drop: Path) -> None:
     (drop / ".edge-gateway" / "industrial-safety.json").write_text("{damaged")
     done = run("models", "check", str(drop), "--json")
     assert json.loads(done.stdout)["ok"]
-    assert "backend 'candle' is no variant here" in done.stderr
+    assert "Backend 'candle' is no variant here" in done.stderr
     assert "What was remembered of a model cannot be used" in done.stderr
     assert all(line.startswith("edge-gateway: ") for line in done.stderr.splitlines())
 

@@ -391,7 +391,7 @@ def standing(*states: WorkerState | None) -> Standing:
 
 
 def state(*reasons: str, degraded: tuple[str, ...] = ()) -> WorkerState:
-    return WorkerState(not reasons, True, reasons, degraded, {}, None, 20.0)
+    return WorkerState(not reasons, True, reasons, degraded, {}, None, 20.0, "info", "json")
 
 
 def test_ready_when_all_are_and_afterwards_as_long_as_those_that_run_are() -> None:

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from gateway.admin.guard import FAILURES
+from gateway.testing import MemoryTriton
 from gateway.workers.surface import Surface
 from tests.admin.commanded import with_token
-from tests.flow.builders import jpeg, snapshot_json
-from tests.worker_site import WorkerSite, worker_site
+from tests.flow.builders import jpeg, settings, snapshot_json
+from tests.worker_site import WorkerSite, detector, worker_site
 
 JPEG = {"Content-Type": "image/jpeg"}
 
 
 @contextlib.asynccontextmanager
-async def surface(folder: Path, **more: Any) -> AsyncIterator[tuple[WorkerSite, httpx.AsyncClient]]:
+async def surface(
+    folder: Path, triton: Callable[[], MemoryTriton] = detector, **more: Any
+) -> AsyncIterator[tuple[WorkerSite, httpx.AsyncClient]]:
     """Two workers behind one port."""
-    token_file: Path | None = more.get("api_token_file")
-    async with worker_site(folder, **more) as place:
-        front = Surface(
-            ("127.0.0.1", 0), place.relay.seats, place.sockets, place.standing, place.metrics, place.merged, token_file
-        )
+    async with worker_site(folder, triton, **more) as place:
+        parts = place.relay.seats, place.sockets, place.standing, place.metrics, place.merged
+        front = Surface(("127.0.0.1", 0), *parts, settings(**more))
         url = f"http://127.0.0.1:{await front.start()}"
         try:
             async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as client:

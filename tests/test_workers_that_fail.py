@@ -39,7 +39,7 @@ from tests.flow.builders import SNAPSHOT_TOPIC, jpeg, message, settings, snapsho
 from tests.harness import until
 from tests.worker_site import worker_site
 
-READY = WorkerState(True, True, (), (), {}, None, 20.0)
+READY = WorkerState(True, True, (), (), {}, None, 20.0, "info", "json")
 WORKER = """
 import asyncio, socket, sys
 from gateway.messages import Publication
@@ -48,7 +48,7 @@ from gateway.workers.relayed_broker import RelayedBroker
 
 async def alive(broker):
     while True:
-        broker.channel.send(WorkerState(True, True, (), (), {}, None, 20.0))
+        broker.channel.send(WorkerState(True, True, (), (), {}, None, 20.0, "info", "json"))
         await asyncio.sleep(0.05)
 
 async def main():
@@ -290,7 +290,7 @@ async def test_headers_for_one_connection_only_are_not_passed_on(tmp_path: Path)
         channel: Channel[Any] = Channel(ToFront, lambda *_: None, lambda: None)
         seats = [Seat(0, channel=channel, state=READY)]
         standing, metrics = Standing(seats, MemoryBroker().client("gateway")), Metrics()
-        front = Surface(("127.0.0.1", 0), seats, [path], standing, metrics, _nothing, None)
+        front = Surface(("127.0.0.1", 0), seats, [path], standing, metrics, _nothing, settings())
         url = f"http://127.0.0.1:{await front.start()}/api/models"
         async with httpx.AsyncClient(trust_env=False) as client:
             await client.get(url, headers={"Connection": "close, X-Hop", "X-Hop": "1", "X-Kept": "1"})

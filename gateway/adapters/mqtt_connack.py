@@ -16,7 +16,6 @@ MAX_QUOTE = 200
 """Characters of what a broker says about itself that are repeated in our messages."""
 RETAIN_NOT_SUPPORTED, QOS_NOT_SUPPORTED = 0x9A, 0x9B
 NO_QOS_1 = "The broker takes QoS 0 only", "Allow QoS 1 at the broker: nothing is handed on without its acknowledgement"
-NO_RETAINED = "The broker has no retained messages: the status, and the state of models, are seen by those who listen"
 _MOVED = {0x9C, 0x9D}
 _CREDENTIALS = {0x86, 0x87, 0x8C}
 

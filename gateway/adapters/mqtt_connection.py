@@ -23,7 +23,6 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from gateway.adapters.mqtt_client import FramedClient
 from gateway.adapters.mqtt_connack import (
     NO_QOS_1,
-    NO_RETAINED,
     RETAIN_NOT_SUPPORTED,
     Learned,
     Limits,
@@ -299,7 +298,11 @@ class Connection:
     def _learn_retain(self, available: bool) -> None:
         """Warn once, whatever number of connections follow."""
         if self._learned.retain and not available:
-            log.warning(NO_RETAINED, broker=self._settings.address, fix="Allow retained messages at the broker")
+            log.warning(
+                "The broker has no retained messages: the status and the state of models are seen by those who listen",
+                broker=self._settings.address,
+                fix="Allow retained messages at the broker",
+            )
         self._learned.retain = available
 
     def _possible(self) -> tuple[str, ...]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from paho.mqtt import MQTTException
 from paho.mqtt import client as paho
 from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from gateway.adapters.mqtt_client import FramedClient
 from gateway.adapters.mqtt_connack import (
+    MAX_QUOTE,
     Limits,
     fix_for,
     fix_for_dialling,
@@ -28,9 +31,11 @@ from gateway.adapters.mqtt_connack import (
 )
 from gateway.adapters.mqtt_connection import ConnectionEnded
 from gateway.adapters.mqtt_framing import FramedSocket
+from gateway.adapters.mqtt_packets import new_properties
 from gateway.adapters.mqtt_settings import MqttSettings
 from gateway.errors import GatewayError
 from gateway.messages import Publication
+from gateway.topics import safe_text
 
 TURN_S = 0.1
 
@@ -46,51 +51,89 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Certificate:
+    """Of the broker: whose it is, who vouches for it, and when it ends in epoch seconds."""
+
+    subject: str
+    issuer: str
+    ends_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerFacts:
     """What CONNACK says, with the defaults of MQTT where it says nothing, and what is granted."""
 
+    peer: str = ""
+    """The address that the name led to."""
     tls: str = ""
     """Version and cipher; empty without TLS."""
-    certificate_ends_at: float | None = None
-    """When the broker's certificate ends, in epoch seconds."""
+    certificate: Certificate | None = None
+    assigned_client_id: str | None = None
+    """What the broker calls us in place of the client id that we gave, if it does."""
+    session_expiry_s: int | None = None
+    """For how long the broker would keep the session that was asked for; None where it cannot be told."""
     limits: Limits = field(default_factory=Limits)
     server_keep_alive_s: int | None = None
     """What the broker sets in place of AIO_MQTT_KEEP_ALIVE, if it does."""
     subscriptions: tuple[Grant, ...] = ()
-    publication: Grant | None = None
+    publications: tuple[Grant, ...] = ()
 
 
-def probe_broker(settings: MqttSettings, publication: Publication, limit_s: float) -> BrokerFacts:
-    """Connect, subscribe each topic of `settings` by itself, publish once, and go; blocks for `limit_s` at most.
+def probe_broker(
+    settings: MqttSettings, publications: Sequence[Publication], session_expiry_s: int, limit_s: float
+) -> BrokerFacts:
+    """Connect, subscribe each topic of `settings` by itself, publish, and go; blocks for `limit_s` at most.
 
     Give it a client id of its own. Raises ConnectionEnded with the reason when there is no session.
     """
-    return _Probe(settings, limit_s).run(publication)
+    ends_at = time.monotonic() + limit_s
+    facts = _Probe(settings, ends_at).run(publications)
+    if settings.protocol != "5" or not session_expiry_s:
+        return facts
+    # A session of its own, which subscribes nothing: one that stays, should we be killed now, keeps no messages.
+    asking = replace(settings, subscriptions=(), session_expiry_s=session_expiry_s, client_id=f"{settings.client_id}-x")
+    try:
+        return replace(facts, session_expiry_s=_Probe(asking, ends_at).granted_expiry())
+    except ConnectionEnded:
+        return facts
 
 
 class _ProbeClient(FramedClient):
     """Notes what TLS has settled."""
 
     tls = ""
-    certificate_ends_at: float | None = None
+    peer = ""
+    certificate: Certificate | None = None
 
     def _create_socket(self) -> FramedSocket:
         stream = super()._create_socket()
         inner = stream._sock  # noqa: SLF001 - the one place that wants to know about TLS
+        self.peer = str(inner.getpeername()[0])
         if isinstance(inner, ssl.SSLSocket):
             cipher = inner.cipher()
             self.tls = f"{inner.version()}, {cipher[0] if cipher else 'unknown cipher'}"
-            ends = (inner.getpeercert() or {}).get("notAfter")
-            self.certificate_ends_at = ssl.cert_time_to_seconds(ends) if isinstance(ends, str) else None
+            self.certificate = _certificate(dict(inner.getpeercert() or {}))
         return stream
+
+
+def _certificate(peer: dict[str, Any]) -> Certificate | None:
+    ends = peer.get("notAfter")
+    if not isinstance(ends, str):
+        return None
+    return Certificate(_common_name(peer, "subject"), _common_name(peer, "issuer"), ssl.cert_time_to_seconds(ends))
+
+
+def _common_name(peer: dict[str, Any], part: str) -> str:
+    names = {key: str(value) for pairs in peer.get(part, ()) for key, value in pairs}
+    return safe_text(names.get("commonName") or names.get("organizationName") or "without a name")[:MAX_QUOTE]
 
 
 class _Probe:
     """The state of one look; paho's callbacks run in the thread that calls `run`."""
 
-    def __init__(self, settings: MqttSettings, limit_s: float) -> None:
+    def __init__(self, settings: MqttSettings, ends_at: float) -> None:
         self._settings = settings
-        self._ends_at = time.monotonic() + limit_s
+        self._ends_at = ends_at
         self._client = _ProbeClient(settings)
         self._connack: tuple[ReasonCode, Properties | None] | None = None
         self._suback: list[ReasonCode] = []
@@ -101,32 +144,52 @@ class _Probe:
         self._client.on_publish = self._on_publish
         self._client.on_disconnect = self._on_disconnect
 
-    def run(self, publication: Publication) -> BrokerFacts:
+    def run(self, publications: Sequence[Publication]) -> BrokerFacts:
+        with self._session() as properties:
+            return self._facts(properties, publications)
+
+    def granted_expiry(self) -> int:
+        """Seconds for which the broker keeps the session of `settings`, as it says, or else as was asked for."""
+        with self._session() as properties:
+            return int(getattr(properties, "SessionExpiryInterval", self._settings.session_expiry_s))
+
+    @contextlib.contextmanager
+    def _session(self) -> Iterator[Properties | None]:
+        """Connected, with the properties of CONNACK; the session ends with it, whatever expiry was asked for."""
         try:
             self._client.dial()
         except (OSError, ValueError, MQTTException, GatewayError) as error:
             raise self._ended(why_not(error), fix_for_dialling(error, self._settings)) from error
         try:
             self._until(lambda: self._connack is not None, "CONNACK")
-            return self._facts(publication)
+            reason, properties = self._connack or (None, None)
+            if reason is None or reason.is_failure:
+                fix = fix_for(reason, self._settings) if reason else ""
+                raise self._ended(f"The broker refused the connection: {in_words(reason, properties)}", fix)
+            yield properties
         finally:
-            self._client.disconnect()
+            self._client.disconnect(properties=self._goodbye())
             self._client.loop_write()
             self._client.abort()
 
-    def _facts(self, publication: Publication) -> BrokerFacts:
-        reason, properties = self._connack or (None, None)
-        if reason is None or reason.is_failure:
-            fix = fix_for(reason, self._settings) if reason else ""
-            raise self._ended(f"The broker refused the connection: {in_words(reason, properties)}", fix)
+    def _goodbye(self) -> Properties | None:
+        if self._settings.protocol != "5" or not self._settings.session_expiry_s:
+            return None
+        properties = new_properties(PacketTypes.DISCONNECT)
+        properties.SessionExpiryInterval = 0
+        return properties
+
+    def _facts(self, properties: Properties | None, publications: Sequence[Publication]) -> BrokerFacts:
         subscriptions = tuple(self._subscribe(topic) for topic in self._settings.subscriptions)
         return BrokerFacts(
+            peer=self._client.peer,
             tls=self._client.tls,
-            certificate_ends_at=self._client.certificate_ends_at,
+            certificate=self._client.certificate,
+            assigned_client_id=getattr(properties, "AssignedClientIdentifier", None),
             limits=limits(properties),
             server_keep_alive_s=getattr(properties, "ServerKeepAlive", None),
             subscriptions=subscriptions,
-            publication=self._publish(publication),
+            publications=tuple(self._publish(each) for each in publications),
         )
 
     def _subscribe(self, topic: str) -> Grant:
@@ -143,6 +206,7 @@ class _Probe:
         return Grant(topic, reason.is_failure, str(reason), None if reason.is_failure else reason.value)
 
     def _publish(self, publication: Publication) -> Grant:
+        self._puback = []
         if self._gone is None:
             self._client.publish(publication.topic, publication.payload, 1)
         if not self._answered(lambda: bool(self._puback)):

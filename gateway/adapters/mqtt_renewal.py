@@ -65,8 +65,12 @@ class Renewal:
             await self._loop.run_in_executor(None, self._settings.check_renewal)
         except ConfigError as error:
             self._client.files.refuse()
-            what = "Renewed credentials cannot be used, the ones before hold"
-            log.warning(what, setting=error.where, reason=error.message, fix=error.fix)
+            log.warning(
+                "Renewed credentials cannot be used, the ones before hold",
+                setting=error.where,
+                reason=error.message,
+                fix=error.fix,
+            )
             return False
         return True
 

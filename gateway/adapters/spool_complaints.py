@@ -18,25 +18,28 @@ class Complaints:
 
     def full(self) -> None:
         """There is no room below SPOOL_MAX_BYTES."""
-        self._say(
-            "The spool is full; answers wait in memory, and snapshots behind them",
-            "Bring the broker back, or raise SPOOL_MAX_BYTES",
-            bytes=self._spool.bytes,
-        )
+        if self._is_new("full"):
+            log.error(
+                "The spool is full; answers wait in memory, and snapshots behind them",
+                file=str(self._spool.file),
+                bytes=self._spool.bytes,
+                fix="Bring the broker back, or raise SPOOL_MAX_BYTES",
+            )
 
     def failed(self, failure: SpoolFailed) -> None:
         """The disk did not take something, or give it."""
-        self._say(
-            "The disk of the spool does not work; answers wait in memory, and those it has may be sent twice",
-            "Make room on the disk, or make SPOOL_DIR writable; it is tried again",
-            reason=str(failure),
-        )
+        if self._is_new("failed"):
+            log.error(
+                "The disk of the spool does not work; answers wait in memory, and those it has may be sent twice",
+                file=str(self._spool.file),
+                reason=str(failure),
+                fix="Make room on the disk, or make SPOOL_DIR writable; it is tried again",
+            )
 
     def settled(self) -> None:
         """It works; the next trouble is said again."""
         self._said = None
 
-    def _say(self, what: str, fix: str, **more: object) -> None:
-        if self._said != what:
-            self._said = what
-            log.error(what, file=str(self._spool.file), fix=fix, **more)
+    def _is_new(self, trouble: str) -> bool:
+        before, self._said = self._said, trouble
+        return before != trouble

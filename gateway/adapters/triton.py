@@ -37,8 +37,8 @@ from gateway.adapters.triton_override import override
 from gateway.adapters.triton_shared_memory import SharedMemory, on_this_machine
 from gateway.credentials import TlsFiles
 from gateway.errors import BackendUnavailable, GatewayError, ModelUnavailable, SnapshotError
-from gateway.messages import InferRequest, InferResponse, ModelSignature, ModelStatistics, TensorSpec
-from gateway.ports import GpuMemory
+from gateway.messages import InferRequest, InferResponse, ModelSignature, TensorSpec
+from gateway.ports import GpuMemory, ModelStatistics
 
 UNLOAD_POLL_S = 0.02
 
@@ -203,7 +203,7 @@ class TritonServer:
         self._transfers.sent("shared_memory" if places else "bytes")
         answer = await self._guarded(
             line,
-            lambda: line.infer(payload, timeout=request.timeout_s),
+            lambda: line.infer(payload, timeout=request.timeout_s, metadata=request.trace or None),
             model=request.model,
             error_of=functools.partial(self._answer_error, request, places, self._crashes.loads(request.model)),
         )

@@ -152,8 +152,12 @@ class TritonChannel:
         problems = self._tls.renewal_problems()
         if problems:
             self._files.refuse()
-            what = "Renewed credentials for Triton cannot be used, the ones before hold"
-            log.warning(what, setting=problems[0].where, reason=problems[0].message, fix=problems[0].fix)
+            log.warning(
+                "Renewed credentials for Triton cannot be used, the ones before hold",
+                setting=problems[0].where,
+                reason=problems[0].message,
+                fix=problems[0].fix,
+            )
             return False
         self._files.accept()
         log.info("Connecting to Triton with renewed credentials", files=[str(path) for path in changed])

@@ -111,7 +111,7 @@ def memory_error(code: StatusCode, details: str | None, *, model: str, connected
 
 def memory_refusal(error: BackendRejected, name: str) -> str:
     """Why Triton refuses a segment, without its name, which nobody can guess and which differs each time."""
-    reason = error.message.replace(f"'/{name}'", "of this machine")
+    reason = re.sub(rf":?\s*'/{re.escape(name)}'", "", error.message)
     return f"Triton refuses it ({reason})"
 
 

@@ -44,6 +44,22 @@ class TritonFacts:
     index: tuple[IndexEntry, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where Triton has placed a model that is loaded; `backend` is that or, of older models, the platform."""
+
+    backend: str
+    kinds: frozenset[str]
+    """Of its instance groups: GPU, CPU, MODEL (it decides itself)."""
+    gpus: tuple[int, ...]
+    accelerators: tuple[str, ...]
+    """What config.pbtxt asks for on a GPU, such as `tensorrt`; on a CPU it counts for nothing."""
+    compute_ms: float | None
+    """Mean of one request since it was loaded; None before the first."""
+    last_inference_at: float | None
+    """Epoch seconds by Triton's clock."""
+
+
 class TritonProbe(TritonServer):
     """A TritonServer that also asks what the gateway never needs to know."""
 
@@ -70,6 +86,20 @@ class TritonProbe(TritonServer):
         except SnapshotError as error:
             return (False if NOT_EXPLICIT in error.message else None), error.message
         return True, ""
+
+    async def placement(self, model: str) -> Placement:
+        """Of a model that is loaded; raises BackendUnavailable or ModelUnavailable."""
+        answer = await self._call("ModelConfig", messages.ModelConfigRequest(name=model), model=model)
+        config, figures = answer.config, await self.statistics(model)
+        asked = config.optimization.execution_accelerators.gpu_execution_accelerator
+        return Placement(
+            backend=config.backend or config.platform,
+            kinds=frozenset(group.Kind.Name(group.kind).removeprefix("KIND_") for group in config.instance_group),
+            gpus=tuple(sorted({gpu for group in config.instance_group for gpu in group.gpus})),
+            accelerators=tuple(each.name for each in asked),
+            compute_ms=figures.compute_ns / figures.success_count / 1e6 if figures.success_count else None,
+            last_inference_at=figures.last_inference_at,
+        )
 
     async def index(self) -> tuple[IndexEntry, ...]:
         """Every model of the repository as Triton lists it; raises BackendUnavailable."""

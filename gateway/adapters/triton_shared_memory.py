@@ -145,7 +145,8 @@ class SharedMemory:
         response = await self._asked(request, {})
         if epoch.state is _State.UNPROVEN:
             epoch.state = _State.PROVING
-            self._begin(self._prove(epoch, request, places, response), "prove shared memory")
+            again = replace(request, trace=())  # or it would stand in the trace of a snapshot twice
+            self._begin(self._prove(epoch, again, places, response), "prove shared memory")
         return response
 
     def counts(self) -> Mapping[str, int]:
@@ -319,9 +320,19 @@ class SharedMemory:
     def _say_unavailable(self, reason: str) -> None:
         if reason != self._said:
             self._said = reason
-            say = log.warning if self._near else log.info
-            what = "Input tensors go to Triton in the requests, for shared memory cannot be used"
-            say(what, reason=reason, fix=FIX, tried_again_s=RETRY_S)
+            if self._near:
+                log.warning(
+                    "Input tensors go to Triton in the requests, for shared memory cannot be used",
+                    reason=reason,
+                    fix=FIX,
+                    tried_again_s=RETRY_S,
+                )
+            else:
+                log.info(
+                    "Input tensors go to Triton in the requests, for another machine shares no memory with this one",
+                    reason=reason,
+                    tried_again_s=RETRY_S,
+                )
 
     def _say_full(self, slots: Slots, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """What lasts, once; that all slots are in use for a moment is only counted."""
@@ -329,13 +340,20 @@ class SharedMemory:
         if not slots.can_fit(shape, dtype):
             if not self._too_large_said:
                 self._too_large_said = True
-                what = "An input tensor is larger than all shared memory, such tensors go in the requests"
-                size = math.prod(shape) * dtype.itemsize
-                log.warning(what, size=size, shape=shape, max_bytes=self._max_bytes, fix=TOO_LARGE_FIX)
+                log.warning(
+                    "An input tensor is larger than all shared memory, such tensors go in the requests",
+                    bytes=math.prod(shape) * dtype.itemsize,
+                    shape=shape,
+                    max_bytes=self._max_bytes,
+                    fix=TOO_LARGE_FIX,
+                )
         elif refusal is not None and not self._no_room_said:
             self._no_room_said = True
-            what = "There is no room for more shared memory, further input tensors go in the requests"
-            log.warning(what, reason=str(refusal.strerror or refusal), fix=NO_ROOM_FIX)
+            log.warning(
+                "There is no room for more shared memory, further input tensors go in the requests",
+                reason=str(refusal.strerror or refusal),
+                fix=NO_ROOM_FIX,
+            )
 
 
 def on_this_machine(url: str) -> bool:

@@ -12,6 +12,7 @@ from gateway.admin.answers import error_response, json_response
 from gateway.admin.command_desk import CommandDesk
 from gateway.admin.guard import TokenGuard
 from gateway.admin.health import Health
+from gateway.admin.log_api import LogApi
 from gateway.admin.model_actions import ModelActions
 from gateway.admin.model_report import CLOSED, known_models, live_report
 from gateway.admin.openapi import description
@@ -45,6 +46,7 @@ class Api:
         self._metrics = metrics
         self._commands = commands
         self._actions = ModelActions(guard, CommandDesk(commands, models, metrics))
+        self._log = LogApi(guard)
 
     def routes(self) -> list[web.RouteDef]:
         """What is served here."""
@@ -54,29 +56,32 @@ class Api:
             web.get("/api/models", self._all_models),
             web.get("/api/models/{model}", self._one_model),
             *self._actions.routes(),
+            *self._log.routes(),
         ]
 
     async def _openapi(self, _request: web.Request) -> web.Response:
         return json_response(description(__version__))
 
     async def _status(self, _request: web.Request) -> web.Response:
+        return json_response(self.status())
+
+    def status(self) -> dict[str, Any]:
+        """How the gateway is, in short."""
         report, value = self._health.report(), self._metrics.value
         settings = self._live.current
-        return json_response(
-            {
-                "version": __version__,
-                **settings.place,
-                "status": "ready" if report.ready else "not_ready",
-                "reasons": report.reasons,
-                "degraded": report.degraded,
-                "broker_connected": bool(value("broker_connected")),
-                "triton_ready": bool(value("triton_ready")),
-                "snapshots_received": int(value("snapshots_received_total")),
-                "snapshots": {str(each): int(value("snapshots_total", outcome=str(each))) for each in Outcome},
-                "queue": {"messages": int(value("queue_messages")), "bytes": int(value("queue_bytes"))},
-                "models": sorted(self._models.current.models),
-            }
-        )
+        return {
+            "version": __version__,
+            **settings.place,
+            "status": "ready" if report.ready else "not_ready",
+            "reasons": report.reasons,
+            "degraded": report.degraded,
+            "broker_connected": bool(value("broker_connected")),
+            "triton_ready": bool(value("triton_ready")),
+            "snapshots_received": int(value("snapshots_received_total")),
+            "snapshots": {str(each): int(value("snapshots_total", outcome=str(each))) for each in Outcome},
+            "queue": {"messages": int(value("queue_messages")), "bytes": int(value("queue_bytes"))},
+            "models": sorted(self._models.current.models),
+        }
 
     async def _all_models(self, _request: web.Request) -> web.Response:
         names = sorted(known_models(self._models, self._commands))

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
 import structlog
 
+from gateway.admin.command_bodies import INVALID_FIX, MAX_SHOWN
 from gateway.admin.model_report import known_models
 from gateway.errors import CommandRefused, GatewayError
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models
 from gateway.rollout.commands import Action, Command, Commands
-from gateway.schema import unknown_key
 from gateway.topics import safe_text
 
 log = structlog.get_logger(__name__)
 
-MAX_COMMAND_BYTES = 65_536
 MAX_VERSION = 2**31 - 1
-MAX_SHOWN = 60
-"""Characters of what was given that an answer repeats."""
-INVALID_FIX = 'Send {"action": "promote", "model": "<name>", "version": 3}; `version` may be left out'
-OFF_FIX = "Set API_TOKEN_FILE at the gateway to a file with a token of your choice"
 
 
 class CommandDesk:
@@ -52,8 +44,13 @@ class CommandDesk:
             self.refused(failure, command.by, command.action)
             raise failure from error
         self._metrics.model_commands.labels(command.action.value, "ok").inc()
-        version = {} if command.version is None else {"version": command.version}
-        log.info("Command carried out", action=command.action.value, model=command.model, by=command.by, **version)
+        log.info(
+            "Command carried out",
+            action=command.action.value,
+            model=command.model,
+            version=command.version,
+            by=command.by,
+        )
         return message
 
     def refused(self, error: CommandRefused, by: str, action: Action | None = None) -> None:
@@ -69,27 +66,6 @@ class CommandDesk:
             names = ", ".join(sorted(known)[:20]) or "none"
             shown = safe_text(model[:MAX_SHOWN])
             raise CommandRefused("MODEL_UNKNOWN", f"no model '{shown}' (known: {names})", fix="Name one of these")
-
-
-def read_object(payload: bytes) -> dict[str, Any]:
-    """The JSON object in a payload; raises CommandRefused."""
-    if len(payload) > MAX_COMMAND_BYTES:
-        text = f"the command has {len(payload)} bytes, the limit is {MAX_COMMAND_BYTES}"
-        raise CommandRefused("COMMAND_INVALID", text, fix=INVALID_FIX)
-    try:
-        body = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise CommandRefused("COMMAND_INVALID", "the command is no JSON", fix=INVALID_FIX) from error
-    if not isinstance(body, dict):
-        raise CommandRefused("COMMAND_INVALID", "the command is no JSON object", fix=INVALID_FIX)
-    return body
-
-
-def refuse_unknown_keys(body: dict[str, Any], known: tuple[str, ...]) -> None:
-    """Raise CommandRefused for a key with a typo: left out, it would change what the command means."""
-    for key in body:
-        if key not in known:
-            raise CommandRefused("COMMAND_INVALID", safe_text(unknown_key(key[:MAX_SHOWN], known)), fix=INVALID_FIX)
 
 
 def version_of(given: object) -> int | None:

@@ -1,4 +1,4 @@
-"""Who may do what changes something: those who know the token, and who fails too often has to wait."""
+"""Who may look, and who may change something: those who know the token; who fails too often has to wait."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ FAILURES_IN_ALL = 100
 ADDRESSES = 1024
 """Addresses that are remembered; beyond them the one is forgotten that has not failed for longest."""
 TOKEN_FIX = "Send `Authorization: Bearer` with the token of API_TOKEN_FILE"  # noqa: S105 - says where it is  # nosec B105
+
+
+READ_FIX = "Send `Authorization: Bearer` with the token of API_READ_TOKEN_FILE, or that of API_TOKEN_FILE"
 
 
 class TokenRefused(CommandRefused):
@@ -71,10 +74,14 @@ class Failures:
 
 
 class TokenGuard:
-    """Asks for the token of API_TOKEN_FILE; one for all ways into the gateway, so that guesses count together."""
+    """Asks for the token of API_TOKEN_FILE; one for all ways into the gateway, so that guesses count together.
 
-    def __init__(self, token_file: Path | None) -> None:
+    Where there is a `read_token_file`, whoever looks is asked for its token, or for that of API_TOKEN_FILE.
+    """
+
+    def __init__(self, token_file: Path | None, read_token_file: Path | None = None) -> None:
         self.token_file = token_file
+        self.read_token_file = read_token_file
         self._failures = Failures()
 
     def admit(self, who: str, given: Sequence[str], *, off_fix: str, fix: str = TOKEN_FIX) -> None:
@@ -82,25 +89,49 @@ class TokenGuard:
 
         `who` is whom failures are counted for. `off_fix` tells how to set a token where the gateway has none.
         """
-        now = time.monotonic()
-        if wait_s := self._failures.wait_s(who, now):
-            seconds = math.ceil(wait_s)
-            text = f"too many tries without the right token; the next one is heard in {seconds} s"
-            raise TokenRefused("TOO_MANY_FAILURES", text, fix="Wait, then send the token", retry_after_s=seconds)
-        if self.token_file is not None and len(set(given)) == 1 and token_matches(given[0], self.token_file):
+        if self._is_right(who, given, self.token_file):
             return
-        self._failures.add(who, now)
-        if wait_s := self._failures.wait_s(who, now):
-            log.warning("Too many tries without the right token", by=who, wait_s=math.ceil(wait_s))
         if self.token_file is None:
             raise TokenRefused("UNAUTHORIZED", "commands are off while the gateway has no token", fix=off_fix)
         raise TokenRefused("UNAUTHORIZED", "this needs the token of API_TOKEN_FILE", fix=fix)
 
     def admit_request(self, request: web.Request, *, off_fix: str = "") -> None:
         """Raise TokenRefused unless the one `Authorization` header of a request has the token."""
-        headers = request.headers.getall("Authorization", [])
-        given = [bearer(headers[0])] if len(headers) == 1 else []  # of two, a proxy may have looked at the other
-        self.admit(client_of(request), given, off_fix=off_fix)
+        self.admit(client_of(request), _given_by(request), off_fix=off_fix)
+
+    def admit_reader(self, request: web.Request) -> None:
+        """Raise TokenRefused where looking wants a token and the request has neither of the two."""
+        if self.read_token_file is None:
+            return
+        if not self._is_right(client_of(request), _given_by(request), self.read_token_file, self.token_file):
+            raise TokenRefused("UNAUTHORIZED", "looking needs the token of API_READ_TOKEN_FILE", fix=READ_FIX)
+
+    def may_read(self, request: web.Request) -> bool:
+        """Whether what a request gave when it began would still be let in; counts nothing."""
+        given = _given_by(request)
+        files = [file for file in (self.read_token_file, self.token_file) if file is not None]
+        return self.read_token_file is None or any(token_matches(text, file) for text in given for file in files)
+
+    def _is_right(self, who: str, given: Sequence[str], *files: Path | None) -> bool:
+        """Whether one token is given, and is that of one of the files; counts a failure. Raises TokenRefused."""
+        now = time.monotonic()
+        if wait_s := self._failures.wait_s(who, now):
+            seconds = math.ceil(wait_s)
+            text = f"too many tries without the right token; the next one is heard in {seconds} s"
+            raise TokenRefused("TOO_MANY_FAILURES", text, fix="Wait, then send the token", retry_after_s=seconds)
+        # All files are asked, so that the time does not tell which token was nearly right.
+        right = [token_matches(given[0], file) for file in files if file is not None and len(set(given)) == 1]
+        if any(right):
+            return True
+        self._failures.add(who, now)
+        if wait_s := self._failures.wait_s(who, now):
+            log.warning("Too many tries without the right token", by=who, wait_s=math.ceil(wait_s))
+        return False
+
+
+def _given_by(request: web.Request) -> list[str]:
+    headers = request.headers.getall("Authorization", [])
+    return [bearer(headers[0])] if len(headers) == 1 else []  # of two, a proxy may have looked at the other
 
 
 def client_of(request: web.Request) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -10,17 +12,28 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from gateway.admin.answers import answer_errors, as_the_front_says, json_response
 from gateway.admin.api import Api
 from gateway.admin.connections import Connections, LimitedSite, Limits
+from gateway.admin.guard import TokenGuard
 from gateway.admin.health import Health
 from gateway.admin.infer import InferApi
 from gateway.admin.kserve import KServe
+from gateway.admin.reading import guard_reading
 from gateway.errors import ConfigError
 from gateway.metrics import Metrics
 
 
-class HttpServer:
-    """Serves probes, metrics, the API, `POST /v1/infer` and what KServe's clients ask for.
+class Pages(Protocol):
+    """Further pages."""
 
-    With `path` it listens on that Unix socket in place of the port: there the front is its only client.
+    def routes(self) -> list[web.RouteDef]:
+        """What is served there."""
+        ...
+
+
+class HttpServer:
+    """Serves probes, metrics, the API, `POST /v1/infer`, what KServe's clients ask for, and further pages.
+
+    With a `guard` whoever looks at the API is asked for a token where there is one for that. With `path` it listens on
+    that Unix socket in place of the port: there the front is its only client.
     """
 
     def __init__(
@@ -34,13 +47,16 @@ class HttpServer:
         kserve: KServe,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         path: Path | None = None,
+        pages: Sequence[Pages] = (),
+        guard: TokenGuard | None = None,
     ) -> None:
         self._place: tuple[str, int] | Path = path or (host, port)
         self._host = host
         self._port = port
         self._health = health
         self._metrics = metrics
-        app = web.Application(middlewares=[answer_errors] if path is None else [as_the_front_says, answer_errors])
+        middlewares = [answer_errors] if path is None else [as_the_front_says, answer_errors]
+        app = web.Application(middlewares=middlewares if guard is None else [*middlewares, guard_reading(guard)])
         app.add_routes(
             [
                 web.get("/live", self._live),
@@ -52,6 +68,7 @@ class HttpServer:
                 *api.routes(),
                 *infer.routes(),
                 *kserve.routes(),
+                *(route for each in pages for route in each.routes()),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.admin.answers import error_response, json_response, token_response
-from gateway.admin.command_desk import (
-    INVALID_FIX,
-    MAX_COMMAND_BYTES,
-    OFF_FIX,
-    CommandDesk,
-    read_object,
-    refuse_unknown_keys,
-    version_of,
-)
+from gateway.admin.command_bodies import OFF_FIX, STATUS, read_object, refuse_unknown_keys, small_body
+from gateway.admin.command_desk import CommandDesk, version_of
 from gateway.admin.guard import TokenGuard, TokenRefused
 from gateway.errors import CommandRefused
 from gateway.rollout.commands import Action, Command
-
-BODY_LIMIT_S = 10.0
-"""For the whole body, which is a few bytes."""
-STATUS = {
-    "COMMAND_INVALID": 400,
-    "UNAUTHORIZED": 401,
-    "MODEL_UNKNOWN": 404,
-    "VERSION_UNKNOWN": 404,
-    "NOT_THE_ROLLER": 409,
-    "NOTHING_TO_DO": 409,
-    "REQUEST_TIMEOUT": 408,
-    "PAYLOAD_TOO_LARGE": 413,
-    "TOO_MANY_FAILURES": 429,
-    "COMMAND_FAILED": 500,
-}
-"""HTTP's word for each code of a refusal; without a configured token UNAUTHORIZED is 403."""
 
 
 class ModelActions:
@@ -74,7 +48,7 @@ class ModelActions:
 
 async def _version(request: web.Request) -> int | None:
     """The version in the body or the query; raises CommandRefused."""
-    body = await _body(request)
+    body = await small_body(request)
     given = read_object(body) if body else {}
     refuse_unknown_keys(given, ("version",))
     asked = request.query.getall("version", [])
@@ -86,22 +60,3 @@ async def _version(request: web.Request) -> int | None:
         return version_of(given.get("version"))
     text = asked[0]
     return version_of(int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else text)
-
-
-async def _body(request: web.Request) -> bytes:
-    """The whole body, not much more than the limit held; raises CommandRefused."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_LIMIT_S):
-            while chunk := await request.content.read(MAX_COMMAND_BYTES):
-                body += chunk
-                if len(body) > MAX_COMMAND_BYTES:
-                    text = f"the body has more than {MAX_COMMAND_BYTES} bytes"
-                    raise CommandRefused("PAYLOAD_TOO_LARGE", text, fix=INVALID_FIX)
-    except TimeoutError as error:
-        text = f"the body did not come within {BODY_LIMIT_S:.0f} s"
-        raise CommandRefused("REQUEST_TIMEOUT", text, fix="Send it faster, or none") from error
-    except (HttpProcessingError, web.RequestPayloadError) as error:
-        text = "the body is damaged, or not coded as its headers say"
-        raise CommandRefused("COMMAND_INVALID", text, fix=INVALID_FIX) from error
-    return bytes(body)

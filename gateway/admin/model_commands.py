@@ -12,16 +12,8 @@ from typing import Any
 import msgspec
 import structlog
 
-from gateway.admin.command_desk import (
-    MAX_COMMAND_BYTES,
-    OFF_FIX,
-    CommandDesk,
-    action_of,
-    model_of,
-    read_object,
-    refuse_unknown_keys,
-    version_of,
-)
+from gateway.admin.command_bodies import MAX_COMMAND_BYTES, OFF_FIX, read_object, refuse_unknown_keys
+from gateway.admin.command_desk import CommandDesk, action_of, model_of, version_of
 from gateway.admin.guard import TokenGuard
 from gateway.admin.token import bearer
 from gateway.config import Settings

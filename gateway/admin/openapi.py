@@ -5,17 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.admin.model_report import Status
+from gateway.admin.openapi_console import console_paths, console_schemas
+from gateway.admin.openapi_forms import (
+    MAYBE_NUMBER,
+    MAYBE_TEXT,
+    MAYBE_VERSION,
+    NUMBER,
+    TEXT,
+    TEXTS,
+    VERSION,
+    get,
+    in_path,
+    json_of,
+    object_of,
+    query,
+    ref,
+)
+from gateway.admin.reading import OPEN
+from gateway.log_level import MAX_FOR_S
+from gateway.log_memory import LEVELS
 from gateway.models.catalog import State
 from gateway.rollout.commands import Action
 from gateway.rollout.steps import Ending, Step
 
-_TEXT = {"type": "string"}
-_MAYBE_TEXT = {"type": ["string", "null"]}
-_VERSION = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1}
-_MAYBE_VERSION = {**_VERSION, "type": ["integer", "null"]}
-_NUMBER = {"type": "number"}
-_MAYBE_NUMBER = {"type": ["number", "null"]}
-_TEXTS = {"type": "array", "items": _TEXT}
 _OF_EVERY_PAGE = {
     "400": "The request is no HTTP, or a parameter or the body cannot be read",
     "404": "There is no such page, or what it is about does not exist",
@@ -26,6 +38,12 @@ _OF_EVERY_PAGE = {
     "500": "A defect of the gateway",
 }
 """What any page may answer that says nothing else of the status."""
+
+_OF_READING = {
+    "401": "API_READ_TOKEN_FILE is set, and neither its token nor that of API_TOKEN_FILE was given",
+    "429": "Too many tries without the right token; Retry-After says when the next one is heard",
+}
+"""What every page below /api/ may answer to who looks."""
 
 
 def description(version: str) -> dict[str, Any]:
@@ -38,51 +56,100 @@ def description(version: str) -> dict[str, Any]:
             "description": "Probes, metrics, state, commands to models, and one picture at a time.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": _with_usual_answers({**_probes(), **_state(), **_commands(), **_infer(), **_kserve()}),
+        "paths": _with_usual_answers(
+            {**_probes(), **_state(), **_log(), **_commands(), **_infer(), **_kserve(), **console_paths()}
+        ),
         "components": {"schemas": _schemas(), "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
     }
 
 
 def _with_usual_answers(paths: dict[str, Any]) -> dict[str, Any]:
-    """The paths, each operation with the answers that every one may give."""
-    usual = {status: _json(text, _ref("Error")) for status, text in _OF_EVERY_PAGE.items()}
+    """The paths, each operation with the answers that every one of its kind may give."""
     return {
         path: {
-            method: {**operation, "responses": {**usual, **operation["responses"]}}
+            method: _with_usual_answer(operation, reads=method == "get" and path.startswith("/api/") and path != OPEN)
             for method, operation in operations.items()
         }
         for path, operations in paths.items()
     }
 
 
+def _with_usual_answer(operation: dict[str, Any], *, reads: bool) -> dict[str, Any]:
+    texts = {**_OF_EVERY_PAGE, **(_OF_READING if reads else {})}
+    usual = {status: json_of(text, ref("Error")) for status, text in texts.items()}
+    security: dict[str, Any] = {"security": [{}, {"token": []}]} if reads else {}
+    return {**operation, **security, "responses": {**usual, **operation["responses"]}}
+
+
 def _probes() -> dict[str, Any]:
-    live = _get("live", "The process runs", {"200": _json("It does", _object(status=_TEXT))}, "probes")
-    reasons = _object(status=_TEXT, reasons=_TEXTS, degraded=_TEXTS)
-    answers = {"200": _json("Ready", reasons), "503": _json("Not ready, and why", reasons)}
-    started = {"200": _json("It has been ready", reasons), "503": _json("Not yet, and why", reasons)}
-    text = {"200": {"description": "Prometheus' text format", "content": {"text/plain": {"schema": _TEXT}}}}
+    live = get("live", "The process runs", {"200": json_of("It does", object_of(status=TEXT))}, "probes")
+    reasons = object_of(status=TEXT, reasons=TEXTS, degraded=TEXTS)
+    answers = {"200": json_of("Ready", reasons), "503": json_of("Not ready, and why", reasons)}
+    started = {"200": json_of("It has been ready", reasons), "503": json_of("Not yet, and why", reasons)}
+    text = {"200": {"description": "Prometheus' text format", "content": {"text/plain": {"schema": TEXT}}}}
     return {
         "/live": live,
-        "/healthz": _get("healthz", "As /live", live["get"]["responses"], "probes"),
-        "/ready": _get("ready", "The broker session is up and every model serves", answers, "probes"),
-        "/readyz": _get("readyz", "As /ready", answers, "probes"),
-        "/startup": _get("startup", "It has been ready once", started, "probes"),
-        "/metrics": _get("metrics", "Metrics for Prometheus", text, "probes"),
+        "/healthz": get("healthz", "As /live", live["get"]["responses"], "probes"),
+        "/ready": get("ready", "The broker session is up and every model serves", answers, "probes"),
+        "/readyz": get("readyz", "As /ready", answers, "probes"),
+        "/startup": get("startup", "It has been ready once", started, "probes"),
+        "/metrics": get("metrics", "Metrics for Prometheus", text, "probes"),
     }
 
 
 def _state() -> dict[str, Any]:
-    model, error = _ref("Model"), _ref("Error")
-    one = {"200": _json("The model", model), "404": _json("There is no such model", error)}
+    model, error = ref("Model"), ref("Error")
+    one = {"200": json_of("The model", model), "404": json_of("There is no such model", error)}
     return {
-        "/openapi.json": _get(
-            "openapi", "This description", {"200": _json("OpenAPI 3.1", {"type": "object"})}, "state"
+        "/openapi.json": get(
+            "openapi", "This description", {"200": json_of("OpenAPI 3.1", {"type": "object"})}, "state"
         ),
-        "/api/status": _get("status", "How the gateway is", {"200": _json("State", _ref("Status"))}, "state"),
-        "/api/models": _get(
-            "models", "All models", {"200": _json("Models", _object(models={"type": "array", "items": model}))}, "state"
+        "/api/status": get("status", "How the gateway is", {"200": json_of("State", ref("Status"))}, "state"),
+        "/api/models": get(
+            "models",
+            "All models",
+            {"200": json_of("Models", object_of(models={"type": "array", "items": model}))},
+            "state",
         ),
-        "/api/models/{model}": _get("model", "One model", one, "state", [_path("model", "Name of a logical model")]),
+        "/api/models/{model}": get("model", "One model", one, "state", [in_path("model", "Name of a logical model")]),
+    }
+
+
+def _log() -> dict[str, Any]:
+    level = {"enum": [*LEVELS]}
+    state = object_of(level=level, configured=level, until=MAYBE_NUMBER)
+    events = {"type": "array", "items": object_of(timestamp=TEXT, level=TEXT, event=TEXT)}
+    log = object_of(**state["properties"], events=events)
+    parameters = [
+        query("level", "Events of this level or a higher one", level),
+        query("contains", "Events with this text in them, in upper or lower case", {**TEXT, "maxLength": 200}),
+        query("limit", "The newest so many", {"type": "integer", "minimum": 1, "maximum": 500}),
+    ]
+    refused = {
+        "400": "The body cannot be read, or names no level",
+        "401": "The token was not given",
+        "403": "The gateway has no token, so the level cannot be set; or a browser sends it for another site",
+        "408": "The request did not come in time",
+        "413": "The body is too large",
+        "429": "Too many tries without the right token; Retry-After says when the next one is heard",
+    }
+    seconds = {"type": ["number", "null"], "minimum": 1, "maximum": MAX_FOR_S}
+    schema = object_of(level={"enum": [*LEVELS, None]}, for_s=seconds) | {"additionalProperties": False}
+    choose = {
+        "operationId": "log-level",
+        "summary": "Set the level of the log",
+        "description": "Until `for_s` are over, LOG_LEVEL changes or the gateway ends; null: the configured one.",
+        "tags": ["commands"],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": {
+            "200": json_of("The level that holds now", state),
+            **{status: json_of(text, ref("Error")) for status, text in refused.items()},
+        },
+        "security": [{"token": []}],
+    }
+    return {
+        "/api/log": get("log", "The last events of the log", {"200": json_of("Events", log)}, "state", parameters),
+        "/api/log-level": {"post": choose},
     }
 
 
@@ -98,15 +165,15 @@ def _commands() -> dict[str, Any]:
         "429": "Too many tries without the right token; Retry-After says when the next one is heard",
         "500": "It was tried and failed",
     }
-    answers = {status: _json(text, _ref("Error")) for status, text in refused.items()}
-    schema = {**_object(version=_MAYBE_VERSION), "additionalProperties": False}
+    answers = {status: json_of(text, ref("Error")) for status, text in refused.items()}
+    schema = {**object_of(version=MAYBE_VERSION), "additionalProperties": False}
     body = {"required": False, "content": {"application/json": {"schema": schema}}}
-    action = _path("action", "What to do with it")
+    action = in_path("action", "What to do with it")
     action["schema"] = {"enum": [*Action]}
     parameters = [
-        _path("model", "Name of a logical model"),
+        in_path("model", "Name of a logical model"),
         action,
-        _query("version", "Version, here or in the body", _VERSION),
+        query("version", "Version, here or in the body", VERSION),
     ]
     return {
         "/api/models/{model}/{action}": {
@@ -117,7 +184,7 @@ def _commands() -> dict[str, Any]:
                 "tags": ["commands"],
                 "parameters": parameters,
                 "requestBody": body,
-                "responses": {"202": _json("What happens now", _object(message=_TEXT)), **answers},
+                "responses": {"202": json_of("What happens now", object_of(message=TEXT)), **answers},
                 "security": [{"token": []}],
             }
         }
@@ -129,8 +196,8 @@ def _infer() -> dict[str, Any]:
     content = {
         "image/*": picture,
         "application/octet-stream": picture,
-        "multipart/form-data": {"schema": _object(image={"type": "string", "format": "binary"})},
-        "application/json": {"schema": _ref("Snapshot")},
+        "multipart/form-data": {"schema": object_of(image={"type": "string", "format": "binary"})},
+        "application/json": {"schema": ref("Snapshot")},
     }
     refused = {
         "400": "The body or a parameter cannot be read",
@@ -146,11 +213,11 @@ def _infer() -> dict[str, Any]:
         "503": "The model does not serve now, or too much is under way; Retry-After says when to come back",
         "504": "No answer within the deadline",
     }
-    answers = {status: _json(text, _ref("Error")) for status, text in refused.items()}
+    answers = {status: json_of(text, ref("Error")) for status, text in refused.items()}
     parameters = [
-        _query("model", "Model; without it one whose input_topics fit http/v1/infer (`#` does), else the only one"),
-        _query("variant", "Variant that answers: `onnx`, `torch`, another of the model, or `dual`"),
-        _query("device", "device_id of the result; zones of model.yaml go by it"),
+        query("model", "Model; without it one whose input_topics fit http/v1/infer (`#` does), else the only one"),
+        query("variant", "Variant that answers: `onnx`, `torch`, another of the model, or `dual`"),
+        query("device", "device_id of the result; zones of model.yaml go by it"),
     ]
     return {
         "/v1/infer": {
@@ -161,7 +228,7 @@ def _infer() -> dict[str, Any]:
                 "tags": ["inference"],
                 "parameters": parameters,
                 "requestBody": {"required": True, "content": content},
-                "responses": {"200": _json("The result message", _ref("Result")), **answers},
+                "responses": {"200": json_of("The result message", ref("Result")), **answers},
                 "security": [{}, {"token": []}],
             }
         }
@@ -169,89 +236,66 @@ def _infer() -> dict[str, Any]:
 
 
 def _kserve() -> dict[str, Any]:
-    model, version = _path("model", "Name of a logical model"), _path("version", "Version that serves")
-    ready = {"200": _json("Ready", {"type": "object"}), "503": _json("Not ready", {"type": "object"})}
-    missing = {"404": _json("There is no such model", _ref("Error"))}
-    about = {"200": _json("Metadata", {"type": "object"}), **missing}
+    model, version = (
+        in_path("model", "Name of a logical model"),
+        in_path("version", "Version that serves"),
+    )
+    ready = {"200": json_of("Ready", {"type": "object"}), "503": json_of("Not ready", {"type": "object"})}
+    missing = {"404": json_of("There is no such model", ref("Error"))}
+    about = {"200": json_of("Metadata", {"type": "object"}), **missing}
     every = {
-        "/v2": _get("v2", "Name and version", {"200": _json("Metadata", {"type": "object"})}, "kserve"),
-        "/v2/health/live": _get("v2-live", "Liveness", {"200": _json("Live", {"type": "object"})}, "kserve"),
-        "/v2/health/ready": _get("v2-ready", "Readiness", ready, "kserve"),
+        "/v2": get("v2", "Name and version", {"200": json_of("Metadata", {"type": "object"})}, "kserve"),
+        "/v2/health/live": get("v2-live", "Liveness", {"200": json_of("Live", {"type": "object"})}, "kserve"),
+        "/v2/health/ready": get("v2-ready", "Readiness", ready, "kserve"),
     }
     for path, parameters in (("", [model]), ("/versions/{version}", [model, version])):
         name = "v2-version" if path else "v2-model"
-        every[f"/v2/models/{{model}}{path}"] = _get(name, "Metadata of a model", about, "kserve", parameters)
-        every[f"/v2/models/{{model}}{path}/ready"] = _get(
+        every[f"/v2/models/{{model}}{path}"] = get(name, "Metadata of a model", about, "kserve", parameters)
+        every[f"/v2/models/{{model}}{path}/ready"] = get(
             f"{name}-ready", "Readiness of a model", {**ready, **missing}, "kserve", parameters
         )
     return every
 
 
 def _schemas() -> dict[str, Any]:
-    variant = _object(
-        triton_model=_TEXT, state={"enum": [*State, None]}, reason=_TEXT, fix=_TEXT, version=_TEXT,
+    variant = object_of(
+        triton_model=TEXT, state={"enum": [*State, None]}, reason=TEXT, fix=TEXT, version=TEXT,
         breaker={"enum": ["closed", "open", "half_open", None]},
         input={"type": ["object", "null"]}, on_gpu={"type": ["boolean", "null"]},
-        queue_ms=_MAYBE_NUMBER, compute_ms=_MAYBE_NUMBER, memory_mb=_MAYBE_NUMBER,
+        queue_ms=MAYBE_NUMBER, compute_ms=MAYBE_NUMBER, memory_mb=MAYBE_NUMBER,
     )  # fmt: skip
     return {
-        "Error": _object(error=_object(code=_TEXT, message=_TEXT, fix=_TEXT)),
-        "Status": _object(
-            version=_TEXT, business_unit=_TEXT, facility=_TEXT, gateway_id=_TEXT,
-            status={"enum": ["ready", "not_ready"]}, reasons=_TEXTS, degraded=_TEXTS,
+        "Error": object_of(error=object_of(code=TEXT, message=TEXT, fix=TEXT)),
+        "Status": object_of(
+            version=TEXT, business_unit=TEXT, facility=TEXT, gateway_id=TEXT,
+            status={"enum": ["ready", "not_ready"]}, reasons=TEXTS, degraded=TEXTS,
             broker_connected={"type": "boolean"}, triton_ready={"type": "boolean"},
             snapshots_received={"type": "integer"},
             snapshots={"type": "object", "additionalProperties": {"type": "integer"}},
-            queue=_object(messages={"type": "integer"}, bytes={"type": "integer"}), models=_TEXTS,
+            queue=object_of(messages={"type": "integer"}, bytes={"type": "integer"}), models=TEXTS,
         ),
-        "Model": _object(
-            name=_TEXT, model_type=_MAYBE_TEXT, ready={"type": "boolean"}, layout=_MAYBE_TEXT, labels=_TEXTS,
-            input_topics=_TEXTS, alert_classes=_TEXTS, variants={"type": "object", "additionalProperties": variant},
-            model_name=_TEXT, status={"enum": [*Status]}, version=_MAYBE_VERSION, previous_version=_MAYBE_VERSION,
-            rollout={"oneOf": [_ref("Rollout"), {"type": "null"}]},
-            refused={"type": "array", "items": _ref("Refusal")}, roller=_TEXT,
+        "Model": object_of(
+            name=TEXT, model_type=MAYBE_TEXT, ready={"type": "boolean"}, layout=MAYBE_TEXT, labels=TEXTS,
+            input_topics=TEXTS, alert_classes=TEXTS, variants={"type": "object", "additionalProperties": variant},
+            model_name=TEXT, status={"enum": [*Status]}, version=MAYBE_VERSION, previous_version=MAYBE_VERSION,
+            rollout={"oneOf": [ref("Rollout"), {"type": "null"}]},
+            refused={"type": "array", "items": ref("Refusal")}, roller=TEXT,
         ),
-        "Rollout": _object(
-            version=_VERSION, step={"enum": [*Step]}, ending={"enum": [*Ending]}, percent={"type": "integer"},
-            progress=_TEXT, reason=_TEXT, fix=_TEXT, started_at=_NUMBER, ended_at=_MAYBE_NUMBER,
-            steps={"type": "array", "items": _object(step={"enum": [*Step]}, seconds=_NUMBER, note=_TEXT)},
+        "Rollout": object_of(
+            version=VERSION, step={"enum": [*Step]}, ending={"enum": [*Ending]}, percent={"type": "integer"},
+            progress=TEXT, reason=TEXT, fix=TEXT, started_at=NUMBER, ended_at=MAYBE_NUMBER,
+            steps={"type": "array", "items": object_of(step={"enum": [*Step]}, seconds=NUMBER, note=TEXT)},
         ),
-        "Refusal": _object(version=_VERSION, step={"enum": [*Step]}, reason=_TEXT, fix=_TEXT, at=_NUMBER),
-        "Snapshot": _object(
-            device_id=_TEXT, timestamp={"type": ["number", "string"]}, image_data=_TEXT,
-            values={"type": "array", "items": _NUMBER}, metadata={"type": "object"}, model_name=_TEXT,
-            backend_preference=_TEXT,
+        "Refusal": object_of(version=VERSION, step={"enum": [*Step]}, reason=TEXT, fix=TEXT, at=NUMBER),
+        **console_schemas(),
+        "Snapshot": object_of(
+            device_id=TEXT, timestamp={"type": ["number", "string"]}, image_data=TEXT,
+            values={"type": "array", "items": NUMBER}, metadata={"type": "object"}, model_name=TEXT,
+            backend_preference=TEXT,
         ),
-        "Result": _object(
-            message_type=_TEXT, result_id=_TEXT, timestamp={"type": ["number", "string"]}, device_id=_TEXT,
-            model_name=_TEXT, model_version=_TEXT, backend_used=_TEXT, inference_time_ms=_NUMBER,
+        "Result": object_of(
+            message_type=TEXT, result_id=TEXT, timestamp={"type": ["number", "string"]}, device_id=TEXT,
+            model_name=TEXT, model_version=TEXT, backend_used=TEXT, inference_time_ms=NUMBER,
             predictions={"type": "array", "items": {"type": "object"}}, metadata={"type": "object"},
         ),
     }  # fmt: skip
-
-
-def _object(**properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": properties}
-
-
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _json(text: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": text, "content": {"application/json": {"schema": schema}}}
-
-
-def _get(
-    name: str, summary: str, responses: dict[str, Any], tag: str, parameters: list[dict[str, Any]] | None = None
-) -> dict[str, Any]:
-    operation = {"operationId": name, "summary": summary, "tags": [tag], "responses": responses}
-    return {"get": {**operation, "parameters": parameters} if parameters else operation}
-
-
-def _path(name: str, text: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "description": text, "schema": _TEXT}
-
-
-def _query(name: str, text: str, schema: dict[str, Any] = _TEXT) -> dict[str, Any]:
-    return {"name": name, "in": "query", "description": text, "schema": schema}

@@ -13,12 +13,17 @@ from gateway.bench.records import Report
 from gateway.errors import ConfigError
 
 
+def to_json(report: Report) -> bytes:
+    """All of it, for a machine; ends with a line end."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+
+
 def save(report: Report, json_file: Path | None, plots: Path | None, say: Callable[[str], None]) -> None:
     """Write what was asked for; `say` gets a line for each plot. Raises ConfigError after all that could be written."""
     failed = []
     if json_file is not None:
         try:
-            json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+            json_file.write_bytes(to_json(report))
         except OSError as error:
             failed.append(f"{json_file}: {error.strerror}")
             if json_file.is_file():

@@ -33,6 +33,8 @@ STARTS = 3
 
 Say = Callable[[str], None]
 Step = tuple[str, Callable[[], None]]
+Advance = Callable[[float], None]
+"""Told which share of the steps is done, between 0 and 1."""
 
 
 class Run:
@@ -48,7 +50,7 @@ class Run:
         self.report: Report | None = None
         """None until the parts are up."""
 
-    def measure(self) -> None:
+    def measure(self, advance: Advance) -> None:
         """All of the plan; KeyboardInterrupt ends it with what there is, and a step that fails is named in the report.
 
         Raises StackError where broker or Triton do not start.
@@ -61,7 +63,7 @@ class Run:
             with BenchSite(self._repository, sorted(sizes), self._settings) as site:
                 self.report = Report(describe(site), self._plan)
                 with Driver(site.broker.host, site.broker.port, ANSWER_TOPICS) as driver:
-                    self._steps(site, driver, started)
+                    self._steps(site, driver, started, advance)
         except KeyboardInterrupt:
             if self.report is None:
                 raise
@@ -72,7 +74,7 @@ class Run:
         self.report.frames = self._frames.sets()
         self.report.targets = targets(self.report)
 
-    def _steps(self, site: BenchSite, driver: Driver, started: float) -> None:
+    def _steps(self, site: BenchSite, driver: Driver, started: float, advance: Advance) -> None:
         closed = Closed(site, driver, self._frames, self._plan)
         steps = [
             *self._throughput(site, closed),
@@ -84,6 +86,7 @@ class Run:
         try:
             for number, (name, step) in enumerate(steps, start=1):
                 self._say(f"[{time.monotonic() - started:5.1f} s] {number}/{len(steps)} {name}")
+                advance((number - 1) / len(steps))
                 try:
                     step()
                 except StackError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import os
 import signal
@@ -54,7 +55,9 @@ def _settings(_context: click.Context, _option: click.Parameter, given: tuple[st
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or name.lower() not in Settings.model_fields:
-            raise click.BadParameter(f"'{text[:60]}' is no NAME=VALUE of a setting; docs/configuration.md has them all")
+            nearest = difflib.get_close_matches(name.lower(), Settings.model_fields, n=1)
+            meant = f"did you mean {nearest[0].upper()}?" if nearest else "docs/configuration.md has them all"
+            raise click.BadParameter(f"'{text[:60]}' is no NAME=VALUE of a setting; {meant}")
         found[name.upper()] = value
     return found
 
@@ -63,6 +66,7 @@ def _settings(_context: click.Context, _option: click.Parameter, given: tuple[st
     epilog=examples(
         "edge-gateway bench --quick",
         "edge-gateway bench --json bench.json --plots plots/",
+        "edge-gateway bench --quick --json | jq .throughput",
         "edge-gateway bench --only gateway,script --sizes 224,640 --seconds 10",
         "edge-gateway bench --only gateway --sizes 640 --set TRITON_SHARED_MEMORY=off",
     )
@@ -89,7 +93,15 @@ def _settings(_context: click.Context, _option: click.Parameter, given: tuple[st
 @click.option("--rate", type=FiniteRange(0.1, 10_000), help="Snapshots a second of the open loop.  [default: 5]")
 @click.option("--seconds", type=FiniteRange(0.1, 3600), help="Of one measurement.  [default: 2]")
 @click.option("--set", "settings", multiple=True, callback=_settings, metavar="NAME=VALUE", help="Gateway's setting.")
-@click.option("--json", "json_file", type=FILE, help="File to write everything to.")
+@click.option(
+    "--json",
+    "json_file",
+    type=FILE,
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    help="Print everything as one JSON object in place of the tables; with FILE: write it there, beside them.",
+)
 @click.option("--plots", type=FILE, help="Folder to draw SVG plots in.")
 @click.option("--markdown", is_flag=True, help="Print the tables as Markdown.")
 def bench(
@@ -113,16 +125,20 @@ def bench(
     """
     if quick and full:
         raise click.UsageError("--quick and --full exclude each other")
+    as_json = json_file is not None and str(json_file) == "-"
+    json_file = None if as_json else json_file
+    if as_json and markdown:
+        raise click.UsageError("--json without a file takes the place of the tables, so there is no --markdown")
     _require_extra()
     _require_writable(json_file, plots)
     kind: Literal["quick", "default", "full"] = "quick" if quick else "full" if full else "default"
     cores = len(os.sched_getaffinity(0))
     plan = make_plan(kind, Filters(**filters), seconds=seconds, rate=rate, quality=quality, cores=cores)
-    report = _measure(plan, repository, settings)
-    from gateway.bench.files import save
+    report = _measure(plan, repository, settings, quiet=as_json)
+    from gateway.bench.files import save, to_json
     from gateway.bench.tables import as_markdown, as_text
 
-    click.echo((as_markdown if markdown else as_text)(report))
+    click.echo(to_json(report) if as_json else (as_markdown if markdown else as_text)(report), nl=not as_json)
     save(report, json_file, plots, lambda line: click.echo(line, err=True))
     if report.failed:
         fix = "Each says why above; mend that and run it again"
@@ -130,18 +146,19 @@ def bench(
     sys.exit(128 + signal.SIGINT if report.interrupted else 0)
 
 
-def _measure(plan: Plan, repository: Path, settings: dict[str, str]) -> Report:
+def _measure(plan: Plan, repository: Path, settings: dict[str, str], *, quiet: bool) -> Report:
     from gateway.bench.run import Run
     from gateway.local.backend_directory import find_stub, find_wheel
     from gateway.local.stack import terminate_like_interrupt
     from gateway.logs import configure_logging
+    from gateway.terminal.progress import progress, say_above
 
     find_stub(find_wheel())  # says what is not installed before anything is started
     configure_logging("warning", "text")
-    run = Run(plan, repository, settings, lambda line: click.echo(line, err=True))
-    with terminate_like_interrupt():
+    run = Run(plan, repository, settings, lambda line: say_above(line, sys.stderr))
+    with terminate_like_interrupt(), progress("Measuring", 1.0, "share", quiet=quiet, still=True) as bar:
         try:
-            run.measure()
+            run.measure(bar.to)
         except KeyboardInterrupt:
             raise click.Abort from None
     assert run.report is not None

@@ -15,7 +15,7 @@ import click
 import yaml
 
 from gateway.addresses import shown
-from gateway.commands.options import CONFIG, FILE, examples
+from gateway.commands.options import CONFIG, FILE, JSON, examples
 from gateway.config import RELOADABLE, Settings
 from gateway.config_files import missing_files
 from gateway.config_reading import given_variables, load_settings, named_file, read_settings
@@ -58,11 +58,13 @@ def config() -> None:
     show_default=True,
     help="As gateway.yaml, as JSON with the source of each value, or as variables of a shell.",
 )
-def show(config: Path | None, everything: bool, form: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def show(config: Path | None, everything: bool, form: str, as_json: bool) -> None:
     """Print the settings that hold, and where each comes from.
 
     Files with secrets are named, what is in them is not shown.
     """
+    form = "json" if as_json else form
     items = [item for item in effective(config) if everything or item.source != "default"]
     if not items and form != "json":
         click.echo("# Nothing is set; --all shows the defaults")
@@ -121,15 +123,21 @@ def _plain(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-@config.command(epilog=examples("edge-gateway config check", "edge-gateway config check gateway.yaml"))
+@config.command(
+    epilog=examples("edge-gateway config check", "edge-gateway config check gateway.yaml --json | jq .errors")
+)
 @click.argument("file", type=FILE, required=False)
-def check(file: Path | None) -> None:
+@JSON
+def check(file: Path | None, as_json: bool) -> None:
     """Say what is wrong with FILE, the environment and every model.yaml.
 
     FILE is a gateway.yaml, without it the one that GATEWAY_CONFIG names. Exit code 2 when the gateway would not run
     like this, 0 otherwise; everything that is wrong is named at once.
     """
     report = examine(file)
+    if as_json:
+        click.echo(json.dumps(_report_json(report), indent=2, ensure_ascii=False))
+        sys.exit(2 if report.errors else 0)
     for warning in report.warnings:
         click.echo(f"edge-gateway: warning: {warning}", err=True)
     for error in report.errors:
@@ -148,6 +156,11 @@ class Report:
     errors: tuple[ConfigError, ...]
     warnings: tuple[str, ...]
     summary: str
+
+
+def _report_json(report: Report) -> dict[str, Any]:
+    errors = [{"message": error.message, "where": error.where, "fix": error.fix} for error in report.errors]
+    return {"ok": not errors, "errors": errors, "warnings": list(report.warnings), "summary": report.summary}
 
 
 def examine(file: Path | None = None) -> Report:

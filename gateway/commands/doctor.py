@@ -20,6 +20,7 @@ from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
     from gateway.doctor.findings import Check, Finding
+    from gateway.doctor.triton_metrics import MetricsPage
     from gateway.models.repository import LogicalModel
 
 LIMIT_S = 12.0
@@ -34,18 +35,20 @@ LIMIT_S = 12.0
 def doctor(config: Path | None, as_json: bool) -> None:
     """Say what is wrong with this installation and how to mend it.
 
-    Looks at the settings, the broker, Triton, the models and this machine, with a session of its own: a running gateway
-    does not notice. Publishes one small message below STATUS_TOPIC. Exit code 0 without problems, 1 with some, 2 when
-    the settings cannot be used.
+    Looks at the settings, the broker, Triton, the models, the clocks, this machine and the receiver of traces, with
+    sessions of its own: a running gateway does not notice. Publishes one small message below each topic of answers.
+    Exit code 0 without problems (warnings are none), 1 with some, 2 when the settings cannot be used.
     """
     from gateway.doctor.findings import as_json as to_json
     from gateway.doctor.findings import as_text
     from gateway.logs import configure_logging, use_colour
+    from gateway.terminal.progress import busy
 
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes to stderr what the findings say
     configure_logging("error", "sentence")
     settings = load_settings(config)
-    findings = asyncio.run(_examine(settings, config))
+    with busy("Looking at this installation", quiet=as_json):
+        findings = asyncio.run(_examine(settings, config))
     result = to_json(findings)
     if as_json:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
@@ -57,19 +60,29 @@ def doctor(config: Path | None, as_json: bool) -> None:
 async def _examine(settings: Settings, config: Path | None) -> list[Finding]:
     from gateway.doctor.findings import Check, examine
     from gateway.doctor.machine import CLOCK, CONFIGURATION, MACHINE, MODELS, check_configuration, check_machine
+    from gateway.doctor.traces import AREA as TRACES
+    from gateway.doctor.traces import check_traces
     from gateway.doctor.triton import AREA as TRITON
-    from gateway.doctor.triton import check_metrics
+    from gateway.doctor.triton_metrics import check_metrics
     from gateway.terminal.threads import apart
+
+    page: asyncio.Future[MetricsPage | None] = asyncio.get_running_loop().create_future()
 
     checks = [
         Check(CONFIGURATION, apart(lambda: check_configuration(settings, config)), LIMIT_S),
         _broker(settings),
-        Check(TRITON, _triton_and_models(settings), LIMIT_S),
-        Check(TRITON, check_metrics(settings), LIMIT_S),
+        Check(TRITON, _triton_and_models(settings, page), LIMIT_S),
+        Check(TRITON, check_metrics(settings, page), LIMIT_S),
+        Check(TRACES, check_traces(settings), LIMIT_S),
         Check(MACHINE, apart(lambda: check_machine(settings)), LIMIT_S),
     ]
-    order = [area.name for area in (CONFIGURATION, checks[1].area, TRITON, MODELS, CLOCK, MACHINE)]
-    return sorted(await examine(checks), key=lambda finding: order.index(finding.area))
+    order = [area.name for area in (CONFIGURATION, checks[1].area, TRITON, MODELS, CLOCK, MACHINE, TRACES)]
+    found = await examine(checks, _still_looking if sys.stderr.isatty() else None)
+    return sorted(found, key=lambda finding: order.index(finding.area))
+
+
+def _still_looking(areas: list[str]) -> None:
+    click.echo(f"Still looking at: {', '.join(areas)}", err=True)
 
 
 def _broker(settings: Settings) -> Check:
@@ -90,13 +103,13 @@ def _broker(settings: Settings) -> Check:
     return Check(AREA, work(), LIMIT_S)
 
 
-async def _triton_and_models(settings: Settings) -> list[Finding]:
+async def _triton_and_models(settings: Settings, page: asyncio.Future[MetricsPage | None]) -> list[Finding]:
     from gateway.doctor.machine import check_models
     from gateway.doctor.triton import check_triton
     from gateway.terminal.threads import apart
 
     models, errors = await apart(lambda: _read_models(settings))
-    return [*check_models(settings, models, errors), *await check_triton(settings, models)]
+    return [*check_models(settings, models, errors), *await check_triton(settings, models, page)]
 
 
 def _read_models(settings: Settings) -> tuple[list[LogicalModel], list[ConfigError]]:

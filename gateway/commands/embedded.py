@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gateway.commands.options import FILE, PORT, REPOSITORY, FiniteRange, examples, require_folder
+from gateway.commands.options import FILE, JSON, PORT, REPOSITORY, FiniteRange, examples, require_folder
 from gateway.errors import ConfigError
 
 
@@ -37,24 +37,44 @@ def demo(repository: Path, seconds: float | None, rate: float, output: Path) -> 
     sys.exit(run_demo(repository, seconds=seconds or None, rate=rate, output=output))
 
 
-@click.command(epilog=examples("edge-gateway stack", "edge-gateway stack --mqtt-port 1883 --grpc-port 8001"))
+@click.command(
+    epilog=examples(
+        "edge-gateway stack",
+        "edge-gateway stack --mqtt-port 1883 --grpc-port 8001",
+        "edge-gateway stack --json | jq -r .triton.grpc",
+    )
+)
 @REPOSITORY
 @click.option("--mqtt-port", type=PORT, help="[default: a free one]")
 @click.option("--grpc-port", type=PORT, help="[default: a free one]")
 @click.option("--http-port", type=PORT, help="[default: a free one]")
 @click.option("--metrics-port", type=PORT, help="[default: a free one]")
+@JSON
 def stack(
-    repository: Path, mqtt_port: int | None, grpc_port: int | None, http_port: int | None, metrics_port: int | None
+    repository: Path,
+    mqtt_port: int | None,
+    grpc_port: int | None,
+    http_port: int | None,
+    metrics_port: int | None,
+    as_json: bool,
 ) -> None:
     """Run an embedded broker and Triton for `serve`.
 
-    Says what to export so that the other commands find them.
+    Says what to export so that the other commands find them; with --json that and all addresses in one line, as soon
+    as everything is up.
     """
     require_folder(repository)
     from gateway.local.stack import run_stack
 
     sys.exit(
-        run_stack(repository, mqtt_port=mqtt_port, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
+        run_stack(
+            repository,
+            mqtt_port=mqtt_port,
+            grpc_port=grpc_port,
+            http_port=http_port,
+            metrics_port=metrics_port,
+            as_json=as_json,
+        )
     )
 
 
@@ -63,9 +83,14 @@ def stack(
 @click.option("--grpc-port", type=PORT, help="[default: a free one]")
 @click.option("--http-port", type=PORT, help="[default: a free one]")
 @click.option("--metrics-port", type=PORT, help="[default: a free one]")
-def triton(repository: Path, grpc_port: int | None, http_port: int | None, metrics_port: int | None) -> None:
+@JSON
+def triton(
+    repository: Path, grpc_port: int | None, http_port: int | None, metrics_port: int | None, as_json: bool
+) -> None:
     """Run the embedded Triton alone on a repository."""
     require_folder(repository)
     from gateway.local.stack import run_triton
 
-    sys.exit(run_triton(repository, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port))
+    sys.exit(
+        run_triton(repository, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port, as_json=as_json)
+    )

@@ -36,6 +36,7 @@ CONFIG = click.option(
     "--config", type=FILE, help="gateway.yaml to read; the environment wins.  [default: $GATEWAY_CONFIG]"
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+JSON_LINES = click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line, as it comes.")
 
 
 def examples(*lines: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gateway.commands.broker import address, run_visit, visitor
-from gateway.commands.options import FiniteRange, examples
+from gateway.commands.options import JSON_LINES, FiniteRange, examples
 from gateway.config import Settings
 from gateway.config_reading import load_settings
 from gateway.errors import ConfigError
@@ -94,6 +94,7 @@ def _named(_context: click.Context, _option: click.Parameter, given: str) -> str
     type=FiniteRange(0, min_open=True),
     help="Seconds to wait for the broker before giving up.",
 )
+@JSON_LINES
 def send(
     pictures: tuple[str, ...],
     topic: str | None,
@@ -108,6 +109,7 @@ def send(
     readings: tuple[tuple[float, ...], ...],
     sensor_id: str,
     timeout: float,
+    as_json: bool,
 ) -> None:
     """Publish PICTURES as a camera would, or readings as a sensor would.
 
@@ -142,7 +144,9 @@ def send(
 
     broker = visitor(settings, "send", ())
     rounds = None if loop else repeat or 1
-    work = publish_all(broker, address(settings), sources, made, repeat=rounds, rate=rate, timeout_s=timeout)
+    work = publish_all(
+        broker, address(settings), sources, made, repeat=rounds, rate=rate, timeout_s=timeout, as_json=as_json
+    )
     sys.exit(run_visit(work))
 
 

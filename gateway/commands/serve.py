@@ -19,15 +19,15 @@ from gateway.config import Settings
 from gateway.config_files import certificate_files, triton_tls
 from gateway.config_reading import load_settings
 from gateway.config_warnings import settings_warnings
+from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
     from gateway.adapters.mqtt import MqttBroker
     from gateway.adapters.triton import TritonServer
     from gateway.app import Gateway, Part
-    from gateway.errors import ConfigError
     from gateway.metrics import Metrics
     from gateway.models.repository import LogicalModel
-    from gateway.ports import Broker
+    from gateway.ports import Broker, SpanSink
     from gateway.rollout.lease import Lease
     from gateway.rollout.verify import Checks
 
@@ -79,7 +79,10 @@ async def _serve(settings: Settings, config_file: Path | None, cores: Cores) -> 
 
 def finish(code: int, stuck: bool) -> int:
     """The exit code; where a thread never ends, for which Python would wait, the process ends here."""
+    from gateway.logs import finish_logging
+
     if stuck:
+        finish_logging()
         sys.stderr.flush()
         os._exit(code)
     return code
@@ -105,11 +108,13 @@ def compose(
     """The gateway and all that it is made of; nothing is connected yet. Raises ConfigError."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's core writes to stderr, past the log
     from gateway.app import Gateway
+    from gateway.flow.quiet_libtiff import silence_libtiff
     from gateway.layouts.custom import load_custom_layouts
     from gateway.metrics import Metrics
 
     if settings.layouts_dir is not None:
         load_custom_layouts(settings.layouts_dir)  # before any model.yaml is read, which may name one of them
+    silence_libtiff()
     metrics = metrics or Metrics()
     if worker is None:
         metrics.workers.set(1)
@@ -119,7 +124,8 @@ def compose(
     triton = _triton(settings, metrics)
     checks, part = _checks(settings), worker.part if worker else None
     lease = (worker and worker.lease) or _lease(settings)
-    return Gateway(settings, broker, triton, metrics, config_file, checks, lease, part, cores)
+    spans = _spans(settings, metrics, one_of_several=worker is not None)
+    return Gateway(settings, broker, triton, metrics, config_file, checks, lease, part, cores, spans)
 
 
 def session(settings: Settings, metrics: Metrics) -> tuple[Broker, MqttBroker]:
@@ -167,6 +173,34 @@ def _triton(settings: Settings, metrics: Metrics) -> TritonServer:
     return triton
 
 
+def _spans(settings: Settings, metrics: Metrics, *, one_of_several: bool) -> SpanSink | None:
+    """Where traces go; raises ConfigError without the extra that they need."""
+    if settings.otel_exporter_otlp_endpoint is None:
+        return None
+    from gateway import __version__
+
+    try:
+        from gateway.adapters.otlp import OtlpSpans
+    except ImportError as error:
+        raise ConfigError(
+            f"traces need OpenTelemetry, which is not installed ({error})",
+            where="OTEL_EXPORTER_OTLP_ENDPOINT",
+            fix="pip install 'triton-edge-gateway[tracing]'",
+        ) from error
+    attributes = {
+        "service.name": "edge-gateway",
+        "service.version": __version__,
+        "service.instance.id": f"{settings.gateway_id}-{os.getpid()}" if one_of_several else settings.gateway_id,
+        "edge_gateway.gateway_id": settings.gateway_id,
+        "edge_gateway.facility": settings.facility,
+        "edge_gateway.business_unit": settings.business_unit,
+    }
+    count = metrics.trace_spans.labels
+    return OtlpSpans(
+        settings.otel_exporter_otlp_endpoint, attributes, lambda outcome, number: count(outcome).inc(number)
+    )
+
+
 def _checks(settings: Settings) -> Checks:
     """What a drop has to pass, as far as its files tell; raises ConfigError for a key that is no key."""
     from gateway.doctor.drops import examine_drop
@@ -199,4 +233,4 @@ def _check_environment(settings: Settings) -> None:
 
     log = structlog.get_logger(__name__)
     for warning in settings_warnings(settings, os.environ):
-        log.warning(warning)
+        log.warning("A setting may not do what is meant", reason=warning)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gateway.commands.broker import address, run_visit, visitor
-from gateway.commands.options import FILE, examples
+from gateway.commands.options import FILE, JSON_LINES, examples
 from gateway.config import Settings
 from gateway.config_reading import load_settings
 
 if TYPE_CHECKING:
     from gateway.messages import Message
-    from gateway.terminal.save import PictureOf
+    from gateway.terminal.save import Album, PictureOf
 
 
 @click.command(
@@ -23,33 +23,60 @@ if TYPE_CHECKING:
         "edge-gateway watch",
         "edge-gateway watch --json | jq .predictions",
         "edge-gateway watch --save answers --keep 200",
+        "edge-gateway watch --plain --count 10",
     )
 )
 @click.option("--count", type=click.IntRange(1), help="End after so many results and errors.")
-@click.option("--json", "raw", is_flag=True, help="Print the messages themselves, one a line.")
-@click.option("--save", type=FILE, help="Folder for a JSON file of each message, and the picture of each result.")
+@click.option("--plain", is_flag=True, help="One line a message, as it is in a pipe.")
+@JSON_LINES
+@click.option(
+    "--save", type=FILE, help="Folder for a JSON file of each message, and the picture of each result with its boxes."
+)
 @click.option(
     "--keep", default=1000, show_default=True, type=click.IntRange(1), help="Messages that --save keeps; the last ones."
 )
-def watch(count: int | None, raw: bool, save: Path | None, keep: int) -> None:
-    """Show results, comparisons, errors, alerts and status live.
+@click.option("--originals", is_flag=True, help="Save pictures as they came, without boxes.")
+def watch(count: int | None, plain: bool, as_json: bool, save: Path | None, keep: int, originals: bool) -> None:
+    """Show what the gateways answer, live.
 
-    With --save it also listens to the pictures themselves, so that each stands beside its result.
+    On a terminal: the cameras with their rate, latency and last detections, the gateways, and the last alerts and
+    errors. In a pipe, or with --plain: results, comparisons, errors, alerts and status, a line each. With --save it
+    also listens to the pictures, and keeps each with its boxes beside its result.
     """
-    from gateway.terminal.save import Album
-    from gateway.terminal.watch import watch as show_all
-    from gateway.terminal.watch import watched_topics
+    from gateway.terminal.ability import can_draw
+    from gateway.terminal.watch import watch as show_lines
+    from gateway.terminal.watch import watch_live, watched_topics
     from gateway.topics import TopicPattern, without_share
 
+    if plain and as_json:
+        raise click.UsageError("--plain and --json exclude each other")
+    if originals and save is None:
+        raise click.UsageError("--originals says how to --save; name its folder too")
     settings = load_settings()
-    topics, album = watched_topics(settings), None
+    live = not plain and not as_json and can_draw(sys.stdout)
+    topics, album = watched_topics(settings, live=live), None
     if save is not None:
-        album = Album(save, keep, _picture_of(settings))
+        album = _album(settings, save, keep, originals=originals)
         # Without $share/: a member of the group would take snapshots away from the gateways.
         inputs = [TopicPattern(without_share(text)).subscription for text in settings.mqtt_input_topics]
         topics = tuple(dict.fromkeys((*topics, *inputs)))
-    broker = visitor(settings, "watch", topics)
-    sys.exit(run_visit(show_all(broker, address(settings), count=count, raw=raw, album=album)))
+    broker, where = visitor(settings, "watch", topics), address(settings)
+    if live:
+        sys.exit(run_visit(watch_live(broker, where, count=count, album=album)))
+    sys.exit(run_visit(show_lines(broker, where, count=count, as_json=as_json, album=album)))
+
+
+def _album(settings: Settings, folder: Path, keep: int, *, originals: bool) -> Album:
+    from gateway.terminal.save import Album
+
+    if originals:
+        return Album(folder, keep, _picture_of(settings))
+    from gateway.local.annotate import annotate
+
+    def draw(image: bytes, result: dict[str, Any]) -> bytes | None:
+        return annotate(image, result, settings.max_image_pixels)
+
+    return Album(folder, keep, _picture_of(settings), draw)
 
 
 def _picture_of(settings: Settings) -> PictureOf:

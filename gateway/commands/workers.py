@@ -57,13 +57,15 @@ async def _front(settings: Settings, config_file: Path | None, folder: Path) -> 
     standing = Standing(relay.seats, broker)
     front = Front(live, broker, relay, workers, standing, metrics)
     place = settings.http_host, settings.http_port
-    surface = Surface(place, relay.seats, sockets, standing, metrics, front.merged, settings.api_token_file)
+    surface = Surface(place, relay.seats, sockets, standing, metrics, front.merged, settings)
     _pass_on_signals(front)
     return await front.run(surface)
 
 
 def _pass_on_signals(front: Front) -> None:
     """As one process does: SIGINT and SIGTERM stop in order, a second one at once; SIGHUP reloads."""
+    from gateway.logs import finish_logging
+
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, front.reload)
     asked = False
@@ -72,6 +74,7 @@ def _pass_on_signals(front: Front) -> None:
         nonlocal asked
         if asked:
             front.kill()
+            finish_logging()
             os._exit(1)
         asked = True
         front.stop()
@@ -82,14 +85,13 @@ def _pass_on_signals(front: Front) -> None:
 
 def run_worker(settings: Settings, config_file: Path | None, as_worker: tuple[int, int, int], http_socket: Path) -> int:
     """Run one of several workers; `as_worker` is its index, the descriptor of its channel, and the front's id."""
-    import structlog
-
+    from gateway.logs import name_process
     from gateway.workers.processes import end_with
 
     index, channel, parent = as_worker
     end_with(parent)
     http_socket.unlink(missing_ok=True)  # of the one before
-    structlog.contextvars.bind_contextvars(worker=index + 1)
+    name_process(worker=index + 1)
     cores = cores_for(settings, index, settings.workers)
     cores.pin_loop()
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gateway.camera_counts import OUTCOMES
 from gateway.errors import Outcome
 from gateway.messages import Message
 from gateway.metrics import Metrics
@@ -41,7 +42,7 @@ class AckLedger:
         self._tickets: deque[_Ticket] = deque()
         self._open: dict[str, _Ticket] = {}
         metrics.unacknowledged_messages.set_function(self._tickets.__len__)
-        self._outcomes = {outcome: metrics.snapshots.labels(outcome.value) for outcome in Outcome}
+        self._outcomes = {each: (metrics.snapshots.labels(each.value), place) for place, each in enumerate(OUTCOMES)}
 
     def open(self, result_id: str, message: Message) -> bool:
         """Take a message in; from here on it gets an outcome.
@@ -87,13 +88,20 @@ class AckLedger:
         self._queue(_Ticket(_receipt(message), settled=True))
         self._acknowledge_settled()
 
-    def settle(self, result_id: str, outcome: Outcome) -> None:
-        """Give a snapshot its outcome and acknowledge every message that no older one holds back."""
+    def settle(self, result_id: str, outcome: Outcome, device_id: str | None = None) -> None:
+        """Give a snapshot its outcome and acknowledge every message that no older one holds back.
+
+        Without a `device_id` it is counted for no camera.
+        """
         leader = self._open.pop(result_id)
         for ticket in (leader, *leader.followers):
             ticket.settled = True
             ticket.acknowledge = outcome is not Outcome.ABANDONED
-        self._outcomes[outcome].inc(1 + len(leader.followers) + leader.shared)
+        counter, place = self._outcomes[outcome]
+        number = 1 + len(leader.followers) + leader.shared
+        counter.inc(number)
+        if device_id is not None:
+            self._metrics.cameras.count(device_id, place, number, leader.message.received_at)
         self._acknowledge_settled()
 
     def abandon_rest(self) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import structlog
 
 from gateway.errors import BrokerUnavailable, PublishRefused
 from gateway.flow.alerts import Alert, AlertBook, alert_publication
+from gateway.flow.gallery import Gallery
 from gateway.flow.outgoing import Outgoing
 from gateway.messages import Predicted
 from gateway.metrics import Metrics
@@ -24,11 +26,14 @@ AT_ONCE = 64
 class Alerting:
     """Keeps the book of alerts, and publishes their ends; while the broker is away the ends wait with the answers."""
 
-    def __init__(self, broker: Broker, outgoing: Outgoing, metrics: Metrics) -> None:
+    def __init__(self, broker: Broker, outgoing: Outgoing, metrics: Metrics, gallery: Gallery | None = None) -> None:
         self._broker = broker
         self._outgoing = outgoing
         self._metrics = metrics
+        self._gallery = gallery
         self._book = AlertBook()
+        self.on_said: Callable[[Alert], None] | None = None
+        """Is told of each start and end that is published."""
 
     def see(self, predicted: Predicted) -> list[Alert]:
         """The alerts that start with this result; some that its camera has not shown for long end.
@@ -51,6 +56,10 @@ class Alerting:
         """It is published."""
         self._book.said(alert)
         self._metrics.alerts.labels(alert.model_name, alert.event).inc()
+        if self._gallery is not None:
+            self._gallery.alert(alert.origin.device_id, alert_publication(alert).payload)
+        if self.on_said is not None:
+            self.on_said(alert)
 
     async def watch(self) -> None:
         """End the alerts whose class has not been seen for long, for ever."""

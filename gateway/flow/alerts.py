@@ -263,7 +263,7 @@ class AlertBook:
             alert_id=identity.hexdigest()[:32],
             event="start",
             topic=topic,
-            origin=replace(origin, topic="", correlation_data=None, response_topic=None),
+            origin=replace(origin, topic="", correlation_data=None, response_topic=None, span=None),
             model_name=key[1],
             class_name=key[2],
             severity=alerts.severity,

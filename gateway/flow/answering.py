@@ -24,6 +24,7 @@ from gateway.live import Live
 from gateway.messages import Answered, Job, Predicted, Prepared, Selection, Window
 from gateway.metrics import Metrics
 from gateway.models.catalog import ServedModel, State
+from gateway.traces import SnapshotSpan
 
 
 class Answering:
@@ -63,14 +64,22 @@ class Answering:
 
     async def prepare(self, job: Job, names: Iterable[str], queued_ms: float = 0.0) -> Prepared:
         """Step 4 for these variants, those of them that serve, in a thread; raises what is the picture's fault."""
-        started = time.monotonic()
+        started, span = time.monotonic(), job.snapshot.origin.span
         variants = [variant for name in names if (variant := job.model.variants[name]).state is State.READY]
-        with self._timed("preprocess"):
-            inputs = await asyncio.get_running_loop().run_in_executor(
-                self._threads, prepare, job.snapshot, job.model.spec, variants, self._live.current.max_image_pixels,
-                self._inference.allocate,
-            )  # fmt: skip
-        return Prepared(job, inputs, queued_ms, (time.monotonic() - started) * 1000)
+        try:
+            with self._timed("preprocess"):
+                inputs = await asyncio.get_running_loop().run_in_executor(
+                    self._threads, prepare, job.snapshot, job.model.spec, variants,
+                    self._live.current.max_image_pixels, self._inference.allocate,
+                )  # fmt: skip
+        except SnapshotError as error:
+            if span is not None:
+                span.step("preprocess", started, time.monotonic(), error=error)
+            raise
+        now = time.monotonic()
+        if span is not None:
+            span.step("preprocess", started, now)
+        return Prepared(job, inputs, queued_ms, (now - started) * 1000)
 
     async def ask(self, prepared: Prepared, selection: Selection, place: Place | None = None) -> Predicted:
         """Steps 6 and 7, again with the next variant as long as an answer cannot be read; each is asked once.
@@ -97,6 +106,8 @@ class Answering:
 
     async def _read(self, answered: Answered, attempt: Attempt) -> Predicted:
         predicted = await self._reader.read(answered)
+        if (span := answered.job.snapshot.origin.span) is not None:
+            _add_reading(span, predicted)
         for name, result in predicted.results.items():
             if answered.answers[name].error is None:
                 attempt.came(name, result.error)
@@ -128,6 +139,12 @@ class Answering:
     def _count_error(self, predicted: Predicted, variant: str, error: SnapshotError) -> None:
         if self._metrics is not None:
             self._metrics.inference_errors.labels(predicted.job.model.spec.name, variant, error.code).inc()
+
+
+def _add_reading(span: SnapshotSpan, predicted: Predicted) -> None:
+    """Add the step, as long as it took by itself; what it waited for a thread before that is a gap."""
+    now = time.monotonic()
+    span.step("postprocess", now - predicted.postprocess_ms / 1000, now, error=predicted.primary.error)
 
 
 def asked_names(selection: Selection) -> tuple[str, ...]:

@@ -173,20 +173,22 @@ class Breakers:
         return any(breaker is None or breaker.free or breaker.due(now) for breaker in serving)
 
     def _changed(self, key: tuple[str, str], breaker: Breaker, before: BreakerState) -> None:
-        named = {"model": key[0], "variant": key[1], "version": breaker.version}
         last = breaker.last
         if before is BreakerState.CLOSED and breaker.state is BreakerState.OPEN and last is not None:
             self._metrics.circuit_breaker_opened.labels(*key).inc()
             log.warning(
                 "A variant fails again and again, it is not asked for now",
-                **named,
+                model=key[0],
+                variant=key[1],
+                version=breaker.version,
                 failures=breaker.failures,
                 code=last.code,
                 reason=last.message,
                 fix=last.fix,
             )
         elif before is not BreakerState.CLOSED and breaker.state is BreakerState.CLOSED:
-            log.info("A variant answers again", **named, seconds=round(self._clock() - breaker.opened_at, 2))
+            open_s = round(self._clock() - breaker.opened_at, 2)
+            log.info("A variant answers again", model=key[0], variant=key[1], version=breaker.version, open_s=open_s)
         self._show(key)
         if breaker.state is BreakerState.OPEN:
             wait_s = max(0.0, breaker.due_at - self._clock())

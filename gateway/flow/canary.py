@@ -113,8 +113,7 @@ class Canary:
         model = turn.model
         job = turn.job if turn.job.model is model else replace(turn.job, model=model)
         refuse_if_changed(job, model)
-        withheld = self._stable.withheld(model)
-        selection = choose(job.snapshot, model, self._live.current, withheld)
+        selection = choose(job.snapshot, model, self._live.current, self._stable.withheld(model))
         prepared = await self._stable.prepare(job, asked_names(selection), queued_ms)
         started = time.monotonic()
         try:
@@ -125,16 +124,11 @@ class Canary:
                 stable = {selection.primary: failure(selection.primary, started, fault)}
                 tell(model.trial, Observation(turn.device_id, failed, stable))
             raise
-        if withheld is not None and predicted.selection.primary == selection.primary:
-            self._count_passed_over(job, selection)
+        if selection.passed_over and predicted.selection.primary == selection.primary:
+            self._metrics.fallbacks.labels(model.spec.name, selection.primary).inc()
         if why:
             predicted = replace(predicted, selection=_as_fallback(predicted.selection, why))
         return Tried(predicted, model, failed, predicted.results)
-
-    def _count_passed_over(self, job: Job, selection: Selection) -> None:
-        """Count an answer that another variant would have given, were it not for its breaker."""
-        if choose(job.snapshot, job.model, self._live.current).primary != selection.primary:
-            self._metrics.fallbacks.labels(job.model.spec.name, selection.primary).inc()
 
     async def _in_its_place(self, turn: Turn, trial: Trial, queued_ms: float, failed: VariantResult) -> Tried:
         """The stable version's answer to a snapshot on which the candidate has failed."""

@@ -18,6 +18,7 @@ from gateway.metrics import Metrics
 from gateway.models.catalog import ServedModel, ServedVariant, State
 from gateway.models.input_plan import InputPlan
 from gateway.ports import InferenceServer
+from gateway.traces import Kind, Pairs, SnapshotSpan, new_span_id
 
 TILES_AT_ONCE = 4
 """Requests of one picture's tiles that are under way together; each holds an encoded tensor."""
@@ -44,12 +45,13 @@ class Inference:
         """
         primary, compared = selection.primary, selection.compared
         if not compared:  # no task beside this one for what waits for one answer anyway
-            answers = {primary: await self._ask(prepared, primary, attempt, needed=True)}
+            answers = {primary: await self._ask(prepared, primary, attempt, selection.policy, needed=True)}
         else:
             async with asyncio.TaskGroup() as group:
                 tasks = {
                     name: group.create_task(
-                        self._ask(prepared, name, attempt, needed=name == primary), name=f"ask {name}"
+                        self._ask(prepared, name, attempt, selection.policy, needed=name == primary),
+                        name=f"ask {name}",
                     )
                     for name in (primary, *compared)
                 }
@@ -70,7 +72,7 @@ class Inference:
     ) -> Selection:
         for name in (*selection.compared, *selection.fallback):
             if name not in answers or isinstance(answers[name].error, Suspended):
-                answers[name] = await self._ask(prepared, name, attempt, needed=True)
+                answers[name] = await self._ask(prepared, name, attempt, "fallback", needed=True)
             if answers[name].error is None:
                 error = answers[selection.primary].error
                 if self._metrics is not None:
@@ -84,16 +86,17 @@ class Inference:
         errors = [answer.error for answer in answers.values() if answer.error is not None]
         raise next((error for error in errors if not isinstance(error, Suspended)), errors[0])
 
-    async def _ask(self, prepared: Prepared, name: str, attempt: Attempt, *, needed: bool) -> Answer:
+    async def _ask(self, prepared: Prepared, name: str, attempt: Attempt, policy: str, *, needed: bool) -> Answer:
         """One variant's answer; its error is part of the answer, since it does not fail the snapshot by itself."""
-        model = prepared.job.model
+        model, span = prepared.job.model, prepared.job.snapshot.origin.span
+        step_id = None if span is None else new_span_id()
         started = time.monotonic()
         try:
             variant = model.variants[name]
             if variant.state is not State.READY:
                 raise ModelUnavailable(f"variant '{name}' is {variant.state.value}: {variant.reason}")
             attempt.begin(name, needed=needed)
-            answer = await self._request(prepared, model, variant, started, attempt)
+            answer = await self._request(prepared, model, variant, started, attempt, step_id)
         except Suspended as error:
             attempt.over(name, error)
             return Answer(variant=name, infer_ms=0.0, error=error)
@@ -102,17 +105,27 @@ class Inference:
             attempt.came(name, error)
             if self._metrics is not None:
                 self._metrics.inference_errors.labels(model.spec.name, name, error.code).inc()
-            return Answer(variant=name, infer_ms=(time.monotonic() - started) * 1000, error=error)
-        attempt.over(name, None)
-        if self._metrics is not None:
-            self._metrics.inference_duration_seconds.labels(model.spec.name, name).observe(answer.infer_ms / 1000)
+            answer = Answer(variant=name, infer_ms=(time.monotonic() - started) * 1000, error=error)
+        else:
+            attempt.over(name, None)
+            if self._metrics is not None:
+                self._metrics.inference_duration_seconds.labels(model.spec.name, name).observe(answer.infer_ms / 1000)
+        if span is not None:
+            _add_answer(span, step_id, model, answer, started, policy)
         return answer
 
     async def _request(
-        self, prepared: Prepared, model: ServedModel, variant: ServedVariant, started: float, attempt: Attempt
+        self,
+        prepared: Prepared,
+        model: ServedModel,
+        variant: ServedVariant,
+        started: float,
+        attempt: Attempt,
+        step_id: int | None,
     ) -> Answer:
-        name = variant.name
+        name, span = variant.name, prepared.job.snapshot.origin.span
         given = prepared.inputs[name]
+        trace = () if span is None else span.context(step_id)
         step = max(1, min(variant.max_batch, model.spec.inference.batch_size))
         outputs: list[dict[str, NDArray[Any]]] = []
         until = min(prepared.job.deadline_at, started + self._live.current.infer_timeout_ms / 1000)
@@ -124,7 +137,9 @@ class Inference:
                 raise DeadlineExceeded(f"the time ran out {'when' if at else 'before'} {asked}")
             wave = [slice(start, min(start + step, given.count)) for start in starts[at : at + TILES_AT_ONCE]]
             attempt.sent(name)
-            responses = await self._ask_all([self._question(prepared, variant, part, given, left) for part in wave])
+            responses = await self._ask_all(
+                [self._question(prepared, variant, part, given, left, trace) for part in wave]
+            )
             for part, response in zip(wave, responses, strict=True):
                 outputs += _by_picture(response, part.stop - part.start, variant)
         return Answer(
@@ -135,7 +150,7 @@ class Inference:
         )
 
     def _question(
-        self, prepared: Prepared, variant: ServedVariant, part: slice, given: PreparedInput, left_s: float
+        self, prepared: Prepared, variant: ServedVariant, part: slice, given: PreparedInput, left_s: float, trace: Pairs
     ) -> InferRequest:
         return InferRequest(
             model=variant.triton_model,
@@ -144,6 +159,7 @@ class Inference:
             timeout_s=left_s,
             version=variant.version if variant.pinned else "",
             request_id=prepared.job.snapshot.origin.result_id,
+            trace=trace,
         )
 
     async def _ask_all(self, requests: list[InferRequest]) -> list[InferResponse]:
@@ -156,6 +172,23 @@ class Inference:
         finally:
             for task in tasks:
                 task.cancel()
+
+
+def _add_answer(
+    span: SnapshotSpan, step_id: int | None, model: ServedModel, answer: Answer, started: float, policy: str
+) -> None:
+    span.step(
+        f"infer {answer.variant}",
+        started,
+        started + answer.infer_ms / 1000,
+        kind=Kind.CLIENT,
+        span_id=step_id,
+        error=answer.error,
+        model=model.spec.name,
+        variant=answer.variant,
+        version=answer.model_version or str(model.version or ""),
+        policy=policy,
+    )
 
 
 def _part(given: PreparedInput, part: slice, variant: ServedVariant) -> dict[str, NDArray[Any]]:

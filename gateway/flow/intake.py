@@ -40,6 +40,7 @@ from gateway.metrics import Metrics
 from gateway.models.catalog import Models, ServedModel
 from gateway.ports import Broker
 from gateway.topics import TopicPattern
+from gateway.traces import Traces
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +65,7 @@ class Intake:
         replies: Replies,
         breakers: Breakers,
         limiter: Limiter,
+        traces: Traces | None = None,
     ) -> None:
         settings = live.current
         self._live = live
@@ -75,6 +77,7 @@ class Intake:
         self._replies = replies
         self._breakers = breakers
         self._limiter = limiter
+        self._traces = traces
         self._patterns = settings.patterns
         self._usual = tuple(TopicPattern(text) for text in DEFAULT_INPUT_TOPICS)
         self._windows = Windows()
@@ -140,6 +143,8 @@ class Intake:
     async def _accept(self, message: Message, origin: Origin) -> None:
         if not self._acks.open(origin.result_id, message):
             return
+        if self._traces is not None:
+            origin = self._traces.begin(origin, asked_directly=self._replies.awaited(origin.result_id))
         settings, unopened, model = self._live.current, origin, None
         try:
             self._limits.check_topic(message)
@@ -156,7 +161,9 @@ class Intake:
                 asked = self._join(contents, model) if isinstance(contents, Reading) else contents
             if asked is None:
                 self._repeats.keep(_named(origin, model), Outcome.WINDOWED)
-                self._acks.settle(origin.result_id, Outcome.WINDOWED)
+                self._acks.settle(origin.result_id, Outcome.WINDOWED, origin.device_id)
+                if origin.span is not None:
+                    origin.span.end(_named(origin, model), Outcome.WINDOWED)
                 return
             job = route(asked, model, settings, message.properties.message_expiry_s)
         except SnapshotError as error:
@@ -250,6 +257,8 @@ class Intake:
 
     async def _refuse_job(self, job: Job, error: SnapshotError) -> None:
         origin = _named(job.snapshot.origin, job.model)
+        if origin.span is not None:
+            origin.span.queued(time.monotonic())
         await self._refuse(origin, job.topics, error, picture_of(job))
 
     async def answer_at_once(self) -> None:
@@ -281,5 +290,13 @@ def picture_of(job: Job) -> bytes:
 
 def defect(origin: Origin, error: Exception) -> InternalError:
     """An exception that nobody foresaw, logged with its traceback, as the snapshot's error."""
-    log.error("A defect of the gateway", result_id=origin.result_id, topic=origin.topic[:200], exc_info=error)
-    return InternalError(f"unexpected {type(error).__name__}")
+    log.error(
+        "A defect of the gateway",
+        result_id=origin.result_id,
+        device_id=origin.device_id[:100],
+        topic=origin.topic[:200],
+        exc_info=error,
+    )
+    failure = InternalError(f"unexpected {type(error).__name__}")
+    failure.logged = True
+    return failure

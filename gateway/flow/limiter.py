@@ -143,7 +143,7 @@ class Limiter:
         if variant is None or version not in (None, variant.version):
             variant = self._variants[key] = _Variant(key, version or 0, Limit(self._places))
             self._metrics.inference_in_flight.labels(*key).set_function(lambda: variant.limit.in_flight)
-            self._metrics.inference_concurrency_limit.labels(*key).set_function(lambda: self._limit(variant))
+            self._metrics.inference_concurrency_limit.labels(*key).set_function(lambda: self._bound(variant))
         return variant
 
     def _forget(self, key: Key) -> None:
@@ -216,6 +216,13 @@ class Limiter:
     def _limit(self, variant: _Variant) -> int:
         fixed = self._live.current.infer_concurrency
         return variant.limit.limit if fixed == "auto" else fixed
+
+    def _bound(self, variant: _Variant) -> int:
+        """What may be in flight for a variant: its limit, or less where the memory for its tensors ends before."""
+        limit, memory = self._limit(variant), self._memory.get(variant.key[0])
+        if memory is None:
+            return limit
+        return min(limit, max(1, memory.most // self._models_in_sight - memory.others))
 
     # --- sharing ------------------------------------------------------------------------------------
 

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +33,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 from gateway.errors import ImageTooLarge, ImageUndecodable
 from gateway.flow.picture_headers import READ_FORMATS, READABLE, Header, looks_like, read_header
 
-__all__ = ["DAMAGED", "READABLE", "READ_FORMATS", "Decoded", "Picture", "decode", "looks_like", "open_picture"]
+__all__ = [
+    "DAMAGED", "READABLE", "READ_FORMATS", "Decoded", "Picture", "decode", "looks_like", "open_picture", "turn_to_hold",
+]  # fmt: skip
 
 # The readers are used directly and not through Image.open: no search through formats, no second look at
 # JPEGs for the 3D format MPO, and no pixel limit for the whole process beside the one given here.
@@ -46,6 +50,8 @@ MAX_SIDE = 65_535
 """Most pixels along a side; no JPEG can have more. Pillow takes 8 bytes for each row, however short."""
 WEIGHTS = {"WebP": 1.5}
 """What a pixel counts against the limit, if not 1: libwebp holds two frames beside the one that it hands over."""
+LARGE_PIXELS = 4_000_000
+_one_at_a_time = threading.Lock()
 _CODECS = {"JPEG": "jpg", "PNG": "zlib", "WebP": "webp", "TIFF": "libtiff"}
 _MISSING = frozenset(kind for kind, codec in _CODECS.items() if not features.check(codec))
 """Formats that this Pillow was built without; the wheels have all of them."""
@@ -175,6 +181,14 @@ def pixels_held(picture: Picture, wanted: tuple[int, int] | None) -> int:
     smaller = min(picture.width // wanted[0], picture.height // wanted[1])
     scale = next((scale for scale in (8, 4, 2) if scale <= smaller), 1)
     return pixels // scale**2
+
+
+def turn_to_hold(picture: Picture, wanted: tuple[int, int] | None) -> AbstractContextManager[object]:
+    """To be entered around `decode`, and left when the raster is not needed any more.
+
+    A picture takes 7 bytes and more for each pixel that is held: where those are many, one comes after the other.
+    """
+    return _one_at_a_time if pixels_held(picture, wanted) > LARGE_PIXELS else nullcontext()
 
 
 def damaged() -> ImageUndecodable:

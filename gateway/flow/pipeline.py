@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -33,6 +34,7 @@ from gateway.flow.breakers import Breakers, Suspended
 from gateway.flow.canary import Canary, release_for
 from gateway.flow.compare import compare
 from gateway.flow.dead_letters import DeadLetters
+from gateway.flow.gallery import Gallery
 from gateway.flow.infer import Inference
 from gateway.flow.intake import Intake, defect, picture_of
 from gateway.flow.lanes import lane_of
@@ -49,6 +51,7 @@ from gateway.messages import Comparison, Job, Origin, Predicted, Publication, Re
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models
 from gateway.ports import Broker, InferenceServer
+from gateway.traces import Kind, Traces, messaging
 
 log = structlog.get_logger(__name__)
 _stdlib_log = logging.getLogger(__name__)
@@ -83,18 +86,26 @@ class Pipeline:
         models: Models,
         metrics: Metrics,
         decoders: ThreadPoolExecutor | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._live = live
         self._models = models
         self._metrics = metrics
+        self._traces = traces
         self._threads = decoders or cores_for(live.current).decoding_pool()
         self.acks = AckLedger(broker.acknowledge, broker.awaits, metrics)
         repeats = Repeats(live, models)
-        self.replies = Replies(broker, self.acks, repeats, DeadLetters(live, broker, metrics), metrics)
-        self._alerting = Alerting(broker, self.replies.outgoing, metrics)
+        shows = live.current.console
+        self.gallery = None if shows == "off" else Gallery(pictures=shows == "pictures")
+        """What the console shows; None where there is none."""
+        letters = DeadLetters(live, broker, metrics)
+        self.replies = Replies(broker, self.acks, repeats, letters, metrics, self.gallery)
+        self._alerting = Alerting(broker, self.replies.outgoing, metrics, self.gallery)
         breakers = Breakers(live, models, metrics)
         self._limiter = Limiter(live, models, metrics, breakers.withheld)
-        self.intake = Intake(live, broker, models, metrics, self.acks, repeats, self.replies, breakers, self._limiter)
+        self.intake = Intake(
+            live, broker, models, metrics, self.acks, repeats, self.replies, breakers, self._limiter, traces
+        )
         self._schedule = self.intake.schedule
         self._turns = Turns()
         self._order = Order()
@@ -106,8 +117,13 @@ class Pipeline:
         self.aside = Answering(unseen, self._readers[1], self._threads, live, None)
         """Asks a version as a snapshot would, counted nowhere."""
         self._canary = Canary(self._stable, candidate, models, live, metrics)
-        self._shadow = Shadow(self.aside, models, live, self._turns, self._schedule.__len__)
+        self._shadow = Shadow(self.aside, models, live, self._turns, self._schedule.__len__, self.gallery)
         self._busy = 0
+        self._on_published: Callable[[Origin, int], None] | None = None
+
+    def tell(self, published: Callable[[Origin, int], None], alerted: Callable[[Alert], None]) -> None:
+        """Say of each result that is with the broker how many detections it holds, and of each alert."""
+        self._on_published, self._alerting.on_said = published, alerted
 
     # --- as places in flight become free ----------------------------------------------------------
 
@@ -166,6 +182,8 @@ class Pipeline:
         while True:
             now = time.monotonic()
             if now >= job.deadline_at:
+                if (span := job.snapshot.origin.span) is not None:
+                    span.queued(now)
                 raise self.intake.too_late(job, now)
             model = self._models.current.named(name)
             release = release_for(job, model)
@@ -186,6 +204,11 @@ class Pipeline:
                 self._turns.drop(name, turn.model.version)
             self._turns.leave(name, turn.device_id, turn.release.version)
 
+    @property
+    def decoders(self) -> ThreadPoolExecutor:
+        """The threads that decode."""
+        return self._threads
+
     def in_flight(self, model: str, version: int) -> int:
         """How many snapshots, shadow ones included, are being asked of a version or may have to be.
 
@@ -195,7 +218,10 @@ class Pipeline:
 
     async def _answer(self, turn: Turn, rank: Rank) -> None:
         """Steps 4 to 9."""
-        queued_s = time.monotonic() - turn.job.snapshot.origin.received_at
+        origin, now = turn.job.snapshot.origin, time.monotonic()
+        queued_s = now - origin.received_at
+        if origin.span is not None:
+            origin.span.queued(now)
         self._metrics.step("queued").observe(queued_s)
         tried = await self._canary.answer(turn, queued_s * 1000)
         await rank.reached()
@@ -206,19 +232,36 @@ class Pipeline:
         """Steps 8 and 9, then the acknowledgement; the result alone decides the outcome."""
         job = predicted.job
         origin = replace(job.snapshot.origin, model_name=job.model.spec.name)
+        started = time.monotonic()
         with self._metrics.timed("compare"):
             comparison = compare(predicted)
+        if origin.span is not None and comparison is not None:
+            origin.span.step("compare", started, time.monotonic())
         beside = None if comparison is None else comparison_publication(predicted, comparison)
-        alerts = [] if self.replies.awaited(origin.result_id) else self._alerting.see(predicted)
+        result = result_publication(predicted)
+        if self.replies.awaited(origin.result_id):
+            alerts = []
+        else:
+            alerts = self._alerting.see(predicted)
+            self._show(origin, job, result, comparison, beside)
         given = _Given(
-            origin, job.topics, predicted.primary.variant, result_publication(predicted), beside, tuple(alerts),
+            origin, job.topics, predicted.primary.variant, result, beside, tuple(alerts),
             tuple(item.class_name for item in predicted.primary.predictions), _match(comparison),
         )  # fmt: skip
         await self.replies.outgoing.carry(self._deliver(given))
 
+    def _show(
+        self, origin: Origin, job: Job, result: Publication, comparison: Comparison | None, beside: Publication | None
+    ) -> None:
+        if self.gallery is not None:
+            self.gallery.see(origin, result.payload, picture_of(job))
+            if comparison is not None and beside is not None:
+                self.gallery.compare(origin, comparison, beside.payload, "dual", picture_of(job))
+
     async def _deliver(self, given: _Given) -> None:
         """See an answer through to its acknowledgement; by then its snapshot may have left its place in flight."""
-        origin = given.origin
+        origin, started = given.origin, time.monotonic()
+        camera = self.replies.camera_of(origin)
         try:
             with self._metrics.timed("publish"):
                 alerts = [alert_publication(alert) for alert in given.alerts]
@@ -233,7 +276,9 @@ class Pipeline:
             for alert in given.alerts:
                 self._alerting.said(alert)
             self._count_published(given)
-            self.acks.settle(origin.result_id, Outcome.PUBLISHED)
+            self.acks.settle(origin.result_id, Outcome.PUBLISHED, camera)
+            if origin.span is not None:
+                _end(given, started)
             return
         await self.replies.answer_error(origin, given.topics, failure)
 
@@ -243,6 +288,8 @@ class Pipeline:
             self._metrics.comparisons.labels(model, given.match).inc()
         for name in given.classes:
             self._metrics.predictions.labels(model, name).inc()
+        if self._on_published is not None:
+            self._on_published(origin, len(given.classes))
         total_s = time.monotonic() - origin.received_at
         self._metrics.snapshot_duration_seconds.labels(model).observe(total_s)
         if not _stdlib_log.isEnabledFor(logging.DEBUG):  # structlog finds that out on a longer way, for each snapshot
@@ -303,10 +350,23 @@ class Pipeline:
         self._stable.close()
         self._schedule.drain()
         self.replies.close()
+        if self._traces is not None:
+            self._traces.abandon()
         for reader in self._readers:
             reader.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         return self.acks.abandon_rest()
+
+
+def _end(given: _Given, started: float) -> None:
+    """End the span of a snapshot whose answer is with its receiver; it was handed over at `started`."""
+    span, result = given.origin.span, given.result
+    assert span is not None
+    direct = span.kind is Kind.SERVER
+    about = {} if direct else messaging("publish", "send", result.topic, len(result.payload))
+    kind = Kind.INTERNAL if direct else Kind.PRODUCER
+    span.step("publish", started, time.monotonic(), kind=kind, conventions=about)
+    span.end(given.origin, Outcome.PUBLISHED, variant=given.variant)
 
 
 def _match(comparison: Comparison | None) -> str | None:

@@ -6,8 +6,6 @@ part goes, `drawing` and `resizing` bring it to its size, `tensors` writes the n
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from math import ceil
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.flow.drawing import draw
-from gateway.flow.pictures import decode, open_picture, pixels_held
+from gateway.flow.pictures import decode, open_picture, turn_to_hold
 from gateway.flow.placement import Placement, boxes_to_picture, place
 from gateway.flow.tensors import Allocate, extra_tensor, picture_tensor, window_tensor
 from gateway.messages import PreparedInput, Snapshot, Window
@@ -33,9 +31,6 @@ little is 2 to 3 grey levels off the full picture in the mean, otherwise 1; the 
 SMALL_INPUT = 256
 """Longest side of an input for which it may be just as large: small objects are not looked for in that, and the larger
 scale would take 12 % more of the decoder's time."""
-LARGE_PIXELS = 4_000_000
-_one_at_a_time = threading.Lock()
-# A picture takes 7 bytes and more for each pixel that is held: where those are many, one is decoded after the other.
 
 
 def prepare(
@@ -78,7 +73,7 @@ def prepare_picture(
     # OpenCV's own way has no scaled decoding; its pixels come from the whole picture.
     full = spec.resample == "opencv" or spec.decode == "full"
     scaled_to = None if full else decoded_size(placed)
-    with _one_at_a_time if pixels_held(picture, scaled_to) > LARGE_PIXELS else contextlib.nullcontext():
+    with turn_to_hold(picture, scaled_to):
         decoded = decode(picture, scaled_to, grey=grey)
         drawn = {size: [draw(decoded, one, spec) for one in parts] for size, parts in placed.items()}
     tensors: dict[InputPlan, NDArray[np.generic]] = {}

@@ -11,6 +11,7 @@ import structlog
 from gateway.errors import BrokerUnavailable, ModelUnavailable, Outcome, PublishRefused, SnapshotError
 from gateway.flow.acks import AckLedger
 from gateway.flow.dead_letters import DeadLetters
+from gateway.flow.gallery import Gallery
 from gateway.flow.outgoing import Outgoing
 from gateway.flow.publish import error_publication
 from gateway.flow.repeats import Repeat, Repeats
@@ -36,7 +37,13 @@ class Replies:
     """
 
     def __init__(
-        self, broker: Broker, acks: AckLedger, repeats: Repeats, dead_letters: DeadLetters, metrics: Metrics
+        self,
+        broker: Broker,
+        acks: AckLedger,
+        repeats: Repeats,
+        dead_letters: DeadLetters,
+        metrics: Metrics,
+        gallery: Gallery | None = None,
     ) -> None:
         self._broker = broker
         self.outgoing = Outgoing(broker)
@@ -45,6 +52,7 @@ class Replies:
         self._repeats = repeats
         self._dead_letters = dead_letters
         self._metrics = metrics
+        self._gallery = gallery
         self._waiting: dict[str, tuple[Origin, asyncio.Future[Reply]]] = {}
         self._closed = False
 
@@ -67,6 +75,10 @@ class Replies:
     def awaited(self, result_id: str) -> bool:
         """Whether somebody waits for this answer here, rather than at the broker."""
         return result_id in self._waiting
+
+    def camera_of(self, origin: Origin) -> str | None:
+        """The device to count an answer for that is still to be given; None for one who asks here, who is no camera."""
+        return None if origin.result_id in self._waiting else origin.device_id
 
     async def deliver(
         self,
@@ -99,7 +111,11 @@ class Replies:
         for publication, failure in zip(others, rest, strict=True):
             if isinstance(failure, PublishRefused):
                 log.error(
-                    "The broker refused a message", topic=publication.topic, reason=failure.message, fix=failure.fix
+                    "The broker refused a message",
+                    what="a comparison or an alert",
+                    topic=publication.topic,
+                    reason=failure.message,
+                    fix=failure.fix,
                 )
             elif failure is not None:
                 raise failure
@@ -107,11 +123,13 @@ class Replies:
 
     async def repeat(self, origin: Origin, repeat: Repeat) -> None:
         """Answer a snapshot that came again with the very same messages, then acknowledge."""
-        if not await self._publish_all(repeat.answers, "The broker refused an answer that was to be repeated"):
+        if not await self._publish_all(repeat.answers, "a repeated answer"):
             return  # closing: the ticket stays open, the broker will send the snapshot again
         self._metrics.repeats.inc()
         log.debug("Answered as before", result_id=origin.result_id, topic=origin.topic[:200], outcome=repeat.outcome)
-        self._acks.settle(origin.result_id, repeat.outcome)
+        self._acks.settle(origin.result_id, repeat.outcome, self.camera_of(origin))
+        if origin.span is not None:
+            origin.span.end(origin, repeat.outcome, repeated=True)
 
     def dead_letter(self, origin: Origin, error: SnapshotError, content: bytes) -> Publication | None:
         """The dead letter that goes with this error, where there is to be one; made early, so as to hold no others."""
@@ -121,23 +139,27 @@ class Replies:
         self, origin: Origin, topics: ReplyTopics, error: SnapshotError, letter: Publication | None = None
     ) -> None:
         """Say why there is no result, send its dead letter, then acknowledge."""
+        camera = self.camera_of(origin)
         try:
             if not await self._tell(origin, topics, error, letter):
                 return  # closing: the ticket stays open, the broker will send the snapshot again
         except Exception as defect:  # its ticket would hold back all acknowledgements
             log.error("A defect of the gateway", result_id=origin.result_id, exc_info=defect)
         self._metrics.snapshot_errors.labels(error.code).inc()
-        log.warning(
-            "No result for a snapshot",
-            code=error.code,
-            reason=error.message,
-            fix=error.fix,
-            result_id=origin.result_id,
-            device_id=origin.device_id[:100],
-            topic=origin.topic[:200],
-            bytes=origin.payload_bytes,
-        )
-        self._acks.settle(origin.result_id, error.outcome)
+        if not error.logged:
+            log.warning(
+                "No result for a snapshot",
+                code=error.code,
+                reason=error.message,
+                fix=error.fix,
+                result_id=origin.result_id,
+                device_id=origin.device_id[:100],
+                topic=origin.topic[:200],
+                bytes=origin.payload_bytes,
+            )
+        self._acks.settle(origin.result_id, error.outcome, camera)
+        if origin.span is not None:
+            origin.span.end(origin, error.outcome, error)
 
     async def _tell(
         self, origin: Origin, topics: ReplyTopics, error: SnapshotError, letter: Publication | None
@@ -146,10 +168,12 @@ class Replies:
         publication = error_publication(topics, origin, error)
         if self._given(origin, Reply(publication.payload, error)):
             return True
+        if self._gallery is not None:
+            self._gallery.fail(origin, publication.payload, error.outcome)
         answers = [publication]
         if topics.response is not None:
             answers.append(replace(publication, topic=topics.response))
-        if not await self._publish_all(answers, "The broker refused an error message"):
+        if not await self._publish_all(answers, "an error message"):
             return False
         if letter is not None:
             await self._dead_letters.send(letter)
@@ -163,8 +187,8 @@ class Replies:
             future.set_result(reply)
         return future is not None
 
-    async def _publish_all(self, answers: Sequence[Publication], refused: str) -> bool:
-        """False when the broker is gone for good; one that it refuses is logged under `refused`."""
+    async def _publish_all(self, answers: Sequence[Publication], what: str) -> bool:
+        """False when the broker is gone for good; one that it refuses is logged as `what`."""
         for each in answers:
             try:
                 await self._broker.publish(each)
@@ -172,7 +196,13 @@ class Replies:
                 return False
             except PublishRefused as refusal:
                 # Nobody can be told; holding the message back would stop every later one, so it ends in the log.
-                log.error(refused, topic=each.topic, reason=refusal.message, fix=refusal.fix)
+                log.error(
+                    "The broker refused a message",
+                    what=what,
+                    topic=each.topic,
+                    reason=refusal.message,
+                    fix=refusal.fix,
+                )
             except Exception as defect:  # as above, whatever it is
                 log.error("A defect of the gateway", topic=each.topic[:200], exc_info=defect)
         return True

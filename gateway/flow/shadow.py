@@ -12,9 +12,12 @@ import structlog
 from gateway.errors import ModelUnavailable, SnapshotError
 from gateway.flow.answering import Answering, fits
 from gateway.flow.canary import NOBODYS_FAULT, Results, Tried, failure, own_fault, serves, tell
+from gateway.flow.compare import agree
+from gateway.flow.gallery import Gallery
+from gateway.flow.publish import comparison_publication
 from gateway.flow.turns import Turns
 from gateway.live import Live
-from gateway.messages import Selection
+from gateway.messages import Comparison, Selection, Snapshot
 from gateway.models.catalog import Models, ServedModel, State, Trial
 
 log = structlog.get_logger(__name__)
@@ -27,13 +30,20 @@ class Shadow:
     """Shows the jury every answered snapshot of a trial, some of them as both versions see them."""
 
     def __init__(
-        self, answering: Answering, models: Models, live: Live, turns: Turns, waiting: Callable[[], int]
+        self,
+        answering: Answering,
+        models: Models,
+        live: Live,
+        turns: Turns,
+        waiting: Callable[[], int],
+        gallery: Gallery | None = None,
     ) -> None:
         self._answering = answering
         self._models = models
         self._live = live
         self._turns = turns
         self._waiting = waiting
+        self._gallery = gallery
         self._places = live.current.max_in_flight
         self._task: asyncio.Task[None] | None = None
         self._started_at = float("-inf")
@@ -92,7 +102,25 @@ class Shadow:
         finally:
             self._task = None
             self._turns.drop(other.spec.name, other.version)
+        self._show(tried, other, results)
         tell(trial, tried.observation(results))
+
+    def _show(self, tried: Tried, other: ServedModel, others: Results) -> None:
+        """Show the published answer beside that of the same variant of the other version."""
+        predicted = tried.predicted
+        answer, result = predicted.primary, others.get(predicted.primary.variant)
+        if self._gallery is None or result is None:
+            return
+        job = predicted.job
+        both = (answer, job.model.version), (result, other.version)
+        first, second = (replace(each, variant=f"{each.variant} v{version}") for each, version in both)
+        failed = first.error or second.error
+        agreement = None if failed else agree(first, second, job.model.spec.inference.match_iou)
+        comparison = Comparison(first, second, agreement)
+        payload = comparison_publication(predicted, comparison).payload
+        origin = replace(job.snapshot.origin, model_name=job.model.spec.name)
+        picture = job.snapshot.image if isinstance(job.snapshot, Snapshot) else b""
+        self._gallery.compare(origin, comparison, payload, "shadow", picture)
 
     async def _results(self, tried: Tried, trial: Trial, other: ServedModel, names: tuple[str, ...]) -> Results:
         """What each variant says, asked alone as in production; raises what is not the version's fault."""

@@ -49,6 +49,7 @@ def choose_for(
         primary=serving[0],
         fallback=() if dual else tuple(serving[1:]),
         compared=tuple(asked[:1]) if dual else (),
+        passed_over=serving[0] != primary,
     )
 
 

@@ -144,7 +144,8 @@ class EmbeddedBroker(EmbeddedServer):
         from importlib.metadata import version
 
         if self._kind is None:
-            print("No Mosquitto to be had: using amqtt, which speaks MQTT 3.1.1 and forgets its sessions when it ends")
+            text = "No Mosquitto to be had: using amqtt, which speaks MQTT 3.1.1 and forgets its sessions when it ends"
+            print(text, file=sys.stderr, flush=True)
         self._kind = "amqtt"
         self.name = f"amqtt {version('amqtt')}"
 

@@ -6,8 +6,11 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from gateway.terminal.progress import busy
 
 INSTALL_TIMEOUT_S = 300
 # Asked by package scripts before they start a service; 101 means: do not.
@@ -38,12 +41,13 @@ def install_package(package: str, reason: str) -> bool:
     apt = find_program("apt-get")
     if apt is None or os.geteuid() != 0:
         return False
-    print(f"{reason}: installing the Debian package {package} ...", flush=True)
-    with _no_services():
+    print(f"{reason}: installing the Debian package {package} ...", file=sys.stderr, flush=True)
+    with _no_services(), busy(f"Installing {package}"):
         if _apt(apt, "install", package) or (_apt(apt, "update") and _apt(apt, "install", package)):
             _disable_service(package)
             return True
-    print(f"The package {package} could not be installed (no network, or not in this distribution).", flush=True)
+    text = f"The package {package} could not be installed (no network, or not in this distribution)."
+    print(text, file=sys.stderr, flush=True)
     return False
 
 

@@ -22,9 +22,11 @@ from gateway.local.broker import EmbeddedBroker
 from gateway.local.camera import JSON_DEVICE, RAW_DEVICE, SENSOR_DEVICE
 from gateway.local.processes import LOOPBACK, ChildProcess, free_ports
 from gateway.local.show import Show
+from gateway.local.stack import TRACES_VARIABLE, traces_to
 from gateway.local.tritonserver import EmbeddedTriton
 from gateway.logs import configure_logging
 from gateway.ports import Broker
+from gateway.terminal.progress import busy
 from gateway.terminal.watch import watched_topics
 
 SENSOR_MODEL = "temperature-anomaly"
@@ -39,6 +41,11 @@ SHOWN = (
     "BUSINESS_UNIT",
     "FACILITY",
     "GATEWAY_ID",
+    "CONSOLE",
+    "API_TOKEN_FILE",
+    "API_READ_TOKEN_FILE",
+    TRACES_VARIABLE,
+    "OTEL_TRACES_SAMPLER_ARG",
 )
 """Settings of the environment that the demo's gateway takes over."""
 SETTLE_S = 3.0
@@ -89,7 +96,8 @@ def _start_parts(stack: contextlib.ExitStack, repository: Path, started: float) 
     """The broker, Triton and a gateway between them that is ready; the gateway's settings go into os.environ."""
     broker = stack.enter_context(EmbeddedBroker())
     _say(started, f"Broker   {broker.name} at {broker.host}:{broker.port}")
-    triton = stack.enter_context(EmbeddedTriton(repository))
+    with busy("Starting Triton"):
+        triton = stack.enter_context(EmbeddedTriton(repository, traces_to=traces_to()))
     _say(started, f"Triton   gRPC {triton.grpc_url}, metrics {triton.metrics_url}")
     http_port = free_ports(1)[0]
     # What a person has set for a site does not fit this one, but for what the demo can show.
@@ -112,8 +120,11 @@ def _start_parts(stack: contextlib.ExitStack, repository: Path, started: float) 
         }
     )
     gateway = _child(stack, "the gateway", ["-m", "gateway", "serve"], GATEWAY_GRACE_S)
-    _wait_ready(gateway, http_port)
+    with busy("Waiting until the gateway is ready"):
+        _wait_ready(gateway, http_port)
     _say(started, f"Gateway  http://{LOOPBACK}:{http_port} (/ready, /metrics)")
+    if os.environ.get("CONSOLE") != "off":
+        _say(started, f"Console  http://{LOOPBACK}:{http_port}/ in a browser")
     return broker, gateway
 
 

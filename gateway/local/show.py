@@ -97,12 +97,19 @@ class Show:
         device = _NOT_IN_NAMES.sub("_", body["device_id"])[:MAX_NAME]
         path = self._output / f"{device}-{self._pictures[device] % KEPT_PICTURES + 1}.jpg"
         try:
-            await asyncio.to_thread(annotate, image, body, path)
+            await asyncio.to_thread(self._save, image, body, path)
         except OSError as error:
             self._writing = False
             print(f"Pictures are no longer saved in {self._output}: {error.strerror}", file=sys.stderr)
         else:
             self._pictures[device] += 1
+
+    def _save(self, image: bytes, body: dict[str, Any], path: Path) -> None:
+        drawn = annotate(image, body, self._settings.max_image_pixels)
+        if drawn is not None:
+            temporary = path.with_suffix(".part")
+            temporary.write_bytes(drawn)
+            temporary.replace(path)
 
     @property
     def settled(self) -> bool:

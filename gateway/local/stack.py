@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +18,10 @@ from gateway.errors import GatewayError
 from gateway.local.backend_directory import find_stub, find_wheel
 from gateway.local.broker import EmbeddedBroker
 from gateway.local.tritonserver import EmbeddedTriton
+from gateway.terminal.progress import busy, progress
 
 WATCH_PERIOD_S = 0.2
+TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 Say = Callable[[str], None]
 
@@ -34,11 +39,15 @@ def run_stack(
     http_port: int | None = None,
     metrics_port: int | None = None,
     say: Say = say_at_once,
+    as_json: bool = False,
 ) -> int:
-    """Broker and Triton until SIGINT or SIGTERM (0), or until one of them dies (1); StackError if none starts."""
+    """Broker and Triton until SIGINT or SIGTERM (0), or until one of them dies (1); StackError if none starts.
+
+    With `as_json` all that is said is one JSON object, as soon as everything is up.
+    """
     broker = EmbeddedBroker(port=mqtt_port)
-    triton = EmbeddedTriton(repository, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)
-    return _run([broker, triton], say)
+    triton = _triton(repository, grpc_port, http_port, metrics_port)
+    return _run([broker, triton], say, as_json=as_json)
 
 
 def run_triton(
@@ -48,41 +57,92 @@ def run_triton(
     http_port: int | None = None,
     metrics_port: int | None = None,
     say: Say = say_at_once,
+    as_json: bool = False,
 ) -> int:
     """Triton alone; otherwise like run_stack."""
-    return _run([EmbeddedTriton(repository, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port)], say)
+    return _run([_triton(repository, grpc_port, http_port, metrics_port)], say, as_json=as_json)
 
 
-def _run(parts: list[EmbeddedBroker | EmbeddedTriton], say: Say) -> int:
+def _triton(repository: Path, grpc_port: int | None, http_port: int | None, metrics_port: int | None) -> EmbeddedTriton:
+    return EmbeddedTriton(
+        repository, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port, traces_to=traces_to()
+    )
+
+
+def traces_to() -> str | None:
+    """Where the environment wants traces sent, those of the gateway and those of Triton alike."""
+    return os.environ.get(TRACES_VARIABLE) or None
+
+
+def _run(parts: list[EmbeddedBroker | EmbeddedTriton], say: Say, *, as_json: bool) -> int:
     find_stub(find_wheel())  # says what is not installed before anything is started
+    tell = _nothing if as_json else say
     with contextlib.ExitStack() as stack, terminate_like_interrupt():
         try:
             for part in parts:
-                stack.enter_context(part)
-                say(_describe(part))
-            asyncio.run(_load_models(next(part for part in parts if isinstance(part, EmbeddedTriton)), say))
-            for line in _instructions(parts):
-                say(line)
-            return _watch(parts, say)
+                with busy(f"Starting {_title(part)}", quiet=as_json):
+                    stack.enter_context(part)
+                tell(_describe(part))
+            triton = next(part for part in parts if isinstance(part, EmbeddedTriton))
+            refused = asyncio.run(_load_models(triton, tell, quiet=as_json))
+            if as_json:
+                say(_as_json(parts, refused))
+            else:
+                for line in _instructions(parts):
+                    say(line)
+            return _watch(parts, _say_to_stderr if as_json else say)
         except KeyboardInterrupt:
-            say("\nStopping ...")
+            tell("\nStopping ...")
             return 0
 
 
-async def _load_models(triton: EmbeddedTriton, say: Say) -> None:
-    """Load what lies in the repository, so that a gateway finds its models serving; a bad one is said and left out."""
+def _nothing(_line: str) -> None:
+    """What a person would read, and a machine need not."""
+
+
+def _say_to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _as_json(parts: list[EmbeddedBroker | EmbeddedTriton], refused: dict[str, str]) -> str:
+    """Addresses and what to export, in one line: whoever starts it reads a line and goes on."""
+    body: dict[str, object] = {
+        "environment": {key: value for part in parts for key, value in environment(part).items()}
+    }
+    for part in parts:
+        if isinstance(part, EmbeddedBroker):
+            body["broker"] = {"host": part.host, "port": part.port, "protocol": part.protocol, "name": part.name}
+        else:
+            body["triton"] = {"grpc": part.grpc_url, "http": part.http_url, "metrics": part.metrics_url}
+    return json.dumps({**body, "not_loaded": refused}, ensure_ascii=False)
+
+
+async def _load_models(triton: EmbeddedTriton, say: Say, *, quiet: bool) -> dict[str, str]:
+    """Load what lies in the repository, so that a gateway finds its models serving.
+
+    A bad one is said and left out; returns these with the reason.
+    """
     names = sorted({path.parent.name for path in triton.repository.glob("*/[0-9]*") if path.is_dir()})
     if not names:
-        return
+        return {}
     say(f"Loading      {', '.join(names)}")
     server = TritonServer(triton.grpc_url)
-    outcomes = await asyncio.gather(*(server.load(name) for name in names), return_exceptions=True)
+    with progress("Loading models", len(names), quiet=quiet) as bar:
+
+        async def load(name: str) -> None:
+            await server.load(name)
+            bar.advance()
+
+        outcomes = await asyncio.gather(*map(load, names), return_exceptions=True)
     await server.close()
+    refused = {}
     for name, outcome in zip(names, outcomes, strict=True):
         if isinstance(outcome, GatewayError):
+            refused[name] = outcome.message
             say(f"Not loaded   {name}: {outcome.message}")
         elif outcome is not None:
             raise outcome
+    return refused
 
 
 def _watch(parts: list[EmbeddedBroker | EmbeddedTriton], say: Say) -> int:
@@ -120,6 +180,7 @@ def environment(part: EmbeddedBroker | EmbeddedTriton) -> dict[str, str]:
         "TRITON_GRPC_URL": part.grpc_url,
         "TRITON_METRICS_URL": part.metrics_url,
         "MODEL_REPOSITORY": str(part.repository),
+        **({TRACES_VARIABLE: part.traces_to} if part.traces_to else {}),
     }
 
 

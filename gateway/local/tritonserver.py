@@ -21,6 +21,7 @@ EXIT_TIMEOUT_S = 2  # Triton needs over 1 s for each stub process to end in orde
 STOP_GRACE_S = 3.0
 STUB_TIMEOUT_S = 120  # importing torch takes long on a small, busy machine
 ATTEMPTS = 3
+TRACES_EVERY_MS = 1000
 
 
 class EmbeddedTriton(EmbeddedServer):
@@ -39,11 +40,14 @@ class EmbeddedTriton(EmbeddedServer):
         grpc_port: int | None = None,
         http_port: int | None = None,
         metrics_port: int | None = None,
+        traces_to: str | None = None,
         extra_args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.repository = repository.resolve()
+        self.traces_to = traces_to
+        """The URL of an OpenTelemetry receiver, for spans of those requests that bring a trace context."""
         self._given = {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
         self._ports: dict[str, int] = {}
         self._extra_args = list(extra_args)
@@ -136,6 +140,7 @@ class EmbeddedTriton(EmbeddedServer):
             f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
             f"--backend-config=python,stub-timeout-seconds={STUB_TIMEOUT_S}",
             f"--backend-config=python,shm-region-prefix-name={segment_prefix}",
+            *(_trace_arguments(self.traces_to) if self.traces_to else ()),
             *self._extra_args,
         ]
 
@@ -182,6 +187,19 @@ class EmbeddedTriton(EmbeddedServer):
         if self._segments is not None:
             self._segments.release()
             self._segments = None
+
+
+def _trace_arguments(endpoint: str) -> list[str]:
+    """With a rate of 0 Triton traces what brings a trace context and nothing else: the gateway decides."""
+    settings = (
+        "mode=opentelemetry",
+        f"opentelemetry,url={endpoint.rstrip('/')}/v1/traces",
+        f"opentelemetry,bsp_schedule_delay={TRACES_EVERY_MS}",
+        "level=TIMESTAMPS",
+        "rate=0",
+        "count=-1",
+    )
+    return [f"--trace-config={setting}" for setting in settings]
 
 
 def python_library_folder() -> Path | None:

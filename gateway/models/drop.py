@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,22 +107,26 @@ def _text(path: Path) -> str:
         raise ConfigError(f"is not UTF-8 in line {line}", where=str(path), fix="Save the file as UTF-8") from error
 
 
-def digests_of(drop: Drop, known: Mapping[str, tuple[FileStamp, str]] | None = None) -> dict[str, str]:
+def digests_of(
+    drop: Drop, known: Mapping[str, tuple[FileStamp, str]] | None = None, advance: Callable[[int], None] | None = None
+) -> dict[str, str]:
     """SHA-256 of each file, in hex, by path; takes about a second for each GB, so not on the event loop.
 
-    A file that `known` has under the same stamp is not read again. Raises ConfigError for a file that is no longer the
-    one that `drop` was taken from, or changes while it is read.
+    A file that `known` has under the same stamp is not read again. `advance` is told of the bytes as they are read.
+    Raises ConfigError for a file that is no longer the one that `drop` was taken from, or changes while it is read.
     """
     known = known or {}
     digests = {}
     for path, stamp in drop.files.items():
         before = known.get(path)
         is_known = before is not None and tuple(before[0]) == stamp
-        digests[path] = before[1] if before is not None and is_known else _digest(drop.repository / path, stamp)
+        digests[path] = (
+            before[1] if before is not None and is_known else _digest(drop.repository / path, stamp, advance)
+        )
     return digests
 
 
-def _digest(path: Path, stamp: FileStamp) -> str:
+def _digest(path: Path, stamp: FileStamp, advance: Callable[[int], None] | None) -> str:
     digest, left, chunk = hashlib.sha256(), stamp[3], memoryview(bytearray(min(CHUNK_BYTES, stamp[3] + 1)))
     try:
         with open_regular(path) as file:
@@ -130,6 +134,8 @@ def _digest(path: Path, stamp: FileStamp) -> str:
             while same and left >= 0 and (count := file.readinto(chunk)):
                 digest.update(chunk[:count])
                 left -= count
+                if advance is not None:
+                    advance(count)
             same = same and left == 0 and stamp_of(os.fstat(file.fileno())) == stamp
     except OSError as error:
         raise unreadable(path, error) from error

@@ -7,10 +7,9 @@ import time
 from dataclasses import dataclass, replace
 
 from gateway.errors import SnapshotError
-from gateway.messages import ModelStatistics
 from gateway.models.catalog import Models, State, VariantFigures
 from gateway.models.fleet import Fleet
-from gateway.ports import InferenceServer
+from gateway.ports import InferenceServer, ModelStatistics
 
 INTERVAL_S = 1.0
 

@@ -43,6 +43,7 @@ class Fleet:
         self._default_backend = default_backend
         self._shelves: dict[str, Shelf] = {}
         self._watched: dict[Key, Watched] = {}
+        self._awaited: set[tuple[str, int]] = set()
         self._moved = asyncio.Event()
         self.let_go: dict[str, set[int]] = {}
         """Versions of Triton models that were wanted here and are not any more."""
@@ -222,12 +223,23 @@ class Fleet:
         return sum(watched.losses for key, watched in self._watched.items() if key[:2] == (name, version))
 
     async def settled(self, name: str, version: int) -> ServedModel:
-        """A release when each of its variants serves or has been refused; waits while Triton is away."""
-        while True:
-            model = self.served(name, version)
-            if model is not None and not model.loading:
-                return model
-            await self.moved()
+        """A release when each of its variants serves or has been refused; waits while Triton is away.
+
+        Whoever asks says what is refused.
+        """
+        self._awaited.add((name, version))
+        try:
+            while True:
+                model = self.served(name, version)
+                if model is not None and not model.loading:
+                    return model
+                await self.moved()
+        finally:
+            self._awaited.discard((name, version))
+
+    def is_awaited(self, key: Key) -> bool:
+        """Whether somebody waits in `settled` for the release that it is of."""
+        return key[:2] in self._awaited
 
     async def moved(self) -> None:
         """Return when something has changed, or the loader has looked again."""

@@ -63,7 +63,8 @@ class InferenceSpec(StrictModel):
     batch_size: int = Field(1, ge=1, le=64)
     """Most tiles of one picture in one request; Triton's dynamic batching joins the requests of different cameras."""
     gpu_enabled: bool | None = None
-    """`true`: it is said when Triton runs the model on the CPU. Where it runs, config.pbtxt decides."""
+    """`true`: it is said when Triton runs the model on the CPU; `false`: the CPU is meant. Where it runs, config.pbtxt
+    decides."""
 
     @field_validator("class_thresholds")
     @classmethod

@@ -145,7 +145,7 @@ class Loader:
         self.triton_trouble = trouble.message if trouble else ""
         if not self._waiting or self.triton_trouble not in ("", why):
             fix = trouble.fix if trouble else "Check that Triton runs and that TRITON_GRPC_URL names it"
-            log.warning("Waiting for Triton", fix=fix, **({"reason": self.triton_trouble} if trouble else {}))
+            log.warning("Waiting for Triton", reason=self.triton_trouble or "it is not live", fix=fix)
         self._waiting = True
 
     def _all_unavailable(self) -> None:
@@ -169,7 +169,7 @@ class Loader:
         elif variant.state is State.READY:
             watched.losses += 1
             self._metrics.model_repairs.labels(key[0], "lost").inc()
-            log.warning("A model is gone from Triton; loading it again", **_named(key))
+            log.warning("A model is gone from Triton; loading it again", model=key[0], variant=key[2])
             self._fleet.put(key, replace(variant, state=State.LOADING, reason="gone from Triton, being loaded again"))
         elif variant.reason == AWAY:
             self._fleet.put(key, replace(variant, reason="not loaded yet"))
@@ -192,10 +192,11 @@ class Loader:
             return
         log.info(
             "A model serves",
-            **_named(key),
+            model=key[0],
+            variant=key[2],
             triton_model=variant.triton_model,
             version=ready.version,
-            seconds=round(watched.load_s, 2),
+            load_s=round(watched.load_s, 2),
         )
         watched.missing, watched.retry_at, watched.load_s, watched.refusal_said = False, 0.0, 0.0, ""
         watched.signature = signature
@@ -331,18 +332,14 @@ class Loader:
         if variant.state is State.READY:
             return  # it has come into service meanwhile, or an older version of it still serves
         reason = _first_line(error.message)
-        if reason != watched.refusal_said:  # said once, not at every try
-            log.error("A model is refused", **_named(key), reason=reason, fix=error.fix)
+        if reason != watched.refusal_said and not self._fleet.is_awaited(key):  # said once, not at every try
+            log.error("A model is refused", model=key[0], variant=key[2], reason=reason, fix=error.fix)
             watched.refusal_said = reason
         self._fleet.put(key, _refused(variant, reason, error.fix))
 
 
 def _refused(variant: ServedVariant, reason: str, fix: str) -> ServedVariant:
     return replace(variant, state=State.REFUSED, reason=reason, fix=fix)
-
-
-def _named(key: Key) -> dict[str, str]:
-    return {"model": key[0], "variant": key[2]}
 
 
 def _first_line(reason: str) -> str:

@@ -226,7 +226,7 @@ def read_spec(path: Path) -> ModelSpec:
     variants = data["variants"]
     if data.get("backend") == CANDLE and isinstance(variants, dict) and CANDLE not in variants:
         log.warning(
-            "backend 'candle' is no variant here and is mapped to the variant 'torch'",
+            "Backend 'candle' is no variant here and is mapped to the variant 'torch'",
             model_yaml=str(path),
             mapped_to=NATIVE_VARIANT,
             fix=f"Write backend: {NATIVE_VARIANT}, or map it: variants: {{candle: <Triton model>, onnx: ...}}",

@@ -120,7 +120,12 @@ class DropWatcher:
         look = await _in_thread(lambda: look_at(self._repository, self._state_dir, reopen=reopen))
         self._look_s = look.ended - look.started
         for name in look.too_large:
-            self._tell_once(name, f"A folder has more than {MAX_ENTRIES} files; changes of the rest are not seen")
+            if self._is_new(name):
+                log.warning(
+                    "A folder has too many files; changes of the rest are not seen",
+                    where=str(self._repository / name),
+                    most=MAX_ENTRIES,
+                )
         return look
 
     def _at_rest(self, look: Look) -> frozenset[str]:
@@ -165,7 +170,9 @@ class DropWatcher:
         For a folder that was deleted and made again is not watched any more, and may look the same.
         """
         if not look.directories:
-            self._tell_once("", "The model repository cannot be read; what serves goes on", reason=look.reason)
+            if self._is_new(""):
+                where = str(self._repository)
+                log.warning("The model repository cannot be read; what serves goes on", where=where, reason=look.reason)
         else:
             self._told.discard("")
         running = self._events is not None and self._events.running
@@ -189,10 +196,11 @@ class DropWatcher:
             fix="Raise fs.inotify.max_user_watches and max_user_instances, or set DROP_WATCH=poll",
         )
 
-    def _tell_once(self, about: str, said: str, **more: str) -> None:
-        if about not in self._told:
-            self._told.add(about)
-            log.warning(said, where=str(self._repository / about), **more)
+    def _is_new(self, about: str) -> bool:
+        """Whether nothing has been said about it yet."""
+        told = about in self._told
+        self._told.add(about)
+        return not told
 
 
 async def _in_thread(look: Callable[[], Look]) -> Look:

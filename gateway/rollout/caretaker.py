@@ -342,11 +342,17 @@ class Caretaker:
                 await transaction.look()
         rolled_back = record.step in (Step.CANARY, Step.PROMOTED)
         ending = Ending.ROLLED_BACK if rolled_back else Ending.REFUSED
-        log.error(
-            "A version is refused" if not rolled_back else "A rollout is rolled back",
-            model=self.name, version=transaction.version, step=record.step.value, reason=failure.message,
-            where=failure.where, fix=failure.fix, stable=self.stable.version if self.stable else None,
-        )  # fmt: skip
+        stable = self.stable.version if self.stable else None
+        if rolled_back:
+            log.error(
+                "A rollout is rolled back", model=self.name, version=transaction.version, step=record.step.value,
+                reason=failure.message, where=failure.where, fix=failure.fix, stable=stable,
+            )  # fmt: skip
+        else:
+            log.error(
+                "A version is refused", model=self.name, version=transaction.version, step=record.step.value,
+                reason=failure.message, where=failure.where, fix=failure.fix, stable=stable,
+            )  # fmt: skip
         release = transaction.verified.drop.release if transaction.verified else None
         if self.stable is None and self.on_disk is not None:
             tools.fleet.announce(self.on_disk, failure.message, refused=True)

@@ -137,6 +137,11 @@ def read_golden(folder: Path) -> tuple[Example, ...]:
     return tuple(_example(folder, entry, f"{path}, entry {number}") for number, entry in enumerate(entries, 1))
 
 
+def read_picture(example: Example, limit: int) -> bytes:
+    """The picture of an example, of at most `limit` bytes. Blocking. Raises ConfigError."""
+    return _content(example.path, limit)
+
+
 def _example(folder: Path, entry: Expected, where: str) -> Example:
     if (entry.image is None) == (entry.readings is None):
         raise ConfigError("an entry names either an image or readings", where=where, fix=FIX)

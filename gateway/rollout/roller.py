@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import structlog
 
@@ -89,7 +90,7 @@ class Roller:
             if path not in serving:
                 unreadable.append(str(error))
                 if str(error) not in self.unreadable:
-                    log.error("A model is refused", reason=str(error))
+                    log.error("A model.yaml is refused", where=error.where, reason=error.message, fix=error.fix)
         self.unreadable = tuple(unreadable)
 
     async def look_again(self, models: list[LogicalModel], errors: list[ConfigError], group: asyncio.TaskGroup) -> None:
@@ -184,11 +185,9 @@ class Roller:
     def _change_sides(self, acting: bool, group: asyncio.TaskGroup) -> None:
         self.acting = acting
         if acting:
-            log.info("This gateway runs the rollouts")
             for name in self._caretakers:
                 self._start(name, group)
         else:
-            log.info("Another gateway runs the rollouts", holder=self._lease.holder)
             for task in self._tasks.values():
                 task.cancel()
             self._tasks.clear()
@@ -218,6 +217,11 @@ class Roller:
     def paths(self) -> set[str]:
         """Every model.yaml that is served."""
         return {str(caretaker.path) for caretaker in self._caretakers.values()}
+
+    def folder(self, model: str) -> Path | None:
+        """Where the model.yaml of a model lies, and its golden examples; None where it is not served."""
+        caretaker = self._caretakers.get(model)
+        return None if caretaker is None else caretaker.path.parent
 
     def take_over(self, models: list[LogicalModel]) -> list[str]:
         """Let each model that serves be served by its model.yaml as it reads now, where nothing else is to be done.
@@ -258,5 +262,4 @@ class Roller:
                 f"gateway '{self._lease.holder or 'unknown'}' runs the rollouts",
                 fix="Send the command there",
             )
-        log.info("A command", action=command.action.value, model=command.model, version=command.version, by=command.by)
         return await execute(caretaker, command)

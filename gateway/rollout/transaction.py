@@ -137,7 +137,7 @@ class Transaction:
         )
         self.tools.metrics.rollout_step_duration_seconds.labels(self.name, step).observe(seconds)
         log.info(
-            "A step of a rollout is done", model=self.name, version=self.version, step=step.value, seconds=done.seconds,
+            "A step of a rollout is done", model=self.name, version=self.version, step=step.value, took_s=done.seconds,
             note=note,
         )  # fmt: skip
 
@@ -213,7 +213,12 @@ class Transaction:
         refused = [variant for variant in model.variants.values() if variant.state is State.REFUSED]
         loaded = self.tools.loader.serves
         self.was_loaded = any(loaded(variant.triton_model, self.version) for variant in model.variants.values())
-        if refused and (self.stable is not None or not model.ready):
+        fails = bool(refused) and (self.stable is not None or not model.ready)
+        for variant in refused[fails:]:  # the first is why the rollout fails, which is said as its reason
+            log.error(
+                "A model is refused", model=self.name, variant=variant.name, reason=variant.reason, fix=variant.fix
+            )
+        if fails:
             if loaded(refused[0].triton_model, self.version):  # Triton took it; what it says of it does not fit
                 await self.save(step=Step.SIGNATURE)
             raise StepFailed(f"{refused[0].name}: {refused[0].reason}", fix=refused[0].fix)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import BackendInvalidResponse, BackendRejected, ModelUnavailable, SnapshotError
-from gateway.messages import InferRequest, InferResponse, ModelSignature, ModelStatistics, TensorSpec
+from gateway.messages import InferRequest, InferResponse, ModelSignature, TensorSpec
+from gateway.ports import ModelStatistics
 
 Arrays = Mapping[str, NDArray[Any]]
 Answer = Callable[[Arrays], Arrays]

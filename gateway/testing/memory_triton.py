@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import BackendTimeout, BackendUnavailable, ModelUnavailable, SnapshotError
-from gateway.messages import InferRequest, InferResponse, ModelSignature, ModelStatistics
-from gateway.ports import GpuMemory
+from gateway.messages import InferRequest, InferResponse, ModelSignature
+from gateway.ports import GpuMemory, ModelStatistics
 from gateway.testing.memory_models import (
     Answer,
     Faults,

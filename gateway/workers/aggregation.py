@@ -9,7 +9,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from gateway.metrics import PREFIX
+from gateway.metrics import CATALOGUE, PREFIX
 from gateway.workers.frames import Family
 
 Rule = Literal["sum", "min", "max", "front"]
@@ -35,6 +35,7 @@ RULES: dict[str, Rule] = {
     "roller": "max",
     "config_last_reload_successful": "min",
     "config_last_reload_success_timestamp_seconds": "min",
+    "camera_last_snapshot_timestamp_seconds": "max",
     "ready": "front",
     "workers": "front",
     "build_info": "max",
@@ -42,6 +43,7 @@ RULES: dict[str, Rule] = {
 """What becomes of each gauge; `front`: the front's own, for it alone knows. Counters and histograms are added up."""
 FRONT_COUNTERS = frozenset(("http_refusals", "broker_events", "spool_events", "worker_restarts"))
 """Counted by the front for all: an answer of a worker passes it, and would count twice."""
+_OF_CAMERAS = {PREFIX + each.name.removesuffix("_total") for each in CATALOGUE if each.of_camera}
 _PROCESS: dict[str, Rule] = {"process_start_time_seconds": "min", "process_max_fds": "min", "python_info": "max"}
 
 Sample = tuple[str, tuple[tuple[str, str], ...]]
@@ -62,8 +64,11 @@ def families(registry: CollectorRegistry) -> list[Family]:
 
 
 def counted(given: Iterable[Family]) -> list[Family]:
-    """What of a process that has ended still counts, so that no sum ever goes back."""
-    return [family for family in given if family.kind in ("counter", "histogram")]
+    """What of a process that has ended still counts, so that no sum ever goes back.
+
+    But for those of each camera, which are bounded in a process that lives; they begin anew.
+    """
+    return [family for family in given if family.kind in ("counter", "histogram") and family.name not in _OF_CAMERAS]
 
 
 class Merged:

@@ -10,7 +10,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 import structlog
@@ -61,6 +61,12 @@ class Scrape(msgspec.Struct, tag="scrape", array_like=True, frozen=True):
     """Ask for all metrics."""
 
 
+class ChosenLevel(msgspec.Struct, tag="level", array_like=True, frozen=True):
+    """The level that somebody has chosen for the log; None: the configured one."""
+
+    level: str | None
+
+
 class Taken(msgspec.Struct, tag="taken", array_like=True, frozen=True):
     """The worker has taken so many more messages, of so many bytes, out of its inbox; the front may send as many."""
 
@@ -97,6 +103,8 @@ class WorkerState(msgspec.Struct, tag="state", array_like=True, frozen=True):
     """For each model the version of each variant."""
     rate_limit_per_topic: float | None
     drain_timeout_s: float
+    log_level: Literal["debug", "info", "warning", "error"]
+    log_format: Literal["json", "text"]
 
 
 class Family(msgspec.Struct, array_like=True, frozen=True):
@@ -114,7 +122,7 @@ class Samples(msgspec.Struct, tag="samples", array_like=True, frozen=True):
     families: list[Family]
 
 
-ToWorker = Deliver | SessionState | Done | Scrape
+ToWorker = Deliver | SessionState | Done | Scrape | ChosenLevel
 ToFront = Taken | Acknowledge | Publish | WorkerState | Samples
 Record = TypeVar("Record")
 
@@ -140,7 +148,7 @@ class Channel(asyncio.BufferedProtocol, Generic[Record]):
         self._encode = msgspec.msgpack.Encoder().encode
         self._take = take
         self._lost = lost
-        self._about = {} if worker is None else {"worker": worker}
+        self._worker = worker
         self._transport: asyncio.Transport | None = None
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._filled = 0
@@ -199,7 +207,7 @@ class Channel(asyncio.BufferedProtocol, Generic[Record]):
         try:
             self._fill(nbytes)
         except FrameError as error:
-            log.error("A frame cannot be read, and the channel ends", reason=str(error), **self._about)
+            log.error("A frame cannot be read, and the channel ends", reason=str(error), worker=self._worker)
             self.abort()
 
     def _fill(self, nbytes: int) -> None:
@@ -245,4 +253,4 @@ class Channel(asyncio.BufferedProtocol, Generic[Record]):
         try:
             self._take(record, bytes(frame[record_bytes:]))
         except Exception as defect:  # one poisonous message must not take the channel from all others
-            log.error("A defect of the gateway", frame=type(record).__name__, exc_info=defect, **self._about)
+            log.error("A defect of the gateway", frame=type(record).__name__, exc_info=defect, worker=self._worker)

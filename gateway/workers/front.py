@@ -17,6 +17,7 @@ from gateway import __version__
 from gateway.admin.status import StatusPublisher, status_publication
 from gateway.errors import BrokerError
 from gateway.live import Live
+from gateway.logs import LEVEL, count_lines
 from gateway.metrics import Metrics
 from gateway.ports import Broker
 from gateway.tasks import has_failed
@@ -51,6 +52,8 @@ class Front:
         self._stop = asyncio.Event()
         self._failed = False
         metrics.build_info.labels(__version__).set(1)
+        count_lines(lambda level: metrics.log_events.labels(level).inc)
+        LEVEL.changed = relay.tell_level
 
     def stop(self) -> None:
         """Ask for an orderly stop."""

@@ -12,12 +12,14 @@ import structlog
 from gateway.errors import BrokerUnavailable, PublishRefused, RateLimited
 from gateway.flow.rate_limits import RateLimits
 from gateway.live import Live
+from gateway.logs import LEVEL, configure_logging
 from gateway.messages import Message, Publication
 from gateway.ports import Broker
 from gateway.workers.acknowledgements import Acknowledgements
 from gateway.workers.frames import (
     Acknowledge,
     Channel,
+    ChosenLevel,
     Deliver,
     Done,
     Family,
@@ -34,6 +36,8 @@ from gateway.workers.owners import Owners, Senders
 log = structlog.get_logger(__name__)
 
 STARTING = "is starting"
+FOLLOWED = ("rate_limit_per_topic", "drain_timeout_s", "log_level", "log_format")
+"""Settings that the front, too, takes over from the configuration when the lead has read it again."""
 LEAD = 0
 """The worker that gets the commands, and speaks for all about the models."""
 HAND_OVER_S = 5.0
@@ -130,6 +134,14 @@ class Relay:
     def greet(self, channel: Channel[ToFront]) -> None:
         """Tell a new process what it would have heard of the session."""
         channel.send(SessionState(self._broker.connected, self._broker.trouble))
+        if LEVEL.chosen is not None:
+            channel.send(ChosenLevel(LEVEL.chosen))
+
+    def tell_level(self, chosen: str | None) -> None:
+        """Have the workers' logs follow this level; None: the configured one."""
+        for seat in self.seats:
+            if seat.channel is not None:
+                seat.channel.send(ChosenLevel(chosen))
 
     def _arrive(self, seat: Seat, channel: Channel[ToFront]) -> None:
         """A worker runs: its cameras are its own again, and what waits for it is asked for."""
@@ -287,8 +299,11 @@ class Relay:
     def _follow(self, seat: Seat, state: WorkerState) -> None:
         """What the lead has read again holds here too, as far as it is needed here."""
         if seat.index == LEAD:
-            again = {"rate_limit_per_topic": state.rate_limit_per_topic, "drain_timeout_s": state.drain_timeout_s}
-            self._live.replace(self._live.current.model_copy(update=again))
+            again = {name: getattr(state, name) for name in FOLLOWED}
+            before, after = self._live.current, self._live.current.model_copy(update=again)
+            self._live.replace(after)
+            if (before.log_level, before.log_format) != (after.log_level, after.log_format):
+                configure_logging(after.log_level, after.log_format)
 
     async def _publish(self, channel: Channel[ToFront], record: Publish, payload: bytes) -> None:
         publication = Publication(

@@ -9,10 +9,22 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from gateway.errors import BrokerUnavailable, PublishRefused
+from gateway.logs import LEVEL
 from gateway.messages import Message, Publication
 from gateway.ports import held_by
 from gateway.session_states import SessionStates
-from gateway.workers.frames import Acknowledge, Channel, Deliver, Done, Publish, Scrape, SessionState, Taken, ToWorker
+from gateway.workers.frames import (
+    Acknowledge,
+    Channel,
+    ChosenLevel,
+    Deliver,
+    Done,
+    Publish,
+    Scrape,
+    SessionState,
+    Taken,
+    ToWorker,
+)
 
 TAKEN_MESSAGES = 64
 TAKEN_BYTES = 2 * 2**20
@@ -134,6 +146,8 @@ class RelayedBroker:
                 self._states.set(record.up)
             case Scrape():
                 self._scrape()
+            case ChosenLevel():
+                LEVEL.follow(record.level)
 
     def _receive(self, record: Deliver, content: bytes) -> None:
         delivery = None

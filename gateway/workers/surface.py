@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
@@ -24,10 +25,14 @@ from gateway.admin.answers import (
 )
 from gateway.admin.connections import Connections, LimitedSite, Limits
 from gateway.admin.guard import TokenGuard, TokenRefused
+from gateway.admin.log_api import LogApi
+from gateway.admin.reading import guard_reading
+from gateway.config import Settings
 from gateway.errors import ConfigError, Outcome
 from gateway.metrics import Metrics
 from gateway.topics import safe_text
 from gateway.workers.aggregation import Merged
+from gateway.workers.console import WorkersConsole
 from gateway.workers.relay import LEAD, Seat
 from gateway.workers.standing import Standing
 
@@ -42,6 +47,8 @@ HOP_BY_HOP = frozenset((
 CONNECT_S = 2.0
 ANSWER_S = 3700.0
 """Beyond the longest SNAPSHOT_DEADLINE_MS; a worker answers within its own limits long before."""
+LOG_S = 2.0
+"""For the log of a worker; one that hangs has its own in its console output only."""
 CHUNK_BYTES = 64 * 1024
 
 
@@ -56,17 +63,21 @@ class Surface:
         standing: Standing,
         metrics: Metrics,
         merged: Callable[[], Awaitable[Merged]],
-        token_file: Path | None,
+        settings: Settings,
     ) -> None:
         self._place = place
         self._seats = seats
         self._sockets = sockets
         self._standing = standing
         self._merged = merged
-        self._guard = TokenGuard(token_file)
+        self._guard = TokenGuard(settings.api_token_file, settings.api_read_token_file)
         self._turns = itertools.count()
         self._sessions: list[aiohttp.ClientSession] = []
-        app = web.Application(middlewares=[answer_errors])
+        log_api = LogApi(self._guard, self._logs_of_workers)
+        self._console = WorkersConsole(
+            settings, seats, self._ask_all, self._sessions, self._status, self._value, self._guard
+        )
+        app = web.Application(middlewares=[answer_errors, guard_reading(self._guard)])
         app.add_routes(
             [
                 web.get("/live", self._live),
@@ -77,6 +88,8 @@ class Surface:
                 web.get("/startup", self._startup),
                 web.get("/metrics", self._metrics_page),
                 web.get("/api/status", self._status),
+                *log_api.routes(),
+                *self._console.routes(),
                 web.route("*", "/{tail:.*}", self._pass_on),
             ]
         )
@@ -105,6 +118,7 @@ class Surface:
 
     async def stop(self) -> None:
         """Finish the requests under way and stop listening."""
+        self._console.close()
         await self._runner.cleanup()
         for session in self._sessions:
             await session.close()
@@ -138,9 +152,9 @@ class Surface:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _status(self, request: web.Request) -> web.Response:
-        """The lead's own, with the counts and the state of all."""
-        answer = await self._pass_on(request)
-        if answer.status != 200 or not isinstance(answer.body, bytes):
+        """The lead's own, with the counts and the state of all; whichever page asks for it."""
+        answer = await self._pass_on(request.clone(rel_url="/api/status"))
+        if answer.status != 200 or not isinstance(answer.body, bytes) or not answer.body:
             return answer
         report, value = self._standing.report(), (await self._merged()).value
         body = msgspec.json.decode(answer.body) | {
@@ -152,6 +166,29 @@ class Surface:
             "queue": {"messages": int(value("queue_messages")), "bytes": int(value("queue_bytes"))},
         }
         return json_response(body)
+
+    async def _logs_of_workers(self, request: web.Request) -> list[bytes]:
+        answers = await self._ask_all(request, LOG_S)
+        return [each.body for each in answers if each.status == 200 and isinstance(each.body, bytes)]
+
+    async def _ask_all(self, request: web.Request, limit_s: float) -> list[web.Response]:
+        """What each worker answers to a request without a body; at least that all are away.
+
+        One that is away is left out, and so is one that hangs, after `limit_s`.
+        """
+
+        async def ask(index: int) -> web.Response | None:
+            try:
+                async with asyncio.timeout(limit_s):
+                    return await self._ask(request, index)
+            except (aiohttp.ClientError, TimeoutError):
+                return None
+
+        answers = await asyncio.gather(*(ask(seat.index) for seat in self._seats if seat.channel is not None))
+        return [each for each in answers if each is not None] or [_away()]
+
+    async def _value(self) -> Callable[..., float]:
+        return (await self._merged()).value
 
     # --- what a worker answers ----------------------------------------------------------------------
 

@@ -35,6 +35,8 @@ async def tell_the_front(
             serving(),
             settings.rate_limit_per_topic,
             settings.drain_timeout_s,
+            settings.log_level,
+            settings.log_format,
         )
         if state != said or time.monotonic() - said_at >= ALIVE_EVERY_S:
             broker.channel.send(state)

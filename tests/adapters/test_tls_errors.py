@@ -139,7 +139,7 @@ async def test_of_the_broker(name: str, folder: Path) -> None:
             await gateway.close()
         settings = MqttSettings(client_id="doctor", port=port, session_expiry_s=0, **given)
         with pytest.raises(BrokerUnavailable) as raised:
-            await asyncio.to_thread(probe_broker, settings, Publication("t", b""), 5.0)
+            await asyncio.to_thread(probe_broker, settings, [Publication("t", b"")], 0, 5.0)
     (entry,) = [entry for entry in logs if entry["event"] == "Waiting for the broker"]
     assert re.search(case.said.format(**MQTT_NAMES), entry["reason"])
     assert case.fix.format(**MQTT_NAMES) in entry["fix"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -45,6 +46,22 @@ def infer_response(**more: Any) -> Any:
     )
     raw = more.get("raw", [np.array([5, 6], np.float32).tobytes()])
     return messages.ModelInferResponse(model_version="4", outputs=[output], raw_output_contents=raw)
+
+
+async def test_the_trace_context_goes_with_the_request(triton: tuple[Wire, TritonServer]) -> None:
+    wire, server = triton
+    came: list[dict[str, str]] = []
+
+    async def answer(_: bytes, context: Any) -> bytes:
+        came.append(dict(context.invocation_metadata()))
+        return bytes(infer_response().SerializeToString())
+
+    wire.answers["ModelInfer"] = answer
+    trace = (("traceparent", f"00-{'a' * 32}-{'b' * 16}-01"), ("tracestate", "vendor=1"))
+    await server.infer(replace(REQUEST, trace=trace))
+    await server.infer(REQUEST)
+    assert {name: came[0].get(name) for name, _ in trace} == dict(trace)
+    assert not {"traceparent", "tracestate"} & came[1].keys()
 
 
 # --- statuses -------------------------------------------------------------------------------------------

@@ -242,7 +242,7 @@ async def test_a_tensor_that_can_never_fit_is_said_once(site: Site) -> None:
             await site.ask(site.tensor((1, 3, 256, 256)))
 
     assert [line["log_level"] for line in logs] == ["warning"]
-    assert (logs[0]["size"], logs[0]["max_bytes"]) == (4 * 3 * 256 * 256, ROOM)
+    assert (logs[0]["bytes"], logs[0]["max_bytes"]) == (4 * 3 * 256 * 256, ROOM)
     assert "SHARED_MEMORY_MAX_BYTES" in logs[0]["fix"]
     assert site.fell_back["full"] == 3
 
@@ -430,7 +430,7 @@ async def test_the_doctor_finds_out_whether_it_can_be_read_and_leaves_nothing(si
     assert "MiB left" in await probe.memory_problem(2**60, site.folder)
     assert "No such file" in await probe.memory_problem(ROOM, tmp_path / "none")
     site.triton.folder = tmp_path / "elsewhere"
-    assert "Unable to open shared memory region: of this machine" in await probe.memory_problem(ROOM, site.folder)
+    assert "refuses it (Unable to open shared memory region)" in await probe.memory_problem(ROOM, site.folder)
     await probe.close()
 
     assert site.files == []

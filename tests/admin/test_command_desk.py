@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.admin.command_desk import MAX_VERSION, action_of, model_of, read_object, refuse_unknown_keys, version_of
+from gateway.admin.command_bodies import read_object, refuse_unknown_keys
+from gateway.admin.command_desk import MAX_VERSION, action_of, model_of, version_of
 from gateway.errors import CommandRefused
 from gateway.rollout.commands import Action
 

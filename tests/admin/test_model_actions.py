@@ -12,8 +12,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.admin.command_desk import MAX_COMMAND_BYTES
-from gateway.admin.model_actions import STATUS
+from gateway.admin.command_bodies import MAX_COMMAND_BYTES, STATUS
 from gateway.errors import BackendUnavailable, CommandRefused
 from gateway.rollout.commands import Action, Command
 from gateway.rollout.state import ModelState

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.admin.command_desk import MAX_COMMAND_BYTES
+from gateway.admin.command_bodies import MAX_COMMAND_BYTES
 from gateway.config_reading import load_settings
 from gateway.errors import BackendUnavailable, CommandRefused, ConfigError
 from gateway.messages import MessageProperties

@@ -151,13 +151,13 @@ def test_no_form_of_the_token_but_the_one_is_heard(gateway: HttpSite, credential
 def test_no_mere_look_changes_anything_even_with_the_token(gateway: HttpSite) -> None:
     before = state_of(gateway)
     routes = httpx.get(f"{gateway.url}/openapi.json", trust_env=False).json()["paths"]
-    for route in routes:
-        target = route.format(model="detector", version="1", action="unload")
+    for route in routes.keys() - {"/api/events"}:  # whose answer has no end
+        target = route.format(model="detector", version="1", action="unload", file="main.js")
         for method in ("GET", "HEAD", "OPTIONS"):
             for more in MORE[:3]:
                 headers = [f"Authorization: Bearer {TOKEN}", *more]
                 (status,) = statuses(gateway, written(method, f"{target}?version=1", headers, b""))
-                assert status in (200, 404, 405, 503)
+                assert status in (200, 400, 404, 405, 503)
     assert state_of(gateway) == before
 
 

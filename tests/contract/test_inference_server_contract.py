@@ -35,6 +35,14 @@ async def test_a_loaded_model_answers(server: InferenceServer, model: str) -> No
     assert not response.outputs["y__0"].flags.writeable
 
 
+async def test_a_trace_context_changes_no_answer(server: InferenceServer) -> None:
+    await server.load("double-onnx")
+    trace = (("traceparent", f"00-{'a' * 32}-{'b' * 16}-01"), ("tracestate", "vendor=1"))
+    response = await server.infer(replace(ask("double-onnx"), trace=trace))
+
+    np.testing.assert_array_equal(response.outputs["y__0"], ROWS * 2)
+
+
 async def test_a_reload_keeps_answering(server: InferenceServer) -> None:
     await server.load("double-onnx")
     await server.load("double-onnx")

@@ -70,8 +70,13 @@ def test_models_that_are_asked_share_the_memory_for_tensors() -> None:
     leave(*floor.take_all("m0"))
     alone = floor.take_all("m0")
     assert len(alone) == 20  # one is left to its other variant
+    limit = {"model": "m0", "variant": "onnx"}
+    assert floor.metrics.value("inference_concurrency_limit", **limit) == 20, (
+        "what holds it back, though 64 are allowed"
+    )
     leave(*alone, *floor.take_all("m1"))
     assert [len(floor.take_all(model)) for model in ("m0", "m1")] == [9, 9]
+    assert floor.metrics.value("inference_concurrency_limit", **limit) == 9
 
 
 def test_many_models_that_are_seldom_asked_leave_half_of_the_places_to_one_that_is_busy() -> None:

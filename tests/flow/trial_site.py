@@ -18,7 +18,9 @@ from gateway.metrics import Metrics
 from gateway.models.catalog import Models, ServedModel, State, Trial, bucket
 from gateway.models.spec import ModelSpec
 from gateway.models.trial import Observation
+from gateway.ports import SpanSink
 from gateway.testing import MemoryBroker, MemoryTriton
+from gateway.traces import Traces
 from tests.flow.builders import SNAPSHOT_TOPIC, jpeg, served, settings, signature, snapshot_json
 from tests.harness import HELMET, sees, until
 
@@ -128,13 +130,15 @@ class Flow:
 
 
 @contextlib.asynccontextmanager
-async def flow(*versions: int, **environment: Any) -> AsyncIterator[Flow]:
+async def flow(*versions: int, spans: SpanSink | None = None, **environment: Any) -> AsyncIterator[Flow]:
     """The flow with a Triton that serves these versions; the catalogue is empty."""
     broker, triton, models, metrics = MemoryBroker(), MemoryTriton(), Models(), Metrics()
     config = settings(**environment)
     patterns = [pattern.subscription for pattern in config.patterns]
     client = broker.client("gateway", patterns, Publication("edge-ai/x/status", b""))
-    pipeline = Pipeline(Live(config), client, triton, models, metrics)
+    live = Live(config)
+    traces = None if spans is None else Traces(spans, live)
+    pipeline = Pipeline(live, client, triton, models, metrics, traces=traces)
     viewer = broker.client("viewer", ["edge-ai/+/+/+/ai/#", "edge-ai/+/+/ai/#"])
     place = Flow(pipeline, models, broker, triton, metrics)
     for version in versions:

@@ -19,6 +19,8 @@ from tests.flow.builders import jpeg
 from tests.fuzz.http_site import TOKEN, HttpSite, http_site
 
 EXAMPLES = 800
+ENDLESS = ("/api/events",)
+"""Its answer has no end; tests/admin/test_events.py reads it."""
 PICTURE = jpeg()
 FORM = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n' + PICTURE + b"\r\n--x--\r\n"
 _texts = st.text(max_size=30) | st.sampled_from(
@@ -57,7 +59,12 @@ _headers = st.dictionaries(
 
 
 DOCUMENT = description(__version__)
-_operations = [(method, path) for path in sorted(DOCUMENT["paths"]) for method in sorted(DOCUMENT["paths"][path])]
+_operations = [
+    (method, path)
+    for path in sorted(DOCUMENT["paths"])
+    for method in sorted(DOCUMENT["paths"][path])
+    if path not in ENDLESS
+]
 
 
 @dataclass(frozen=True)
@@ -95,9 +102,12 @@ def objection(request: Request, answer: httpx.Response) -> str | None:
     described = DOCUMENT["paths"][request.path][request.method]["responses"].get(str(answer.status_code))
     if described is None or answer.status_code == 500:
         return f"status {answer.status_code}"
-    (kind,) = described["content"]
-    if not answer.headers["Content-Type"].startswith(kind):
-        return f"a {answer.headers['Content-Type']}"
+    content = described.get("content", {})
+    if not content:
+        return "a body" if answer.content else None
+    kind = answer.headers["Content-Type"].partition(";")[0]
+    if kind not in content:
+        return f"a {kind}"
     if kind != "application/json":
         return None
     schema = {**described["content"][kind]["schema"], "components": DOCUMENT["components"]}

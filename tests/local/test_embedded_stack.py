@@ -335,6 +335,7 @@ def test_programs_are_found_outside_of_a_users_path(monkeypatch: pytest.MonkeyPa
 
 # --- in the foreground
 
+TRACES_TO = "http://127.0.0.1:9"
 STACK = "import sys; from pathlib import Path; from gateway.local.stack import {0}; sys.exit({0}(Path(sys.argv[1])))"
 
 
@@ -342,7 +343,8 @@ STACK = "import sys; from pathlib import Path; from gateway.local.stack import {
 def foreground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """The command in a process of its own, with its first lines."""
     command = [sys.executable, "-u", "-c", STACK.format(request.param), str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    traced = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": TRACES_TO}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=traced) as process:
         assert process.stdout is not None
         lines: list[str] = []
         for line in process.stdout:
@@ -361,8 +363,9 @@ def test_the_stack_says_what_to_export_and_ends_at_a_signal(
     process, lines = foreground
     exports = dict(line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export "))
     assert {"TRITON_GRPC_URL", "TRITON_METRICS_URL", "MODEL_REPOSITORY"} <= set(exports)
+    assert exports["OTEL_EXPORTER_OTLP_ENDPOINT"] == TRACES_TO
     children = psutil.Process(process.pid).children(recursive=True)
-    assert children
+    assert any(f"--trace-config=opentelemetry,url={TRACES_TO}/v1/traces" in child.cmdline() for child in children)
     process.send_signal(number)
     assert process.wait(DEADLINE_S) == 0
     assert all(is_gone(child.pid) for child in children)

@@ -287,6 +287,7 @@ def test_the_metrics_tell_the_memory_of_a_model(
         lines = answer.read().decode().splitlines()
     series = [line for line in lines if line.startswith("edge_backend_resident_memory_bytes{") and name in line]
     assert series
+    assert all('provider="c' in line.lower() for line in series), "CPUExecutionProvider, or cpu"
     assert all('version="1"' in line and float(line.rsplit(" ", 1)[1]) > 20e6 for line in series)
 
 

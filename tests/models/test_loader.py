@@ -14,7 +14,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.errors import ConfigError
-from gateway.messages import ModelStatistics
 from gateway.metrics import Metrics
 from gateway.models import loader as loader_module
 from gateway.models.catalog import Models, ServedVariant, State
@@ -23,6 +22,7 @@ from gateway.models.fleet import Fleet
 from gateway.models.loader import Loader
 from gateway.models.release import Placement, Release
 from gateway.models.repository import LogicalModel
+from gateway.ports import ModelStatistics
 from gateway.testing import MemoryTriton
 from tests.flow.builders import LABELS, head, signature, spec
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.commands import serve
 from gateway.errors import BackendRejected, CommandRefused
@@ -239,8 +240,12 @@ async def test_a_version_that_triton_refuses_leaves_the_stable_one_and_may_be_me
     async with shop.open() as counter:
         await counter.ended(1, Ending.PROMOTED)
         shop.triton.refuse_load("detector-onnx", "corrupt file", version=2)
-        shop.drop(2)
-        state = await counter.ended(2, Ending.REFUSED)
+        with capture_logs() as logs:
+            shop.drop(2)
+            state = await counter.ended(2, Ending.REFUSED)
+        (line,) = [each for each in logs if each["log_level"] == "error"]  # of one failure
+        assert line["event"] == "A version is refused"
+        assert "corrupt file" in line["reason"]
         assert state.refused[0].step is Step.LOADED
         assert "corrupt file" in state.refused[0].reason
         await counter.loaded(1)

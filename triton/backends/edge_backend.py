@@ -224,7 +224,8 @@ class Watch:
     one reaps (a container without an init process); the parent's id changes at once.
     """
 
-    def __init__(self, args):
+    def __init__(self, args, provider):
+        """`provider` is what the instance runs on, as the library that runs it says: for the metrics alone."""
         self._family = pb_utils.MetricFamily(
             name=GAUGE_NAME,
             description="Resident memory of the process that serves this instance of a model version, in bytes",
@@ -236,6 +237,7 @@ class Watch:
                 "model": args["model_name"],
                 "version": str(args["model_version"]),
                 "instance": args["model_instance_name"],
+                "provider": provider,
             }
         )
         self._gauge.set(resident_memory())

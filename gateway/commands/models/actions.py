@@ -135,18 +135,22 @@ def _begun(answer: ModelAnswer, over: float | None) -> Rollout | None:
 
 def _follow(api: GatewayApi, name: str, over: float | None, *, say: bool) -> ModelAnswer:
     """Wait until no rollout is under way, writing each step as it is done; raises UserError."""
+    from gateway.terminal.progress import busy, say_above
+
     said: list[str] = []
-    while True:
-        answer = _patiently(api, name)
-        rollout = _begun(answer, over)
-        lines = [*_lines(rollout)] if say and rollout else []
-        for line in lines:
-            if line not in said:
-                click.echo(line)
-        said = lines
-        if rollout is None or rollout.ending != UNDER_WAY:
-            return answer
-        time.sleep(POLL_S)
+    with busy(f"Following the rollout of {name}", quiet=not say) as bar:
+        while True:
+            answer = _patiently(api, name)
+            rollout = _begun(answer, over)
+            lines = [*_lines(rollout)] if say and rollout else []
+            for line in lines:
+                if line not in said:
+                    say_above(line)
+            said = lines
+            if rollout is None or rollout.ending != UNDER_WAY:
+                return answer
+            bar.advance(0, f"{name} {rollout.version}: {rollout.step.replace('_', ' ')} {rollout.progress}")
+            time.sleep(POLL_S)
 
 
 def _patiently(api: GatewayApi, name: str) -> ModelAnswer:

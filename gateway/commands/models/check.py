@@ -70,12 +70,12 @@ def check_drops(folder: Path, repository: Path | None, config: Path | None, as_j
     if repository is not None:
         require_folder(repository)
     try:
-        found = [_with_outlook(each, settings, repository) for each in examine(folder)]
+        found = [_with_outlook(each, settings, repository, quiet=as_json) for each in examine(folder)]
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", error)
         raise ConfigError(f"cannot be read: {reason}", where=str(folder), fix="Check the path") from error
     if as_json:
-        click.echo(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(checked_json(found), indent=2, ensure_ascii=False))
     else:
         click.echo("\n".join(line for each in found for line in in_words(each)))
     sys.exit(0 if all(each.ok for each in found) else 2)
@@ -105,13 +105,14 @@ def examine(folder: Path) -> list[Checked]:
     return [*logical, *alone]
 
 
-def _with_outlook(checked: Checked, settings: Settings, repository: Path | None) -> Checked:
+def _with_outlook(checked: Checked, settings: Settings, repository: Path | None, *, quiet: bool) -> Checked:
     """What is wrong already needs no look into the future."""
     from gateway.commands.models.outlook import outlook
 
     if checked.model is None or not checked.ok:
         return checked
-    return replace(checked, outlook=outlook(checked.model, checked.model.path.parent.parent, settings, repository))
+    root = checked.model.path.parent.parent
+    return replace(checked, outlook=outlook(checked.model, root, settings, repository, quiet=quiet))
 
 
 def _is_hidden(folder: Path) -> bool:
@@ -187,7 +188,8 @@ def in_words(checked: Checked) -> Iterator[str]:
         yield from outlook_in_words(checked.outlook)
 
 
-def _as_json(found: list[Checked]) -> dict[str, Any]:
+def checked_json(found: list[Checked]) -> dict[str, Any]:
+    """All of it for a machine."""
     from gateway.commands.models.outlook import outlook_json
     from gateway.doctor.drops import report_json
 

@@ -29,15 +29,19 @@ TRITON_LIMIT_S = 6.0
 @CONFIG
 @JSON
 def list_models(config: Path | None, as_json: bool) -> None:
-    """List the models of MODEL_REPOSITORY: which version serves, where a rollout stands, what was refused and why.
+    """List the models of MODEL_REPOSITORY, and which version serves.
 
-    Also their variants, and how they stand at Triton. Reads the files; no gateway need run.
+    Also where a rollout stands, what was refused and why, the variants, and how they stand at Triton. Reads the files;
+    no gateway need run.
     """
+    from gateway.terminal.progress import busy
+
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     log_to_stderr()
     settings = load_settings(config)
     logical, errors = read_models(settings)
-    index, unreachable = asyncio.run(_index(settings))
+    with busy("Asking Triton", quiet=as_json):
+        index, unreachable = asyncio.run(_index(settings))
     found = [{**_entry(model, settings, index), "remembered": _remembered(model, settings)} for model in logical]
     if as_json:
         broken = [{"where": error.where, "message": error.message, "fix": error.fix} for error in errors]

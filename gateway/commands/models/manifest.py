@@ -13,10 +13,12 @@ from gateway.commands.models.target import (
     Target,
     files_in_words,
     find_target,
+    read_digests,
     replace_file,
     require_replaceable,
+    written_json,
 )
-from gateway.commands.options import CONFIG, examples
+from gateway.commands.options import CONFIG, JSON, examples
 from gateway.config_reading import load_settings
 from gateway.errors import ConfigError
 
@@ -34,14 +36,14 @@ FIX = "Check the free space, and that this user may write there"
 @MODEL
 @VERSION
 @CONFIG
-def write_manifest(model: str, version: int | None, config: Path | None) -> None:
+@JSON
+def write_manifest(model: str, version: int | None, config: Path | None, as_json: bool) -> None:
     """Write SHA256SUMS over all files of one version.
 
     NAME_OR_DIR is a model of MODEL_REPOSITORY, or the folder of a model.yaml, whose Triton models lie beside it.
     Without VERSION, the highest on disk. With it beside model.yaml, a drop is read when all files are there and match,
     however slowly they are copied; copy it last. Of an older one the lines of other versions that are there stay.
     """
-    from gateway.models.drop import digests_of
     from gateway.models.drop_files import SUMS_FILE
     from gateway.models.manifest import manifest_text
 
@@ -50,9 +52,9 @@ def write_manifest(model: str, version: int | None, config: Path | None) -> None
     path = target.model.path.parent / SUMS_FILE
     require_replaceable(path, FIX)
     drop = target.take()
-    digests = {**_of_other_versions(target), **digests_of(drop)}
+    digests = {**_of_other_versions(target), **read_digests(drop, quiet=as_json)}
     replace_file(path, manifest_text(digests).encode(), FIX)
-    click.echo(f"{files_in_words(drop)}, written to {path}")
+    click.echo(written_json(drop, manifest=path) if as_json else f"{files_in_words(drop)}, written to {path}")
 
 
 def _of_other_versions(target: Target) -> dict[str, str]:

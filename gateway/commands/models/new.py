@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.commands.models.check import examine, in_words
+from gateway.commands.models.check import checked_json, examine, in_words
 from gateway.commands.models.reading import load_layouts, log_to_stderr
 from gateway.commands.models.staging import Staging
-from gateway.commands.options import CONFIG, FILE, examples, require_folder
+from gateway.commands.options import CONFIG, FILE, JSON, examples, require_folder
 from gateway.config import Settings
 from gateway.config_reading import load_settings
 from gateway.errors import ConfigError
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from gateway.models.skeleton import Skeleton, TorchFacts, Wishes
 
 FILES = {"onnx": "model.onnx", "torch": "model.pt"}
-PROGRESS_BYTES = 32 << 20
-"""Less is copied in the blink of an eye."""
 OF_NEW_MODELS = ("--labels", "--type", "--layout", "--input", "--output", "--golden")
 
 
@@ -44,6 +42,7 @@ class Request:
     input: str = ""
     outputs: tuple[str, ...] = ()
     golden: Path | None = None
+    as_json: bool = False
 
     def only_for_new_models(self) -> list[str]:
         """The options given that have no effect on a model that is there."""
@@ -71,6 +70,7 @@ class Request:
 @click.option("--output", "outputs", multiple=True, metavar="SHAPE", help="As --input; once for each output.")
 @click.option("--golden", type=FILE, help="Folder of golden examples to copy: pictures or readings, expected.json.")
 @CONFIG
+@JSON
 def new(
     name: str,
     onnx: Path | None,
@@ -84,6 +84,7 @@ def new(
     outputs: tuple[str, ...],
     golden: Path | None,
     config: Path | None,
+    as_json: bool,
 ) -> None:
     """Write the drop of a model from its files, or add the next version of one that is there.
 
@@ -98,7 +99,7 @@ def new(
     files = {variant: path for variant, path in (("onnx", onnx), ("torch", torch)) if path is not None}
     if not files:
         raise ConfigError("no model file is given", where="models new", fix="Give --onnx FILE, --torch FILE, or both")
-    request = Request(name, files, version, labels, model_type, layout, shape, outputs, golden)
+    request = Request(name, files, version, labels, model_type, layout, shape, outputs, golden, as_json)
     root = repository or settings.model_repository
     require_folder(root)
     _refuse_large([*files.values(), *_files_in(golden)], settings.max_model_bytes)
@@ -146,6 +147,9 @@ def _write_model(request: Request, root: Path) -> None:
         _refuse_unfit(staging.root / request.name, staging.root, root)
         # model.yaml comes last: with it the folders become a model.
         staging.place([*skeleton.variants.values(), request.name])
+    if request.as_json:
+        click.echo(_written_json(root / request.name, version, skeleton.variants.values()))
+        return
     click.echo(f"{root / request.name}: written, version {version}\n")
     _show(root / request.name)
     click.echo("\n".join(_next_steps(skeleton, request, root)))
@@ -260,6 +264,9 @@ def _add_version(request: Request, root: Path, settings: Settings) -> None:
             _refuse_other_signature(staging.root / folder, model, variant, torch, staging.root, root)
         there = {folder for folder in folders.values() if (root / folder).exists()}
         staging.place(f"{folder}/{version}" if folder in there else folder for folder in folders.values())
+    if request.as_json:
+        click.echo(_written_json(root / request.name, version, folders.values()))
+        return
     brought = " and ".join(f"{folder}/{version}" for folder in folders.values())
     click.echo(f"{root / request.name}: version {version} written, {brought}\n")
     _show(root / request.name)
@@ -344,12 +351,18 @@ def _show(folder: Path) -> None:
         click.echo("\n".join(in_words(each)))
 
 
+def _written_json(folder: Path, version: int, triton_models: Iterable[str]) -> str:
+    """Where it lies, and what `models check --json` says of it."""
+    written = [str(folder.parent / name / str(version)) for name in triton_models]
+    body = {"model": folder.name, "version": version, "folder": str(folder), "written": written}
+    return json.dumps({**body, "check": checked_json(examine(folder))}, indent=2, ensure_ascii=False)
+
+
 @contextmanager
 def _progress(request: Request) -> Iterator[Callable[[int], None]]:
-    """A bar where somebody waits for a large file; on a terminal only."""
+    """A bar where somebody waits for a large file."""
+    from gateway.terminal.progress import progress
+
     total = sum(path.stat().st_size for path in (*request.files.values(), *_files_in(request.golden)))
-    if total < PROGRESS_BYTES or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    with click.progressbar(length=total, label="Copying", file=sys.stderr) as bar:
-        yield bar.update
+    with progress("Copying", total, "bytes", quiet=request.as_json) as bar:
+        yield bar.advance

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway.commands.models.target import read_digests
 from gateway.config import Settings
 from gateway.errors import ConfigError
-from gateway.models.drop import Drop, digests_of, take_drop, versions_on_disk
+from gateway.models.drop import Drop, take_drop, versions_on_disk
 from gateway.models.drop_files import SIGNATURE_FILE, SUMS_FILE
 from gateway.models.manifest import incomplete, read_manifest
 from gateway.models.repository import LogicalModel
@@ -39,10 +40,11 @@ class Outlook:
     problem: ConfigError | None = None
 
 
-def outlook(model: LogicalModel, root: Path, settings: Settings, meets: Path | None) -> Outlook | None:
+def outlook(model: LogicalModel, root: Path, settings: Settings, meets: Path | None, *, quiet: bool) -> Outlook | None:
     """Of the drop in the repository `root`, if it came into the repository `meets`; None for one without versions.
 
-    Without `meets` that is the one that it lies in. Reads all files of the version. Never raises.
+    Without `meets` that is the one that it lies in. Reads all files of the version, with a bar unless `quiet`. Never
+    raises.
     """
     versions = versions_on_disk(model, root)
     if not versions:
@@ -54,7 +56,7 @@ def outlook(model: LogicalModel, root: Path, settings: Settings, meets: Path | N
     missing = tuple(name for name in model.spec.variants if name not in versions[version])
     try:
         drop = take_drop(model, root, version, settings.max_model_bytes)
-        digests = digests_of(drop)
+        digests = read_digests(drop, quiet=quiet)
         _refuse_collision(drop, root, target)
         _refuse_used_number(drop, digests, state)
         complete = _completeness(drop, digests)

@@ -16,8 +16,10 @@ from gateway.commands.models.target import (
     Target,
     files_in_words,
     find_target,
+    read_digests,
     replace_file,
     require_replaceable,
+    written_json,
 )
 from gateway.commands.options import CONFIG, FILE, JSON, examples
 from gateway.config import Settings
@@ -34,7 +36,7 @@ OUTPUT_FIX = "Name another file with --output"
 @click.command(
     epilog=examples(
         "edge-gateway models sign model_repository/industrial-safety --private-key private.pem",
-        "edge-gateway models sign industrial-safety 2 --private-key signer.key --certificate signer.pem",
+        "edge-gateway models sign industrial-safety 2 --private-key signer.key --certificate signer.pem --json",
     ),
 )
 @MODEL
@@ -44,6 +46,7 @@ OUTPUT_FIX = "Name another file with --output"
 @click.option("--chain", type=FILE, multiple=True, help="PEM file of certificates up to the authority; repeatable.")
 @click.option("--output", type=FILE, help="Signature to write.  [default: model.sig beside model.yaml]")
 @CONFIG
+@JSON
 def sign(
     model: str,
     version: int | None,
@@ -52,6 +55,7 @@ def sign(
     chain: tuple[Path, ...],
     output: Path | None,
     config: Path | None,
+    as_json: bool,
 ) -> None:
     """Sign all files of one version of a model.
 
@@ -60,15 +64,18 @@ def sign(
     MODEL_SIGNING_PASSWORD.
     """
     from gateway.adapters.signatures import sign_files
-    from gateway.models.drop import digests_of
 
     target = find_target(model, version, load_settings(config))
     path = output or _signature_of(target)
     require_replaceable(path, OUTPUT_FIX)
     drop = target.take()
-    content = sign_files(digests_of(drop), drop.name, private_key, _password, certificate, chain)
+    digests = read_digests(drop, quiet=as_json)
+    content = sign_files(digests, drop.name, private_key, _password, certificate, chain)
     replace_file(path, content, OUTPUT_FIX)
-    click.echo(f"{files_in_words(drop)}, signed: {path}")
+    if as_json:
+        click.echo(written_json(drop, signature=path))
+    else:
+        click.echo(f"{files_in_words(drop)}, signed: {path}")
 
 
 @click.command(
@@ -98,7 +105,6 @@ def verify(
     NAME_OR_DIR and VERSION as in `models sign`. Exit code 2 when it is not.
     """
     from gateway.adapters.signatures import SignatureVerifier, check_configured
-    from gateway.models.drop import digests_of
 
     settings = load_settings(config)
     public_key, certificate = _trusted(public_key, certificate, settings)
@@ -107,7 +113,8 @@ def verify(
     path, drop, problem, signer = signature or _signature_of(target), None, None, ""
     try:
         drop = target.take()
-        signer = SignatureVerifier(public_key, certificate).verify(path, digests_of(drop), drop.bytecode)
+        digests = read_digests(drop, quiet=as_json)
+        signer = SignatureVerifier(public_key, certificate).verify(path, digests, drop.bytecode)
     except ConfigError as error:
         if not as_json:
             raise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import json
 import os
 import stat
 from dataclasses import dataclass
@@ -71,7 +73,9 @@ def _find_model(named: str, settings: Settings) -> tuple[LogicalModel, Path]:
     for error in errors:
         if Path(error.where).parent.name == named:
             raise error
-    fix = "Name a model of MODEL_REPOSITORY, or the folder of a model.yaml"
+    nearest = difflib.get_close_matches(named, [model.spec.name for model in models], n=1)
+    meant = f"Did you mean '{nearest[0]}'? " if nearest else ""
+    fix = f"{meant}Name a model of MODEL_REPOSITORY, or the folder of a model.yaml"
     raise ConfigError(f"there is no model '{named[:80]}'", where=str(settings.model_repository), fix=fix)
 
 
@@ -79,6 +83,23 @@ def files_in_words(drop: Drop) -> str:
     """Such as `helmets version 2: 7 files, 12.1 MB`."""
     megabytes = sum(size for *_, size in drop.files.values()) / 1e6
     return f"{drop.name} version {drop.version}: {len(drop.files)} files, {megabytes:.1f} MB"
+
+
+def written_json(drop: Drop, **paths: Path) -> str:
+    """What a command has written about a version, and over which files, as one JSON object."""
+    places = {name: str(path) for name, path in paths.items()}
+    body = {"ok": True, "model": drop.name, "version": drop.version, **places, "files": list(drop.files)}
+    return json.dumps(body, indent=2, ensure_ascii=False)
+
+
+def read_digests(drop: Drop, *, quiet: bool) -> dict[str, str]:
+    """The digest of each file, as `digests_of` has them, with a bar where somebody waits for it."""
+    from gateway.models.drop import digests_of
+    from gateway.terminal.progress import progress
+
+    total = sum(size for *_, size in drop.files.values())
+    with progress(f"Reading {drop.name} {drop.version}", total, "bytes", quiet=quiet) as bar:
+        return digests_of(drop, advance=bar.advance)
 
 
 def require_replaceable(path: Path, fix: str) -> None:

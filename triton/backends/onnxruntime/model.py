@@ -231,7 +231,7 @@ class TritonPythonModel:
         self._scalars = [name for name, (_, shape) in inputs.items() if not shape]
         self._batcher = edge.Batcher(config, f"model '{args['model_name']}'", self._run)
         self._warm_up(config)
-        self._watch = edge.Watch(args)
+        self._watch = edge.Watch(args, self._session.get_providers()[0])
 
     def _warm_up(self, config):
         # The first run allocates the arena; without this the first snapshot would pay for it.

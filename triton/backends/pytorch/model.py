@@ -36,7 +36,7 @@ class TritonPythonModel:
         runner = torchscript.Runner(config, args, path)
         self._batcher = edge.Batcher(config, f"model '{args['model_name']}'", runner.run)
         runner.warm_up()
-        self._watch = edge.Watch(args)
+        self._watch = edge.Watch(args, runner.device.type)
 
     def execute(self, requests):
         return self._batcher.answer(requests)

@@ -168,9 +168,9 @@ class Runner:
 
     def __init__(self, config, args, path):
         self._config = config
-        self._device = choose_device(args)
-        set_execution_mode(config, self._device)
-        self._module = open_module(path, self._device)
+        self.device = choose_device(args)
+        set_execution_mode(config, self.device)
+        self._module = open_module(path, self.device)
         self._optimized = not edge.boolean_parameter(config, "DISABLE_OPTIMIZED_EXECUTION", False)
         self._inputs, self._takes_dict = input_order(self._module, config)
         self._outputs = output_order(config)
@@ -187,7 +187,7 @@ class Runner:
         return found
 
     def _forward(self, arrays):
-        tensors = {name: torch.from_numpy(array).to(self._device) for name, array in arrays.items()}
+        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
         with torch.inference_mode(), torch.jit.optimized_execution(self._optimized):
             if self._takes_dict:
                 return self._module(tensors)

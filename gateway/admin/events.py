@@ -1,0 +1,192 @@
+"""`GET /api/events`: what happens, as server-sent events, to a few who look at once.
+
+Nothing is buffered: each stream looks into the gallery a few times a second and sends what has changed since, so one
+that is slow gets less, and one that reads nothing is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from gateway.admin.answers import SECURITY_HEADERS, error_response
+from gateway.admin.console_entries import disagreement_of, entry_of
+from gateway.flow.gallery import Entry, Gallery
+
+MAX_STREAMS = 8
+EVERY_S = 0.25
+COMMENT_EVERY_S = 10.0
+"""Something comes as often at least, so that who has left is noticed, here and there."""
+UNREAD_S = 10.0
+"""For an event of which the client reads nothing."""
+MOST_ENTRIES = 200
+MOST_ALERTS = 20
+MOST_DISAGREEMENTS = 50
+PART_BYTES = 64 * 1024
+"""Of results in one event; more come in several, one after the other."""
+STREAM_HEADERS = {**SECURITY_HEADERS, "Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
+COMMENT = b": all is well\n\n"
+BYE = b"event: bye\ndata: {}\n\n"
+
+
+def event(name: str, data: dict[str, Any]) -> bytes:
+    """One event; JSON has no line breaks of its own."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(data))
+
+
+class Streams:
+    """The open streams of this process: so many at most, each seen to its end when the gateway stops.
+
+    `may_read` says whether the token that a request has brought still holds.
+    """
+
+    def __init__(self, may_read: Callable[[web.Request], bool]) -> None:
+        self.may_read = may_read
+        self._open = 0
+        self._closing = asyncio.Event()
+
+    def __len__(self) -> int:
+        return self._open
+
+    def close(self) -> None:
+        """Let all end with a word of farewell, for the gateway stops."""
+        self._closing.set()
+
+    @property
+    def closing(self) -> bool:
+        """Whether the gateway stops."""
+        return self._closing.is_set()
+
+    async def wait(self) -> None:
+        """Return after EVERY_S, or at once when the gateway stops."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EVERY_S):
+                await self._closing.wait()
+
+    @contextlib.contextmanager
+    def take_one(self) -> Iterator[bool]:
+        """A place for one more; False where there is none."""
+        if self._open >= MAX_STREAMS:
+            yield False
+            return
+        self._open += 1
+        try:
+            yield True
+        finally:
+            self._open -= 1
+
+
+class Stream:
+    """One client's; `send` gives it events as they are read. `may_read` is asked now and then."""
+
+    def __init__(self, request: web.Request, may_read: Callable[[web.Request], bool]) -> None:
+        self._request = request
+        self._may_read = may_read
+        self._looked_at = time.monotonic()
+        self._response = web.StreamResponse(headers=STREAM_HEADERS)
+        self._said_at = time.monotonic()
+
+    async def open(self) -> web.StreamResponse:
+        """Begin the answer, which is for the handler to return."""
+        await self._response.prepare(self._request)
+        return self._response
+
+    @property
+    def left(self) -> bool:
+        """Whether the client has gone."""
+        transport = self._request.transport
+        return transport is None or transport.is_closing()
+
+    async def send(self, data: bytes) -> None:
+        """Raises ConnectionError for a client that has left, or reads nothing."""
+        try:
+            async with asyncio.timeout(UNREAD_S):
+                await self._response.write(data)
+        except TimeoutError as error:
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ConnectionResetError("the client reads nothing") from error
+        self._said_at = time.monotonic()
+
+    async def stay(self) -> None:
+        """Say something when nothing has been said for long; raises ConnectionError when the token holds no more."""
+        now = time.monotonic()
+        if now - self._looked_at >= COMMENT_EVERY_S:
+            self._looked_at = now
+            if not self._may_read(self._request):
+                raise ConnectionResetError("the token has been taken back")
+        if now - self._said_at >= COMMENT_EVERY_S:
+            await self.send(COMMENT)
+
+
+def too_many_streams() -> web.Response:
+    """The answer to one more than there may be."""
+    text, fix = f"{MAX_STREAMS} look at the console already", "Close one of them, or try again"
+    return error_response(503, "QUEUE_FULL", text, fix, {"Retry-After": "5"})
+
+
+class Events:
+    """What the gallery sees, to all who look."""
+
+    def __init__(self, gallery: Gallery, streams: Streams) -> None:
+        self._gallery = gallery
+        self._streams = streams
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """Handle one request to its end."""
+        with self._streams.take_one() as admitted:
+            if not admitted:
+                return too_many_streams()
+            stream = Stream(request, self._streams.may_read)
+            response = await stream.open()
+            with contextlib.suppress(ConnectionError):
+                await self._tell(stream)
+            return response
+
+    async def _tell(self, stream: Stream) -> None:
+        since = -1
+        while not self._streams.closing and not stream.left:
+            self._gallery.pictures.look()
+            until = self._gallery.number
+            for part in self._news(since):
+                await stream.send(part)
+            since = until
+            await stream.stay()
+            await self._streams.wait()
+        if not stream.left:
+            await stream.send(BYE)
+
+    def _news(self, since: int) -> Iterator[bytes]:
+        """Events about all that came after number `since`; -1 at the beginning, with what was there before."""
+        gallery = self._gallery
+        entries = gallery.changed(since, MOST_ENTRIES)
+        alerts = [msgspec.Raw(alarm.payload) for alarm in islice(gallery.alerts(since), MOST_ALERTS)][::-1]
+        pairs = list(islice(gallery.disagreements(since), MOST_DISAGREEMENTS))[::-1] if since >= 0 else []
+        for part in _parts(entries) if entries or since >= 0 else [[]]:
+            now = gallery.epoch(time.monotonic())
+            yield event("results", {"now": now, "entries": [entry_of(entry, gallery) for entry in part]})
+        if alerts:
+            yield event("alerts", {"alerts": alerts})
+        for pair in pairs:
+            yield event("disagreement", disagreement_of(pair, gallery))
+
+
+def _parts(entries: list[Entry]) -> Iterator[list[Entry]]:
+    """The same in parts of about PART_BYTES."""
+    part: list[Entry] = []
+    size = 0
+    for entry in entries:
+        part.append(entry)
+        size += len(entry.payload)
+        if size >= PART_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
