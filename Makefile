@@ -80,7 +80,7 @@ docs: $(VENV)/.installed ## Write the generated pages and schemas of docs/ anew 
 screenshots: $(VENV)/.installed ## Take docs/img/console-*.jpg and watch.svg anew from a running demo (3 minutes)
 	$(BIN)/python docs/screenshots.py
 
-dashboards: $(VENV)/.installed ## Write the dashboards of compose/grafana/ anew (DASHBOARDS="--console URL --runbook URL")
+dashboards: $(VENV)/.installed ## Write the dashboards of compose/grafana/ anew, and the runbook into the alerts (DASHBOARDS="--console URL --runbook URL")
 	$(BIN)/python compose/grafana/write_dashboards.py $(DASHBOARDS)
 
 clean: ## Remove the environment and what the targets made

@@ -60,7 +60,8 @@ are counted, and at the end of the window one line says how many they were: the 
 count. So the number of events is that of the lines without `repeated`, plus the sum of `repeated`. A *kind* is the
 sentence and its level together with `code`, `model`, `variant`, `version` and the like, or the kind of the `reason`,
 and the type and place of an exception; devices, topics and result ids make no kinds. Lines of libraries are folded as
-well, debug lines never. `edge_gateway_log_events_total` counts each event, folded or not.
+well (an object in the last of them is named by its type), debug lines never. When the level rises, the counts of what
+it would hide are said first. `edge_gateway_log_events_total` counts each event, folded or not.
 
 ## Level and last lines
 

@@ -33,7 +33,7 @@ from gateway.affinity import Cores, cores_for
 from gateway.allocator import Allocator
 from gateway.config import Settings
 from gateway.config_reload import Reloader
-from gateway.errors import BrokerError, ConfigError
+from gateway.errors import BrokerError
 from gateway.flow.pipeline import Pipeline
 from gateway.live import Live
 from gateway.logs import count_lines, finish_logging
@@ -42,6 +42,7 @@ from gateway.models.catalog import Models
 from gateway.models.figures import Measurements
 from gateway.models.fleet import Fleet
 from gateway.models.loader import Loader
+from gateway.models.loops import loop_of, read_models, refuse_loops
 from gateway.models.memory import Memory
 from gateway.models.repository import LogicalModel, read_served
 from gateway.models.watcher import DropWatcher
@@ -53,7 +54,6 @@ from gateway.rollout.store import StateStore
 from gateway.rollout.transaction import Tools
 from gateway.rollout.verify import Checks
 from gateway.tasks import has_failed
-from gateway.topics import overlap
 from gateway.traces import Traces
 
 if TYPE_CHECKING:  # off by default
@@ -111,7 +111,9 @@ class Gateway:
         self._loader = Loader(server, models, self._fleet, metrics, self._memory)
         decoders = (cores or cores_for(settings)).decoding_pool()
         traces = None if spans is None else Traces(spans, self.live)
-        self._pipeline = Pipeline(self.live, broker, server, models, metrics, decoders, traces)
+        self._home_assistant = _home_assistant(settings, broker, models, part)
+        observers = () if self._home_assistant is None else (self._home_assistant,)
+        self._pipeline = Pipeline(self.live, broker, server, models, metrics, decoders, traces, observers)
         lease = lease or FileLease(settings.state_dir, new_identity(settings.gateway_id))
         ledger = Ledger(StateStore(settings.state_dir), lease, settings.gateway_id)
         watcher = DropWatcher(settings.model_repository, settings.state_dir, settings.drop_quiet_s, settings.drop_watch)
@@ -142,7 +144,6 @@ class Gateway:
             pages=[self._console],
             guard=guard,
         )
-        self._home_assistant = _home_assistant(settings, self._pipeline, broker, models, part)
         self._reloader = Reloader(self.live, config_file, self._read_again, self.rollouts.take_over, metrics)
         self._stop = asyncio.Event()
         self._failed = False
@@ -316,62 +317,14 @@ class Gateway:
                 log.warning("Not published before the end", what=what)
 
 
-def _home_assistant(
-    settings: Settings, pipeline: Pipeline, broker: Broker, models: Models, part: Part | None
-) -> HomeAssistant | None:
+def _home_assistant(settings: Settings, broker: Broker, models: Models, part: Part | None) -> HomeAssistant | None:
     """Who announces the cameras of this process to Home Assistant; None where that is off."""
     if settings.home_assistant_topic is None:
         return None
     from gateway.admin.home_assistant import HomeAssistant
 
     leads = part is None or part.speaks_of_models
-    announcer = HomeAssistant(settings, settings.home_assistant_topic, broker, models, announces_gateway=leads)
-    pipeline.tell(announcer.published, announcer.alerted)
-    return announcer
-
-
-def read_models(settings: Settings) -> tuple[list[LogicalModel], list[ConfigError]]:
-    """The models to serve, and what is wrong with the others; raises ConfigError when the place itself is wrong."""
-    refuse_loops(settings)
-    return read_served(settings.model_repository, settings.model_config_path)
-
-
-def refuse_loops(settings: Settings) -> None:
-    """Raise ConfigError when an input topic also receives what a gateway publishes: each answer would be answered.
-
-    The same for commands: one topic brings snapshots or commands, and what the gateway itself publishes is neither.
-    """
-    kinds = ((settings.mqtt_input_topics, "brings snapshots"), (settings.output_topics, "is published by the gateway"))
-    for taken, kind in kinds:
-        pairs = ((command, topic) for command in settings.mqtt_command_topics for topic in taken)
-        if pair := next((each for each in pairs if overlap(*each)), None):
-            raise ConfigError(
-                f"'{pair[0]}' falls together with '{pair[1]}', which {kind}",
-                where="MQTT_COMMAND_TOPICS",
-                fix="Command on a topic that is used for nothing else",
-            )
-    if found := _received(settings, settings.output_topics):
-        raise ConfigError(
-            f"'{found[0]}' also receives what the gateway publishes on '{found[1]}', which would never end",
-            where="MQTT_INPUT_TOPICS",
-            fix="Name the topics of the cameras more narrowly, or publish elsewhere",
-        )
-
-
-def loop_of(settings: Settings, model: LogicalModel) -> ConfigError | None:
-    """What is wrong with a model whose answers an input topic would receive; one such drop must end no gateway."""
-    found = _received(settings, model.spec.mqtt.templates)
-    return found and ConfigError(
-        f"'{found[0]}' of MQTT_INPUT_TOPICS also receives what would be published on '{found[1]}', without end",
-        where=str(model.path),
-        fix="Publish elsewhere, or name the topics of the cameras more narrowly",
-    )
-
-
-def _received(settings: Settings, templates: tuple[str, ...]) -> tuple[str, str] | None:
-    """An input topic and a template of an output that it receives."""
-    pairs = ((given, template) for given in settings.mqtt_input_topics for template in templates)
-    return next((pair for pair in pairs if overlap(*pair)), None)
+    return HomeAssistant(settings, settings.home_assistant_topic, broker, models, announces_gateway=leads)
 
 
 def stop_on_signals(gateway: Gateway) -> None:

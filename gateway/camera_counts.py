@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.errors import Outcome
+from gateway.errors import DROPPED, Outcome
 
 MOST_CAMERAS = 1024
 """Cameras with samples of their own; what further ones send is counted together, under `OTHERS`."""
@@ -20,6 +21,15 @@ FORGOTTEN_AFTER_S = 24 * 3600.0
 _SWEEP_S = 60.0
 
 OUTCOMES = tuple(Outcome)
+FAILED = (Outcome.REJECTED, Outcome.FAILED)
+
+
+class CameraTotals(NamedTuple):
+    """Snapshots of one camera since it is known."""
+
+    published: int
+    failed: int
+    dropped: int
 
 
 class _Camera:
@@ -55,8 +65,17 @@ class CameraCounts(Collector):
         camera = self._cameras.get(device_id)
         if camera is None:
             camera = self._begin(device_id)
-        camera.seen_at = seen_at
+        if seen_at > camera.seen_at:  # answers may come in another order than their snapshots
+            camera.seen_at = seen_at
         camera.counts[outcome] += number
+
+    def totals(self, device_id: str) -> CameraTotals | None:
+        """What came of a camera's snapshots; None for one that has no samples of its own."""
+        camera = self._cameras.get(device_id)
+        if camera is None:
+            return None
+        of = dict(zip(OUTCOMES, camera.counts, strict=True))
+        return CameraTotals(of[Outcome.PUBLISHED], sum(of[each] for each in FAILED), sum(of[each] for each in DROPPED))
 
     def _begin(self, device_id: str) -> _Camera:
         if len(self._cameras) >= MOST_CAMERAS:

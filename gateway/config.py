@@ -146,8 +146,8 @@ class Settings(BrokerSettings):
     api_token_file: Path | None = None
     """File with the token for commands to models, which are off without it; `POST /v1/infer` then wants it too."""
     api_read_token_file: Path | None = None
-    """File with the token for looking: all of `/api`, and with it the console, wants it then, or that of
-    API_TOKEN_FILE."""
+    """File with the token for looking: every `GET` below `/api/` but `/api/console`, and with it what the console
+    shows, wants it then, or that of API_TOKEN_FILE."""
     console: Literal["pictures", "results", "off"] = "pictures"
     """What the console at `/` shows: `pictures`, of which a few are in memory while somebody looks and 30 s longer;
     `results` without any picture; `off`: there is no console."""

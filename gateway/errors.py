@@ -36,6 +36,10 @@ class Outcome(enum.StrEnum):
     ABANDONED = "abandoned"
 
 
+DROPPED = (Outcome.DROPPED_FULL, Outcome.DROPPED_STALE, Outcome.DROPPED_LIMITED)
+"""Nobody was at fault: more came than could be answered."""
+
+
 class GatewayError(Exception):
     """Something went wrong that a person can act on."""
 

@@ -20,7 +20,9 @@ class LogLevel:
     `changed` gets the chosen level, None where the configured one holds again; the front tells its workers so.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rising: Callable[[], None]) -> None:
+        """`rising` is called before a higher level holds, for what it would not let through any more."""
+        self._rising = rising
         self.configured = "info"
         self.chosen: str | None = None
         self.until: float | None = None
@@ -40,22 +42,22 @@ class LogLevel:
         differs, self.configured = level != self.configured, level
         if differs and self.chosen is not None and not self._led:
             self._take(None, None)
-        _apply(self.current)
+        self._apply(self.current)
 
     def follow(self, level: str | None) -> None:
         """In a worker: hold to what was chosen at the front, which says so in its log."""
         self._led = level is not None
         self._take(level, None)
-        _apply(self.current)
+        self._apply(self.current)
 
     def choose(self, level: str | None, for_s: float | None = None, by: str = "") -> None:
         """Let another level hold, for so many seconds or for good; None: the configured one. On the event loop."""
         before = self.current
         after = level or self.configured
-        _apply(min(before, after, key=_number))  # so that the line is written under the one or the other
+        self._apply(min(before, after, key=_number))  # so that the line is written under the one or the other
         log.info("The level of the log is changed", log_level=after, before=before, holds_s=for_s, by=by)
         self._take(level, for_s)
-        _apply(after)
+        self._apply(after)
 
     def _take(self, level: str | None, for_s: float | None) -> None:
         if self._returning is not None:
@@ -67,10 +69,12 @@ class LogLevel:
             self._returning = asyncio.get_running_loop().call_later(for_s, self.choose, None, None, "its time is up")
         self.changed(level)
 
+    def _apply(self, level: str) -> None:
+        root = logging.getLogger()
+        if _number(level) > root.level:
+            self._rising()
+        root.setLevel(level.upper())
+
 
 def _number(level: str) -> int:
     return logging.getLevelNamesMapping()[level.upper()]
-
-
-def _apply(level: str) -> None:
-    logging.getLogger().setLevel(level.upper())

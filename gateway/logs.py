@@ -16,10 +16,10 @@ from typing import Any, TextIO
 import structlog
 
 from gateway.log_folding import Event, Folding, Kind, exception_kind, kind_of, shape, without_traceback
+from gateway.log_foreign import Unformatted, kept_of
 from gateway.log_level import LogLevel
-from gateway.log_memory import LEVELS, TEXT_LENGTH, LogMemory, as_json
+from gateway.log_memory import LEVELS, LogMemory, as_json
 
-LEVEL = LogLevel()
 MEMORY = LogMemory()
 """Of this process, as its log is."""
 _NOISY = ("aiohttp.access", "httpx", "httpcore", "PIL", "asyncio", "grpc", "watchfiles")
@@ -29,10 +29,13 @@ def _say_again(kind: Kind, event: Event, times: int, for_s: float) -> None:
     """Write the line for those that were folded: the last of them, and how many they were."""
     name, level = kind[:2]
     say = getattr(structlog.get_logger(name), level if level in LEVELS else "error")
-    say(**{**event, "repeated": times, "for_s": round(for_s, 1)})
+    text = event.get("event")
+    more = {"event": str(text) if isinstance(text, Unformatted) else text, "repeated": times, "for_s": round(for_s, 1)}
+    say(**{**event, **more})
 
 
 FOLDING = Folding(_say_again)
+LEVEL = LogLevel(rising=FOLDING.end)
 
 
 class _Counts:
@@ -89,7 +92,7 @@ class _FoldForeign(logging.Filter):
         text = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
         said = text if record.args else shape(text)
         kind = record.name, level, said, record.lineno, exception_kind(record.exc_info)
-        return FOLDING.admits(kind, {"event": text[:TEXT_LENGTH]})
+        return FOLDING.admits(kind, kept_of(record, text))
 
 
 _OF_PROCESS: dict[str, Any] = {}

@@ -5,7 +5,15 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.registry import Collector
 
 from gateway.camera_counts import CameraCounts
@@ -258,6 +266,7 @@ class Metrics:
     build_info: Gauge
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # another series a counter, which nothing asks for
         self.registry = CollectorRegistry()
         self._steps: dict[str, Histogram] = {}
         self._of_sample: dict[str, Collector] = {}

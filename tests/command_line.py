@@ -108,10 +108,11 @@ class Running:
 
 
 @contextlib.contextmanager
-def start(*arguments: str, **settings: str) -> Iterator[Running]:
-    """Run a command beside the test; it is killed at the end at the latest."""
+def start(*arguments: str, program: str | None = None, **settings: str) -> Iterator[Running]:
+    """Run a command beside the test, or a program that runs it; it is killed at the end at the latest."""
+    what = ("-m", "gateway") if program is None else ("-c", program)
     process = subprocess.Popen(
-        [sys.executable, "-m", "gateway", *arguments],
+        [sys.executable, *what, *arguments],
         env=environment(**settings),
         cwd=ROOT,
         stdout=subprocess.PIPE,

@@ -19,6 +19,9 @@ def pytest_configure() -> None:
     """
     remembering = structlog.configure
     structlog.configure = lambda **config: remembering(**{**config, "cache_logger_on_first_use": False})
+    # Where no command has configured the log: rich, where it is there, would draw each picture on the way of an error.
+    lines = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], lines])
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -49,10 +49,19 @@ class OnTerminal:
 
     def shows(self, text: str, timeout: float = TIMEOUT_S) -> None:
         """Wait until the text has been written since the last time that this was asked, whatever is between."""
+        self.shows_like(re.escape(text), timeout)
+
+    def shows_like(self, pattern: str, timeout: float = TIMEOUT_S) -> None:
+        """The same for a regular expression."""
         start, deadline = len(self.written), time.monotonic() + timeout
-        while text not in ESCAPES.sub("", self.written[start:]):
+        while not re.search(pattern, ESCAPES.sub("", self.written[start:])):
             if time.monotonic() > deadline or (not self._read() and self.process.poll() is not None):
-                raise AssertionError(f"waited in vain for {text!r}; wrote {self.written[-3000:]!r}")
+                raise AssertionError(f"waited in vain for {pattern!r}; wrote {self.written[-3000:]!r}")
+
+    def drain(self) -> None:
+        """Read what has been written, of a process that writes no more for now."""
+        while self._read():
+            pass
 
     def wait(self, timeout: float = TIMEOUT_S) -> int:
         """The exit code, once everything it wrote has been read."""

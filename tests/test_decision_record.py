@@ -86,7 +86,7 @@ def test_candle_is_mapped_and_said_so(model: Path) -> None:
     assert spec.backend == "torch"
     assert spec.variants == {"onnx": "industrial-safety-onnx", "torch": "industrial-safety-torch"}
     assert len(logs) == 1
-    assert logs[0]["event"].startswith("backend 'candle'")
+    assert logs[0]["event"].startswith("Backend 'candle'")
     assert logs[0]["event"].endswith("mapped to the variant 'torch'")
     assert "variants: {candle:" in logs[0]["fix"]
 

@@ -393,15 +393,17 @@ def test_a_shared_subscription_keeps_its_messages(broker: EmbeddedBroker) -> Non
 
 
 class _Metrics(BaseHTTPRequestHandler):
-    """A metrics page behind a proxy, which says its time: an hour ago."""
+    """A metrics page behind a proxy, which says its time: an hour ago; or without one, as Triton serves it."""
 
     page = b"nv_inference_count 1\n"
 
     status = 200
+    dated = True
 
     def do_GET(self) -> None:
         self.send_response_only(self.status)
-        self.send_header("Date", self.date_time_string(int(time.time()) - 3600))
+        if self.dated:
+            self.send_header("Date", self.date_time_string(int(time.time()) - 3600))
         self.send_header("Content-Length", str(len(self.page)))
         self.end_headers()
         self.wfile.write(self.page)
@@ -411,8 +413,8 @@ class _Metrics(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def metrics_page(page: bytes, status: int = 200) -> Iterator[str]:
-    handler = type("Page", (_Metrics,), {"page": page, "status": status})
+def metrics_page(page: bytes, status: int = 200, *, dated: bool = True) -> Iterator[str]:
+    handler = type("Page", (_Metrics,), {"page": page, "status": status, "dated": dated})
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -425,10 +427,14 @@ def test_a_clock_that_is_off_is_told_where_the_time_can_be_had() -> None:
     with metrics_page(b"nv_inference_count 1\n") as url:
         findings = examined(1, **nowhere(), TRITON_METRICS_URL=url)
     (text,) = of(findings, "Clock", "warning")
-    assert "s ahead of that of Triton's machine" in text
+    assert "s ahead of that of what serves Triton's metrics" in text
     with metrics_page(b"up 1\n") as url:
         findings = examined(1, **nowhere(), TRITON_METRICS_URL=url)
     assert "that page is not Triton's metrics" in of(findings, "Triton", "warning")[0]
+    with metrics_page(b"nv_inference_count 1\n", dated=False) as url:
+        findings = examined(1, **nowhere(), TRITON_METRICS_URL=url)
+    (text,) = of(findings, "Clock", "unknown")
+    assert "was not compared with those of the broker and of Triton" in text
 
 
 @pytest.mark.parametrize(("page", "status"), [(b"nv_inference_count 1\n", 200), (b"up 1\n", 200), (b"", 401)])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+import pytest
+
+from tests.command_line import ROOT, start
+
 ALLOWED = {
     "aiohttp": "HTTP: health, metrics, API",
     "aiohappyeyeballs": "aiohttp's",
@@ -55,32 +58,47 @@ LAZY = (
 )  # fmt: skip
 """For other commands, or for settings that few have."""
 PROGRAM = """
-import asyncio, sys
+import atexit, sys
 from gateway.cli import main
-from gateway.commands.serve import compose
-from gateway.config_reading import load_settings
-from gateway.metrics import Metrics
 
-async def serve():
-    metrics = Metrics()
-    gateway = compose(load_settings(None), metrics=metrics)
-    running = asyncio.create_task(gateway.run())
-    while not running.done():  # it has tried to connect: all that it needs for that is there
-        if metrics.value("broker_events_total", event="unreachable"):
-            gateway.stop()
-        await asyncio.sleep(0.01)
-    assert running.result() == 0
-
-asyncio.run(serve())
-print("modules", *sys.modules)
+atexit.register(lambda: print("modules", *sys.modules))
+main()
+"""
+BEFORE = """
+import sys
+before = sys.meta_path[:], set(sys.modules)
+import gateway, gateway.without_rich
+assert sys.meta_path == before[0]
+assert not {"rich", "pygments", "structlog", "httpx"} & (set(sys.modules) - before[1])
+import structlog, httpx
+assert structlog.dev.rich is not None, "whoever embeds the package has the structlog that he knows"
+assert "rich.table" in sys.modules, "nor is httpx another one"
+"""
+AMONG_THREADS = """
+import sys, threading
+from gateway.without_rich import import_without_rich
+there = threading.Event()
+threading.Thread(target=there.wait, daemon=True).start()
+import_without_rich("structlog")
+assert sys.modules["structlog"].dev.rich is not None
+"""
+ALONE = """
+import sys
+from gateway.without_rich import import_without_rich
+for name in ("structlog", "httpx"):
+    import_without_rich(name)
+assert not {"rich", "pygments"} & set(sys.modules), "they are put back"
+assert sys.modules["structlog"].dev.rich is None
+import rich.table, pygments.lexers
+import_without_rich("no_such_module")
 """
 
 
 def imported(folder: Path) -> set[str]:
-    """The modules of a gateway that has tried to reach its broker and its Triton."""
+    """The modules of a gateway that has tried to reach its broker, and so has all that it needs for that."""
     repository = folder / "models"
     repository.mkdir()
-    given = {
+    settings = {
         "GATEWAY_ID": "imports",
         "MODEL_REPOSITORY": str(repository),
         "MODEL_STATE_DIR": str(folder / "state"),
@@ -90,12 +108,18 @@ def imported(folder: Path) -> set[str]:
         "AIO_BROKER_TCP_PORT": "1",
         "TRITON_GRPC_URL": "127.0.0.1:1",
     }
-    command = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **given}, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return set(next(line for line in done.stdout.splitlines() if line.startswith("modules ")).split()[1:])
+    with start("serve", program=PROGRAM, **settings) as gateway:
+        gateway.says("Waiting for the broker")
+        gateway.says("Waiting for Triton")
+        gateway.interrupt(signal.SIGTERM)
+        assert gateway.wait() == 0, gateway.err
+    return set(next(line for line in gateway.out if line.startswith("modules ")).split()[1:])
+
+
+def python(program: str) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end."""
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_serve_imports_only_what_it_needs(tmp_path: Path) -> None:
@@ -104,6 +128,17 @@ def test_serve_imports_only_what_it_needs(tmp_path: Path) -> None:
     given = {name for name in packages if not name.startswith(("_", "cython"))}  # but what compiled modules leave there
     assert given - set(ALLOWED) - set(ONLY_IF_INSTALLED) == {"gateway"}
     assert not modules.intersection(LAZY)
+
+
+@pytest.mark.parametrize("program", [BEFORE, AMONG_THREADS], ids=["import gateway", "among threads"])
+def test_nobody_else_is_without_rich(program: str) -> None:
+    done = python(program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_rich_is_hidden_for_one_import_and_there_again() -> None:
+    done = python(ALONE)
+    assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'no_such_module'"
 
 
 def test_what_is_not_installed_on_site_is_not_in_the_lock() -> None:

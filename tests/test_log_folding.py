@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from gateway import log_folding
 from gateway.log_folding import FIRST, FOLLOWING_WINDOW_S, KINDS, WINDOW_S, Event, Folding, Kind
-from gateway.log_memory import LEVELS
-from gateway.logs import FOLDING, count_lines
+from gateway.log_foreign import Unformatted
+from gateway.log_memory import LEVELS, TEXT_LENGTH
+from gateway.logs import FOLDING, LEVEL, count_lines
 from gateway.metrics import Metrics
 from tests.command_line import ROOT
 from tests.harness import site, until
@@ -135,6 +136,102 @@ def test_libraries_are_folded_too() -> None:
             "request": FIRST,
         }
         assert [each["repeated"] for each in stream.entries if "repeated" in each] == [100 - FIRST] * 3
+
+
+def test_the_count_of_a_library_s_lines_is_said_with_the_last_of_them() -> None:
+    library = logging.getLogger("some.library")
+
+    def fail(number: int) -> None:
+        try:
+            raise OSError(number)
+        except OSError:
+            library.exception("%s is away", "disk")
+
+    says: list[Callable[[int], None]] = [
+        lambda number: library.warning("%s failed with %d", f"part {number}", number),
+        lambda number: library.warning("%(a)s failed %(b).1f times", {"a": "it", "b": number, "c": object()}),
+        lambda number: library.warning("refused %d %%"),
+        lambda number: library.error("failed: %s, %r", ValueError(number), "x"),
+        fail,
+    ]
+    with logging_into_a_string() as stream:
+        for number in range(20):
+            for say in says:
+                say(number)
+        FOLDING.end()
+        counts = [each for each in stream.entries if "repeated" in each]
+    assert [each["event"] for each in counts] == [
+        "part 19 failed with 19", "it failed 19.0 times", "refused %d %%", "failed: <ValueError>, 'x'", "disk is away",
+    ]  # fmt: skip
+    assert {each["repeated"] for each in counts} == {20 - FIRST}
+    assert counts[-1]["error"] == "OSError"
+
+
+class Heavy:
+    """Something that a library logs."""
+
+    def __str__(self) -> str:
+        raise AssertionError("it is formatted")
+
+
+@given(
+    st.one_of(st.text(), st.sampled_from(["%s", "%d %s", "%(a)s", "%s" * 40, "%c", "%s %*d", "x" * 5000])),
+    st.one_of(
+        st.lists(
+            st.one_of(
+                st.text(), st.integers(), st.floats(), st.booleans(), st.none(), st.binary(), st.just(1 << 9999),
+                st.builds(Heavy), st.just("x" * 5000), st.lists(st.integers()),
+            ), max_size=30,
+        ).map(tuple),
+        st.dictionaries(st.one_of(st.text(), st.integers(), st.just("a")), st.builds(Heavy)),
+        st.none(),
+    ),
+)  # fmt: skip
+def test_whatever_a_library_logs_little_of_it_is_kept_and_something_is_said(text: str, arguments: object) -> None:
+    assert len(str(Unformatted(text, arguments))) <= TEXT_LENGTH
+
+
+def test_what_a_library_has_logged_is_not_held() -> None:
+    library = logging.getLogger("some.library")
+
+    class Part:
+        pass
+
+    def fail() -> weakref.ref[Part]:
+        part = Part()
+        library.warning("%s failed, %s", "it", part)
+        return weakref.ref(part)
+
+    with logging_into_a_string():
+        held = [fail() for _ in range(FIRST + 10)]
+        gc.collect()
+        assert not [each for each in held if each() is not None]
+
+
+@pytest.mark.parametrize("raised", ["chosen", "configured", "followed"])
+def test_what_was_folded_is_said_before_the_level_rises(raised: str) -> None:
+    with logging_into_a_string() as stream:
+        for _ in range(20):
+            log.info("A burst")
+        if raised == "chosen":
+            LEVEL.choose("warning")
+        elif raised == "configured":
+            LEVEL.configure("warning")
+        else:
+            LEVEL.follow("warning")
+        log.info("Not written")
+        lines = stream.of("A burst")
+        assert (len(lines), lines[-1]["repeated"]) == (FIRST + 1, 20 - FIRST)
+        FOLDING.end()
+        assert len(stream.of("A burst")) == len(lines)
+
+
+def test_a_lower_level_ends_no_burst() -> None:
+    with logging_into_a_string() as stream:
+        for _ in range(20):
+            log.info("A burst")
+        LEVEL.choose("debug")
+        assert len(stream.of("A burst")) == FIRST
 
 
 def test_debug_lines_are_all_written() -> None:

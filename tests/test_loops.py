@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app import read_models
 from gateway.errors import ConfigError
+from gateway.models.loops import read_models
 from gateway.topics import overlap
 from tests.flow.builders import settings
 from tests.harness import site, write_model

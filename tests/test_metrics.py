@@ -66,3 +66,10 @@ async def test_their_samples_are_there_before_the_first_event(tmp_path: Path) ->
                     value,
                 )
         assert place.metrics.value("rollouts_total", model="detector", ending="refused") == 0
+
+
+async def test_each_series_is_in_the_catalogue_and_none_only_says_when_another_began(tmp_path: Path) -> None:
+    async with site(tmp_path) as place:
+        series = {sample.name for metric in place.metrics.registry.collect() for sample in metric.samples}
+    known = {PREFIX + item.name + suffix for item in CATALOGUE for suffix in ("", "_bucket", "_sum", "_count")}
+    assert {name for name in series if not name.startswith(("process_", "python_"))} <= known

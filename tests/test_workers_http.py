@@ -84,6 +84,16 @@ async def test_who_guesses_the_token_waits_whichever_worker_would_answer(tmp_pat
         assert int(late.headers["Retry-After"]) > 0
 
 
+async def test_a_body_where_none_belongs_disturbs_no_later_request(tmp_path: Path) -> None:
+    async with surface(tmp_path) as (_, client):
+        for size in (10, 100_000):
+            for path in ("/api/cameras", "/api/health", "/api/camera?id=a", "/api/log", "/api/models"):
+                await client.request("GET", path, content=b"x" * size)
+                for _ in range(2):  # one of each worker
+                    answer = await client.post("/v1/infer", content=jpeg(), headers=JPEG)
+                    assert answer.status_code == 200, (path, size, answer.text)
+
+
 async def test_with_the_token_it_is_answered(tmp_path: Path) -> None:
     async with surface(tmp_path, api_token_file=with_token(tmp_path)) as (_, client):
         right = {"Authorization": "Bearer s3cret", **JPEG}
@@ -106,3 +116,14 @@ async def test_while_a_worker_is_away_the_others_answer_and_the_page_of_metrics_
         assert (away.status_code, away.json()["error"]["code"]) == (503, "WORKER_UNAVAILABLE")
         assert (await client.get("/live")).status_code == 200
         assert (await client.get("/ready")).json()["degraded"] == ["worker 1 of 2 is starting"]
+
+
+async def test_the_status_is_that_of_one_gateway_also_while_the_lead_is_away(tmp_path: Path) -> None:
+    async with surface(tmp_path) as (place, client):
+        async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(place.sockets[0]))) as lead:
+            own = (await lead.get("http://worker/api/status")).json()
+        assert (await client.get("/api/status")).json() == own
+        await place.kill(0)
+        status = (await client.get("/api/status")).json()
+        assert status == {**own, "degraded": ["worker 1 of 2 is starting"]}
+        assert (await client.head("/api/status")).status_code == 200

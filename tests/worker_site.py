@@ -98,6 +98,7 @@ class WorkerSite:
         await until(lambda: not self.broker._sessions["gateway"].unacknowledged, "all acknowledgements")
 
     async def merged(self) -> Merged:
+        self.metrics.broker_connected.set(self.session.connected)
         return Merged(families(self.metrics.registry), await self.relay.scrape())
 
     async def outcomes(self) -> dict[str, int]:

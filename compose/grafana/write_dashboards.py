@@ -1,4 +1,5 @@
-"""Writes dashboards/*.json for Grafana from source/*.yaml; `--check` only says what is stale."""
+"""Writes dashboards/*.json for Grafana from source/*.yaml, and the runbook's address into the alerts of Prometheus;
+`--check` only says what is stale."""
 # ruff: noqa: INP001, T201 - a script for people, not a package
 
 from __future__ import annotations
@@ -6,6 +7,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).parent
+ALERTS = tuple(HERE.parent / "prometheus" / name for name in ("rules.yml", "rules_test.yml"))
 SCHEMA_VERSION = 39
 """Of Grafana 10.4; later ones bring it up to theirs as they read it."""
 COLUMNS = 24
@@ -206,19 +209,27 @@ def target(query: dict[str, Any], kind: str, index: int) -> dict[str, Any]:
     }
 
 
+def with_runbook(rules: str, address: str) -> str:
+    """Rules, or their test, with the address of the runbook in each `runbook_url`; what follows the # stays."""
+    return re.sub(r"(?m)(?<=runbook_url: ).*(?=#\w+$)", lambda _: address, rules)
+
+
 def main() -> int:
     """Write what is not current, or with --check only name it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; the exit code is how many are stale")
     parser.add_argument("--console", default="http://localhost:8080/", help="where the link to the console leads")
-    parser.add_argument("--runbook", default="docs/runbook.md", help="where the link to the runbook leads")
+    parser.add_argument("--runbook", default="docs/runbook.md", help="where it is, for the dashboards and the alerts")
     given = parser.parse_args()
-    stale = 0
+    files = {path: with_runbook(path.read_text("utf-8"), given.runbook) for path in ALERTS}
     for source in sorted((HERE / "source").glob("*.yaml")):
         model = dashboard(
             yaml.safe_load(source.read_text("utf-8")), {"console": given.console, "runbook": given.runbook}
         )
-        path, text = HERE / "dashboards" / f"{source.stem}.json", json.dumps(model, indent=2, ensure_ascii=False) + "\n"
+        path = HERE / "dashboards" / f"{source.stem}.json"
+        files[path] = json.dumps(model, indent=2, ensure_ascii=False) + "\n"
+    stale = 0
+    for path, text in files.items():
         if path.exists() and path.read_text("utf-8") == text:
             continue
         stale += 1

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from urllib.parse import unquote
 
 import structlog
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -36,6 +38,9 @@ MAX_WAITING = 8192
 """Spans, about 6 MB of them; those of three seconds at 300 snapshots a second."""
 CLOSE_LIMIT_S = 2.0
 MAX_REASON = 300
+HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
+SHORTEST_SECRET = 8
+"""Characters; shorter values of headers are no secrets but the number of a tenant, say."""
 FIX = "Check OTEL_EXPORTER_OTLP_ENDPOINT and the receiver; the gateway goes on without traces until it answers"
 _KINDS = {
     Kind.CONSUMER: SpanKind.CONSUMER,
@@ -63,6 +68,7 @@ class OtlpSpans:
         self._endpoint = shown(endpoint)
         self._counted = counted
         self._said = _keep_what_is_said()
+        self._secrets = _secrets()
         self._exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + PATH)
         self._resource = Resource.create().merge(Resource(attributes)).merge(OTELResourceDetector().detect())
         self._lock = threading.Lock()
@@ -84,7 +90,9 @@ class OtlpSpans:
             many = len(self._waiting) >= BATCH
         if not room:
             self._drop(len(spans))
-        elif many:
+            return
+        self._full = False
+        if many:
             self._wake.set()
 
     async def close(self) -> None:
@@ -130,16 +138,21 @@ class OtlpSpans:
         if sent and self._away:
             log.info("Traces are sent again", endpoint=self._endpoint)
         elif not sent and not self._away:
-            reason = self._said.text[:MAX_REASON] or "no answer"
+            reason = self._without_secrets(self._said.text)[:MAX_REASON] or "no answer"
             log.warning("Traces cannot be sent, they are dropped", endpoint=self._endpoint, reason=reason, fix=FIX)
         self._away = not sent
 
     def _drop(self, count: int) -> None:
         self._counted("dropped", count)
-        if not self._full and not self._away:
+        if not (self._full or self._away or self._closing):
             self._full = True
             fix = "Lower OTEL_TRACES_SAMPLER_ARG; see trace_spans_total"
             log.warning("More spans come than can be sent, further ones are dropped", endpoint=self._endpoint, fix=fix)
+
+    def _without_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
 
     def _record(self, span: Span, since_epoch: float) -> ReadableSpan:
         return ReadableSpan(
@@ -159,6 +172,13 @@ class OtlpSpans:
 def _context(span: Span, span_id: int) -> SpanContext:
     state = TraceState.from_header([span.trace_state]) if span.trace_state else None
     return SpanContext(span.trace_id, span_id, is_remote=False, trace_flags=_SAMPLED, trace_state=state)
+
+
+def _secrets() -> list[str]:
+    """The values of headers, in the forms in which an error repeats them: requests names one that it cannot send."""
+    given = ",".join(os.environ.get(name, "") for name in HEADERS)
+    values = [unquote(pair.partition("=")[2]).strip() for pair in given.split(",")]
+    return [form for value in values if len(value) >= SHORTEST_SECRET for form in (value, repr(value)[1:-1])]
 
 
 class _FirstSaid(logging.Handler):

@@ -234,7 +234,7 @@ def _manifest(digests: Mapping[str, str], name: str) -> Manifest:
 
 def _require_installed() -> None:
     """Raise ConfigError without the extra `signing`, or with versions that do not fit."""
-    fix = "pip install 'triton-edge-gateway[signing]'"
+    fix = "In the gateway's environment: pip install 'triton-edge-gateway[signing]'"
     if any(importlib.util.find_spec(name) is None for name in _LIBRARIES):
         raise ConfigError("model-signing is not installed", fix=fix)
     try:

@@ -20,7 +20,7 @@ from gateway.errors import Outcome
 from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.models.catalog import GivenUp, Models, ServedModel, ServedVariant
-from gateway.models.input_plan import InputPlan
+from gateway.models.input_plan import InputPlan, WindowPlan
 from gateway.rollout.commands import Commands
 
 UNSERVED: dict[str, Any] = {
@@ -120,9 +120,19 @@ def model_state(model: ServedModel, given_up: Mapping[tuple[str, str], GivenUp])
     }
 
 
+def _input_size(variant: ServedVariant, model: ServedModel) -> dict[str, int] | None:
+    """Of a picture in pixels, or of a window of readings; None while nothing is loaded."""
+    match variant.plan:
+        case InputPlan(height=height, width=width):
+            return {"height": height, "width": width}
+        case WindowPlan():
+            return {"readings": model.spec.sensor.window, "channels": model.spec.sensor.channels}
+        case None:
+            return None
+
+
 def _variant_state(variant: ServedVariant, model: ServedModel, breaker: str) -> dict[str, Any]:
     figures = model.figures.get(variant.name)
-    plan = variant.plan
     return {
         "triton_model": variant.triton_model,
         "state": variant.state.value,
@@ -130,7 +140,7 @@ def _variant_state(variant: ServedVariant, model: ServedModel, breaker: str) -> 
         "fix": variant.fix,
         "version": variant.version,
         "breaker": breaker,
-        "input": {"height": plan.height, "width": plan.width} if isinstance(plan, InputPlan) else None,
+        "input": _input_size(variant, model),
         "on_gpu": variant.on_gpu,
         "queue_ms": figures.queue_ms if figures else None,
         "compute_ms": figures.compute_ms if figures else None,

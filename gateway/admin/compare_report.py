@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from gateway.admin.console_entries import pair_of
-from gateway.flow.agreements import BOUNDS_MS, Agreement
+from gateway.admin.steps import wall_clock_shift
+from gateway.flow.agreements import BOUNDS_MS, STEP_S, Agreement
 from gateway.flow.gallery import Gallery
 
 OUTCOMES = ("true", "false", "unknown")
+MOST_PAIRS = 50
+"""Of the latest comparisons of all cameras; each can be as large as a result of either variant."""
 
 
 def compare_report(gallery: Gallery) -> dict[str, Any]:
@@ -18,18 +21,19 @@ def compare_report(gallery: Gallery) -> dict[str, Any]:
     return {
         "models": [model_of(*key, agreement) for key, agreement in gallery.agreements],
         "disagreements": [pair_of(pair, gallery) for pair in gallery.disagreements()],
-        "pairs": [pair_of(pair, gallery) for pair in newest],
+        "pairs": [pair_of(pair, gallery) for pair in newest[:MOST_PAIRS]],
     }
 
 
 def model_of(model: str, kind: str, agreement: Agreement) -> dict[str, Any]:
     """One model in one kind of comparison."""
+    shift = wall_clock_shift(STEP_S)
     return {
         "model": model,
         "kind": kind,
         "variants": sorted(agreement.latency),
         "agreement": dict(zip(OUTCOMES, agreement.totals, strict=True)),
-        "series": [[begins, *counts] for begins, counts in agreement.series],
+        "series": [[begins + shift, *counts] for begins, counts in agreement.series],
         "latency": {
             name: latency_of(found.counts, found.total_ms) for name, found in sorted(agreement.latency.items())
         },

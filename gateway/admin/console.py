@@ -62,7 +62,7 @@ class Console:
         self._frames = frames = Frames(flow.decoders, live)
         self._api: ConsoleApi | None = None
         if gallery is not None:
-            self._api = ConsoleApi(live, gallery, frames, self._streams, self._health, models, folders)
+            self._api = ConsoleApi(live, gallery, metrics.cameras, frames, self._streams, self._health, models, folders)
 
     def routes(self) -> list[web.RouteDef]:
         """What is served here."""
@@ -71,14 +71,13 @@ class Console:
         return [*self._pages.routes(), *self._api.routes()]
 
     async def run(self) -> None:
-        """Let pictures go that nobody looks at, and remember how it went, for ever."""
-        step = int(time.time()) // STEP_S
+        """Let go what nobody looks at or what is long ago, and remember how it went, for ever."""
+        step = int(time.monotonic()) // STEP_S
         while True:
             await asyncio.sleep(LOOK_S)
             if self._gallery is not None:
-                self._gallery.pictures.expire(time.monotonic())
-                self._gallery.follow_clock()
-            if (now := int(time.time()) // STEP_S) != step:
+                self._gallery.tidy(time.monotonic())
+            if (now := int(time.monotonic()) // STEP_S) != step:
                 step = now
                 self._health.look(step * STEP_S)
 

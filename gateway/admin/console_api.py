@@ -17,6 +17,7 @@ from gateway.admin.console_entries import camera_of, entry_of, whole_camera_of
 from gateway.admin.events import Events, Streams
 from gateway.admin.frames import Frames
 from gateway.admin.health_report import HealthReport
+from gateway.camera_counts import CameraCounts
 from gateway.errors import ConfigError, SnapshotError
 from gateway.flow.gallery import Gallery
 from gateway.flow.glimpse import Glimpse
@@ -44,6 +45,7 @@ class ConsoleApi:
         self,
         live: Live,
         gallery: Gallery,
+        counts: CameraCounts,
         frames: Frames,
         streams: Streams,
         health: HealthReport,
@@ -52,6 +54,7 @@ class ConsoleApi:
     ) -> None:
         self._live = live
         self._gallery = gallery
+        self._counts = counts
         self._frames = frames
         self._events = Events(gallery, streams)
         self._health = health
@@ -73,7 +76,7 @@ class ConsoleApi:
 
     async def _cameras(self, _request: web.Request) -> web.Response:
         now, cameras = time.monotonic(), self._gallery.cameras
-        listed = [camera_of(cameras[name], self._gallery, now) for name in sorted(cameras)]
+        listed = [camera_of(cameras[name], self._gallery, self._counts, now) for name in sorted(cameras)]
         return json_response({"cameras": listed})
 
     async def _camera(self, request: web.Request) -> web.Response:
@@ -81,7 +84,7 @@ class ConsoleApi:
         camera = self._gallery.cameras.get(name)
         if camera is None:
             return _no_camera(name)
-        return json_response(whole_camera_of(camera, self._gallery, time.monotonic()))
+        return json_response(whole_camera_of(camera, self._gallery, self._counts, time.monotonic()))
 
     async def _compare(self, _request: web.Request) -> web.Response:
         return json_response(compare_report(self._gallery))

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.camera_counts import CameraCounts, CameraTotals
 from gateway.flow.gallery import Camera, Entry, Gallery, Pair
 
 MAX_ALERTS = 20
@@ -39,27 +40,28 @@ def disagreement_of(pair: Pair, gallery: Gallery) -> dict[str, Any]:
     return {"camera": pair.camera, "at": at, "model": pair.model, "result_id": pair.result_id}
 
 
-def camera_of(camera: Camera, gallery: Gallery, now: float) -> dict[str, Any]:
-    """How a camera stands, with its latest entry; `now` of `time.monotonic()`."""
-    latest = camera.history[-1]
+def camera_of(camera: Camera, gallery: Gallery, counts: CameraCounts, now: float) -> dict[str, Any]:
+    """How a camera stands, with its latest entry; `now` of `time.monotonic()`.
+
+    The numbers of its snapshots are None for one that `counts` does not tell apart.
+    """
+    latest, totals = camera.history[-1], counts.totals(camera.name)
     return {
         "camera": camera.name,
         "model": camera.model,
         "facility": camera.facility,
         "last_at": gallery.epoch(latest.received_at),
         "rate_per_s": round(camera.rate_per_s(now), 3),
-        "published": camera.published,
-        "failed": camera.failed,
-        "dropped": camera.dropped,
+        **dict(zip(CameraTotals._fields, totals or (None, None, None), strict=True)),
         "entry": entry_of(latest, gallery),
     }
 
 
-def whole_camera_of(camera: Camera, gallery: Gallery, now: float) -> dict[str, Any]:
+def whole_camera_of(camera: Camera, gallery: Gallery, counts: CameraCounts, now: float) -> dict[str, Any]:
     """The same with its last results and alerts, newest first."""
     alerts = islice(gallery.alerts(camera=camera.name), MAX_ALERTS)
     return {
-        **camera_of(camera, gallery, now),
+        **camera_of(camera, gallery, counts, now),
         "history": [entry_of(entry, gallery) for entry in reversed(camera.history)],
         "alerts": [msgspec.Raw(alarm.payload) for alarm in alerts],
     }

@@ -27,10 +27,11 @@ COMMENT_EVERY_S = 10.0
 UNREAD_S = 10.0
 """For an event of which the client reads nothing."""
 MOST_ENTRIES = 200
-MOST_ALERTS = 20
-MOST_DISAGREEMENTS = 50
+"""In one event; more come in several, one after the other."""
 PART_BYTES = 64 * 1024
-"""Of results in one event; more come in several, one after the other."""
+"""Of results in one event, as soon as which it is full."""
+FIRST_ALERTS = 20
+"""Of those that were there before."""
 STREAM_HEADERS = {**SECURITY_HEADERS, "Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
 COMMENT = b": all is well\n\n"
 BYE = b"event: bye\ndata: {}\n\n"
@@ -151,42 +152,53 @@ class Events:
             return response
 
     async def _tell(self, stream: Stream) -> None:
-        since = -1
+        seen = told = -1
         while not self._streams.closing and not stream.left:
             self._gallery.pictures.look()
             until = self._gallery.number
-            for part in self._news(since):
-                await stream.send(part)
-            since = until
+            others = self._others(told)
+            seen = await self._catch_up(stream, seen, until)
+            for each in others:
+                await stream.send(each)
+            told = until
             await stream.stay()
             await self._streams.wait()
         if not stream.left:
             await stream.send(BYE)
 
-    def _news(self, since: int) -> Iterator[bytes]:
-        """Events about all that came after number `since`; -1 at the beginning, with what was there before."""
-        gallery = self._gallery
-        entries = gallery.changed(since, MOST_ENTRIES)
-        alerts = [msgspec.Raw(alarm.payload) for alarm in islice(gallery.alerts(since), MOST_ALERTS)][::-1]
-        pairs = list(islice(gallery.disagreements(since), MOST_DISAGREEMENTS))[::-1] if since >= 0 else []
-        for part in _parts(entries) if entries or since >= 0 else [[]]:
-            now = gallery.epoch(time.monotonic())
-            yield event("results", {"now": now, "entries": [entry_of(entry, gallery) for entry in part]})
-        if alerts:
-            yield event("alerts", {"alerts": alerts})
-        for pair in pairs:
-            yield event("disagreement", disagreement_of(pair, gallery))
+    async def _catch_up(self, stream: Stream, seen: int, until: int) -> int:
+        """Send the results that came after number `seen`, the oldest first, until all up to number `until` are sent.
+
+        Each event is taken from the gallery when the one before has been read. Returns the number of the last one.
+        """
+        part = _first(self._gallery.changed(seen))
+        if seen < 0 and not part:
+            await stream.send(self._results([]))
+            return 0
+        while part:
+            await stream.send(self._results(part))
+            seen = part[-1].number
+            part = _first(self._gallery.changed(seen)) if seen < until else []
+        return seen
+
+    def _results(self, entries: list[Entry]) -> bytes:
+        now = self._gallery.epoch(time.monotonic())
+        return event("results", {"now": now, "entries": [entry_of(entry, self._gallery) for entry in entries]})
+
+    def _others(self, told: int) -> list[bytes]:
+        """Events about alerts and disagreements after number `told`; at the beginning the last alerts alone."""
+        gallery, begins = self._gallery, told < 0
+        alarms = list(islice(gallery.alerts(told), FIRST_ALERTS if begins else None))[::-1]
+        pairs = [] if begins else list(gallery.disagreements(told))[::-1]
+        told_of = [event("alerts", {"alerts": [msgspec.Raw(alarm.payload) for alarm in alarms]})] if alarms else []
+        return [*told_of, *(event("disagreement", disagreement_of(pair, gallery)) for pair in pairs)]
 
 
-def _parts(entries: list[Entry]) -> Iterator[list[Entry]]:
-    """The same in parts of about PART_BYTES."""
-    part: list[Entry] = []
+def _first(entries: list[Entry]) -> list[Entry]:
+    """As many of the first as go into one event."""
     size = 0
-    for entry in entries:
-        part.append(entry)
+    for place, entry in enumerate(entries[:MOST_ENTRIES], 1):
         size += len(entry.payload)
         if size >= PART_BYTES:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
+            return entries[:place]
+    return entries[:MOST_ENTRIES]

@@ -25,8 +25,6 @@ FAILURES_IN_ALL = 100
 ADDRESSES = 1024
 """Addresses that are remembered; beyond them the one is forgotten that has not failed for longest."""
 TOKEN_FIX = "Send `Authorization: Bearer` with the token of API_TOKEN_FILE"  # noqa: S105 - says where it is  # nosec B105
-
-
 READ_FIX = "Send `Authorization: Bearer` with the token of API_READ_TOKEN_FILE, or that of API_TOKEN_FILE"
 
 
@@ -100,10 +98,16 @@ class TokenGuard:
         self.admit(client_of(request), _given_by(request), off_fix=off_fix)
 
     def admit_reader(self, request: web.Request) -> None:
-        """Raise TokenRefused where looking wants a token and the request has neither of the two."""
+        """Raise TokenRefused where looking wants a token and the request has neither of the two.
+
+        Who gives none guesses nothing and is not counted: a page that asks again and again would lock out all who come
+        by the same proxy.
+        """
         if self.read_token_file is None:
             return
-        if not self._is_right(client_of(request), _given_by(request), self.read_token_file, self.token_file):
+        files = self.read_token_file, self.token_file
+        guesses = "Authorization" in request.headers
+        if not guesses or not self._is_right(client_of(request), _given_by(request), *files):
             raise TokenRefused("UNAUTHORIZED", "looking needs the token of API_READ_TOKEN_FILE", fix=READ_FIX)
 
     def may_read(self, request: web.Request) -> bool:

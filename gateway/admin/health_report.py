@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from gateway.admin.model_report import CLOSED
 from gateway.admin.process_usage import process_usage
-from gateway.errors import Outcome
+from gateway.admin.steps import wall_clock_shift
+from gateway.camera_counts import FAILED
+from gateway.errors import DROPPED, Outcome
 from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models
@@ -20,8 +22,6 @@ STEPS = 360
 """The last 30 minutes."""
 RATE_STEPS = 2
 """Steps back to which a rate goes."""
-DROPPED = (Outcome.DROPPED_FULL, Outcome.DROPPED_STALE, Outcome.DROPPED_LIMITED)
-FAILED = (Outcome.REJECTED, Outcome.FAILED)
 COUNTED = ("received", "published", "failed", "dropped")
 
 
@@ -50,7 +50,7 @@ class HealthReport:
         self._past: deque[tuple[float, Counts]] = deque([(self._started_at, self._counts())], maxlen=RATE_STEPS)
 
     def look(self, at: int) -> None:
-        """Add what came since the last look; `at` is the epoch second at which the step ends."""
+        """Add what came since the last look; `at` is the second of `time.monotonic()` at which the step ends."""
         now, before = self._counts(), self._past[-1][1]
         steps = (float(each - former) for each, former in zip(now, before, strict=True))
         self._series.append([at, *steps, self._metrics.value("queue_messages")])
@@ -59,11 +59,11 @@ class HealthReport:
     def report(self) -> dict[str, Any]:
         """All of it."""
         settings, value = self._live.current, self._metrics.value
-        outcomes = self._outcomes()
+        outcomes, shift = self._outcomes(), wall_clock_shift(STEP_S)
         return {
             "status": self._status(),
             "rates": self._rates(),
-            "series": list(self._series),
+            "series": [[at + shift, *counts] for at, *counts in self._series],
             "drops": {str(each): outcomes[each] for each in DROPPED},
             "errors": self._labelled("snapshot_errors", "code"),
             "breakers": self._breakers(),
@@ -119,4 +119,4 @@ class HealthReport:
     def _labelled(self, metric: str, label: str) -> dict[str, int]:
         """The values of a metric by its one label."""
         samples = (sample for found in getattr(self._metrics, metric).collect() for sample in found.samples)
-        return {each.labels[label]: int(each.value) for each in samples if not each.name.endswith("_created")}
+        return {each.labels[label]: int(each.value) for each in samples}

@@ -19,10 +19,10 @@ from gateway.admin.home_assistant_messages import (
     gateway_announcement,
     gateway_id,
 )
-from gateway.admin.infer import TOPIC as OVER_HTTP
 from gateway.config import Settings
 from gateway.errors import BrokerError
 from gateway.flow.alerts import Alert
+from gateway.flow.observer import Answer
 from gateway.messages import Origin, Publication
 from gateway.models.catalog import Models
 from gateway.ports import Broker
@@ -81,20 +81,22 @@ class HomeAssistant:
         self._complaint = ""
         """Why something was not published, said once."""
 
-    def published(self, origin: Origin, detections: int) -> None:
-        """A result with so many detections is with the broker; what was asked over HTTP is nobody's camera."""
-        if origin.topic == OVER_HTTP:
-            return
+    def answered(self, answer: Answer) -> None:
+        """A result was published: so many detections now."""
+        origin = answer.origin
         camera = self._camera(origin.device_id)
         model = origin.model_name or ""
         if camera is None or (model not in camera.detections and len(camera.detections) >= MAX_MODELS):
             return
-        camera.detections[model] = detections
+        camera.detections[model] = len(answer.classes)
         camera.last_result = time.time()
         self._touch(camera)
 
-    def alerted(self, alert: Alert) -> None:
-        """The start or the end of an alert is with the broker."""
+    def failed(self, origin: Origin, message: Publication) -> None:
+        """Nothing to say: the time of the last result tells that there is none."""
+
+    def alerted(self, alert: Alert, message: Publication) -> None:
+        """The start or the end of an alert was published."""
         camera = self._camera(alert.origin.device_id)
         if camera is None:
             return

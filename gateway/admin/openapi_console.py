@@ -18,8 +18,10 @@ from gateway.admin.openapi_forms import (
 )
 
 _COUNT = {"type": "integer", "minimum": 0}
+_MAYBE_COUNT = {"type": ["integer", "null"], "minimum": 0}
 _COUNTS = {"type": "object", "additionalProperties": _COUNT}
 _YES_OR_NO = {"type": "boolean"}
+_MISSING = {**_COUNT, "description": "With several workers: how many of them did not answer and are left out"}
 _SERIES = {"type": "array", "items": {"type": "array", "items": NUMBER}}
 _WIDTH = {"type": "integer", "minimum": 64, "maximum": 1920, "default": 480}
 _KINDS = ("text/html", "text/css", "text/javascript", "image/svg+xml", "image/png", "application/manifest+json")
@@ -36,8 +38,8 @@ def console_schemas() -> dict[str, Any]:
     """What the answers are made of."""
     entry = object_of(camera=TEXT, at=NUMBER, picture=_YES_OR_NO, result=ref("Result"), error={"type": "object"})
     camera = object_of(
-        camera=TEXT, model=MAYBE_TEXT, facility=TEXT, last_at=NUMBER, rate_per_s=NUMBER, published=_COUNT,
-        failed=_COUNT, dropped=_COUNT, entry=ref("Entry"),
+        camera=TEXT, model=MAYBE_TEXT, facility=TEXT, last_at=NUMBER, rate_per_s=NUMBER, published=_MAYBE_COUNT,
+        failed=_MAYBE_COUNT, dropped=_MAYBE_COUNT, entry=ref("Entry"),
     )  # fmt: skip
     pair = object_of(
         camera=TEXT, at=NUMBER, model=TEXT, result_id=TEXT, kind={"enum": ["dual", "shadow"]}, picture=_YES_OR_NO,
@@ -63,6 +65,7 @@ def _health() -> dict[str, Any]:
         triton=object_of(ready=_YES_OR_NO, address=TEXT),
         shared_memory=object_of(bytes=_COUNT, max_bytes=_COUNT, slots=_COUNTS, transfers=_COUNTS, fallbacks=_COUNTS),
         process=object_of(resident_bytes=MAYBE_NUMBER, cpu_seconds=NUMBER, uptime_s=NUMBER, workers=_COUNT),
+        missing=_MISSING,
     )  # fmt: skip
 
 
@@ -88,7 +91,7 @@ def _pages(off: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cameras(off: dict[str, Any]) -> dict[str, Any]:
-    listed = {"200": json_of("All cameras", object_of(cameras={"type": "array", "items": ref("Camera")})), **off}
+    listed = {"200": json_of("All cameras", object_of(cameras=_list("Camera"), missing=_MISSING)), **off}
     whole = {"allOf": [ref("Camera"), object_of(history=_list("Entry"), alerts={"type": "array"})]}
     unknown = json_of("Nothing has come from this camera of late", ref("Error"))
     one = {"200": json_of("The camera, its last results and alerts", whole), "404": unknown}
@@ -132,7 +135,8 @@ def _pictures() -> dict[str, Any]:
 
 
 def _rest(off: dict[str, Any]) -> dict[str, Any]:
-    compared = object_of(models=_list("Compared"), disagreements=_list("Pair"), pairs=_list("Pair"))
+    parts = {"models": _list("Compared"), "disagreements": _list("Pair"), "pairs": _list("Pair")}
+    compared = object_of(**parts, missing=_MISSING)
     compare = {"200": json_of("Agreement, times and disagreements", compared), **off}
     health = {"200": json_of("State, rates and the last half hour", ref("Health")), **off}
     return {

@@ -206,7 +206,7 @@ def _read_models(paths: dict[str, Path]) -> tuple[list[LogicalModel], list[Confi
 
 
 def _loops(settings: Settings, models: list[LogicalModel]) -> list[ConfigError]:
-    from gateway.app import loop_of, refuse_loops
+    from gateway.models.loops import loop_of, refuse_loops
 
     try:
         refuse_loops(settings)

@@ -45,12 +45,17 @@ def serve(
     It waits for both, says so, and becomes ready when they are there (http://localhost:8080/ready). SIGTERM or Ctrl-C
     finishes what was accepted, then ends. SIGHUP reads the configuration again.
     """
+    from gateway.without_rich import import_without_rich
+
+    import_without_rich("structlog")
     from gateway.logs import configure_logging
 
     if workers is not None:
         os.environ["WORKERS"] = str(workers)  # wins over gateway.yaml, at every reload and in the workers too
     settings = load_settings(config)
     configure_logging(settings.log_level, settings.log_format)
+    if as_worker is not None or settings.workers == 1:  # the front asks no Triton
+        import_without_rich("httpx")
     if as_worker is not None and http_socket is not None:
         from gateway.commands.workers import run_worker
 
@@ -185,7 +190,7 @@ def _spans(settings: Settings, metrics: Metrics, *, one_of_several: bool) -> Spa
         raise ConfigError(
             f"traces need OpenTelemetry, which is not installed ({error})",
             where="OTEL_EXPORTER_OTLP_ENDPOINT",
-            fix="pip install 'triton-edge-gateway[tracing]'",
+            fix="In the gateway's environment: pip install 'triton-edge-gateway[tracing]'",
         ) from error
     attributes = {
         "service.name": "edge-gateway",

@@ -15,6 +15,7 @@ AREA = Area("Traces")
 PATH = "/v1/traces"
 LIMIT_S = 3.0
 PROTOBUF = "application/x-protobuf"
+INSTALL = "In the gateway's environment: pip install 'triton-edge-gateway[tracing]'"
 
 
 async def check_traces(settings: Settings) -> list[Finding]:
@@ -25,7 +26,7 @@ async def check_traces(settings: Settings) -> list[Finding]:
     where = shown(endpoint)
     if importlib.util.find_spec("opentelemetry") is None:
         text = "OpenTelemetry is not installed, which OTEL_EXPORTER_OTLP_ENDPOINT needs"
-        return [AREA.problem(text, where=where, fix="Install it: pip install 'triton-edge-gateway[tracing]'")]
+        return [AREA.problem(text, where=where, fix=INSTALL)]
     fix = "Check OTEL_EXPORTER_OTLP_ENDPOINT and the receiver; usually http://<host>:4318, OTLP over HTTP"
     try:
         async with httpx.AsyncClient(timeout=LIMIT_S) as client:

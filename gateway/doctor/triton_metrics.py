@@ -1,4 +1,7 @@
-"""Triton's metrics page: whether it can be read, what it tells of GPUs, and the clock by it where it says a time."""
+"""Triton's metrics page: whether it can be read, and what it tells of GPUs.
+
+Triton sends no Date with it; where a proxy in front adds one, the clock is compared with that.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,10 @@ METRICS_LIMIT_S = 3.0
 METRICS_BYTES = 2 << 20
 METRICS_MARK = b"nv_"
 SKEW_S = 2.0
-NO_TIME = "neither MQTT nor Triton tells the time, so nothing was compared; results carry the cameras' own times"
+NO_TIME = (
+    "was not compared with those of the broker and of Triton, which do not tell theirs; results carry the cameras' own "
+    "times"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,7 @@ async def _check(settings: Settings, page: asyncio.Future[MetricsPage | None]) -
     page.set_result(read)
     gpus = len(read.gpu_used_bytes)
     seen = f"{gpus} GPU{'s' * (gpus != 1)}" if gpus else "no GPU"
-    return [AREA.ok(f"metrics can be read, and name {seen}", where=where), skew(date, "Triton's machine")]
+    return [AREA.ok(f"metrics can be read, and name {seen}", where=where), skew(date, "what serves Triton's metrics")]
 
 
 def parse_page(text: str) -> MetricsPage:

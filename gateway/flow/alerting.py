@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import structlog
 
 from gateway.errors import BrokerUnavailable, PublishRefused
 from gateway.flow.alerts import Alert, AlertBook, alert_publication
-from gateway.flow.gallery import Gallery
+from gateway.flow.observer import Observer
 from gateway.flow.outgoing import Outgoing
-from gateway.messages import Predicted
+from gateway.messages import Predicted, Publication
 from gateway.metrics import Metrics
 from gateway.ports import Broker
 
@@ -26,14 +26,12 @@ AT_ONCE = 64
 class Alerting:
     """Keeps the book of alerts, and publishes their ends; while the broker is away the ends wait with the answers."""
 
-    def __init__(self, broker: Broker, outgoing: Outgoing, metrics: Metrics, gallery: Gallery | None = None) -> None:
+    def __init__(self, broker: Broker, outgoing: Outgoing, metrics: Metrics, observers: Sequence[Observer]) -> None:
         self._broker = broker
         self._outgoing = outgoing
         self._metrics = metrics
-        self._gallery = gallery
+        self._observers = observers
         self._book = AlertBook()
-        self.on_said: Callable[[Alert], None] | None = None
-        """Is told of each start and end that is published."""
 
     def see(self, predicted: Predicted) -> list[Alert]:
         """The alerts that start with this result; some that its camera has not shown for long end.
@@ -52,14 +50,12 @@ class Alerting:
         self._metrics.forgotten.labels("alert").inc(self._book.forgotten - before)
         return alerts
 
-    def said(self, alert: Alert) -> None:
-        """It is published."""
+    def said(self, alert: Alert, message: Publication) -> None:
+        """It is published, by this message."""
         self._book.said(alert)
         self._metrics.alerts.labels(alert.model_name, alert.event).inc()
-        if self._gallery is not None:
-            self._gallery.alert(alert.origin.device_id, alert_publication(alert).payload)
-        if self.on_said is not None:
-            self.on_said(alert)
+        for each in self._observers:
+            each.alerted(alert, message)
 
     async def watch(self) -> None:
         """End the alerts whose class has not been seen for long, for ever."""
@@ -86,12 +82,13 @@ class Alerting:
             await asyncio.gather(*(self._outgoing.carry(end, seen_through=True) for end in some))
 
     async def _publish_one(self, alert: Alert) -> None:
+        message = alert_publication(alert)
         try:
-            await self._broker.publish(alert_publication(alert))
+            await self._broker.publish(message)
         except PublishRefused as refusal:
             log.error("The broker refused an alert", topic=alert.topic, reason=refusal.message, fix=refusal.fix)
             self._book.said(alert)  # it would be refused again
         except BrokerUnavailable:
             return  # closing; `end_all` says it again
         else:
-            self.said(alert)
+            self.said(alert, message)

@@ -1,4 +1,4 @@
-"""What the console shows: the last results of each camera, as references to the bytes that are published anyway.
+"""What the console shows: the last results of each camera, as references to the bytes that were published anyway.
 
 Bounded in cameras, results and bytes, whatever device ids somebody invents. Without anybody who looks, a result costs
 it a microsecond and no copy; pictures are kept only while somebody looks (see `kept_pictures`).
@@ -9,30 +9,35 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from gateway.errors import Outcome
-from gateway.flow.agreements import Agreements
+from gateway.flow.agreements import Agreements, Verdict
 from gateway.flow.kept_pictures import KeptPictures
-from gateway.messages import Comparison, Origin
+from gateway.messages import Origin, Publication
+
+if TYPE_CHECKING:  # the front of several workers knows the limits, and carries none of the flow
+    from gateway.flow.alerts import Alert
+    from gateway.flow.observer import Answer
 
 MAX_CAMERAS = 500
 """Beyond them the one gives way that has been silent for longest."""
-MAX_ENTRIES = 2000
-"""Of all cameras together; each has an equal share."""
+FORGOTTEN_AFTER_S = 24 * 3600.0
+"""A camera that has been silent for so long is not shown any more."""
 MAX_OF_CAMERA = 30
+MAX_ENTRIES = 2000
+"""Of all cameras together; where that is too little, each has an equal share."""
 MAX_BYTES = 8 * 2**20
-"""Of all results together; of each camera an equal share, and its latest."""
+"""Of all results together; where that is too little, each camera has an equal share, and its latest in any case."""
 LARGEST = 256 * 1024
 """Bytes of a result that is kept; a larger one is shown as too large."""
 MAX_ALERTS = 200
 MAX_DISAGREEMENTS = 50
 MAX_DISAGREEMENT_BYTES = 2 * 2**20
-SUMMARY_S = 60.0
-"""The stretch of time over which a camera's rate is taken."""
-_DROPPED = (Outcome.DROPPED_FULL, Outcome.DROPPED_STALE, Outcome.DROPPED_LIMITED)
+RATE_S = 60.0
+"""The stretch of time over which a camera's rate is taken, if not more than RATE_ANSWERS come in it."""
+RATE_ANSWERS = 32
 _TOO_LARGE = b'{"error":{"code":"RESULT_TOO_LARGE","message":"the result is too large to be shown"}}'
 
 Kind = Literal["dual", "shadow"]
@@ -74,7 +79,7 @@ class Alarm(msgspec.Struct, frozen=True, gc=False):
 class Camera:
     """What is known of one camera."""
 
-    __slots__ = ("dropped", "facility", "failed", "history", "model", "name", "pair", "published", "size")
+    __slots__ = ("arrivals", "facility", "history", "model", "name", "pair", "size")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -84,28 +89,27 @@ class Camera:
         """Bytes of all that is kept of it."""
         self.model: str | None = None
         self.facility = ""
-        self.published = 0
-        self.failed = 0
-        self.dropped = 0
+        self.arrivals: deque[float] = deque(maxlen=RATE_ANSWERS)
+        """When the snapshots came that were answered last, whatever is left of their results."""
         self.pair: Pair | None = None
         """Its latest comparison."""
 
     def rate_per_s(self, now: float) -> float:
         """Answers per second of late."""
-        recent = [entry.received_at for entry in self.history if now - entry.received_at < SUMMARY_S]
-        return (len(recent) - 1) / (now - recent[0]) if len(recent) > 1 and now > recent[0] else 0.0
+        recent = [at for at in self.arrivals if now - at < RATE_S]
+        since = min(recent, default=now)
+        return (len(recent) - 1) / (now - since) if now > since else 0.0
 
 
 class Gallery:
-    """Fed by the flow, read by the console; all on the event loop.
+    """Observes the flow, read by the console; all on the event loop.
 
     `pictures` says whether the console may show pictures at all.
     """
 
     def __init__(self, *, pictures: bool) -> None:
         self._cameras: OrderedDict[str, Camera] = OrderedDict()
-        self._share = MAX_OF_CAMERA
-        self._budget = MAX_BYTES
+        self._entries = 0
         self._size = 0
         self._alerts: deque[Alarm] = deque(maxlen=MAX_ALERTS)
         self._disagreements: deque[Pair] = deque()
@@ -118,42 +122,46 @@ class Gallery:
 
     # --- fed by the flow ----------------------------------------------------------------------------
 
-    def see(self, origin: Origin, payload: bytes, picture: bytes = b"") -> None:
-        """A result, and the picture that it is about while the caller has that at hand."""
-        camera, entry = self._put(origin, payload, failed=False)
-        camera.published += 1
-        if picture and self.pictures.watched:
-            self.pictures.keep(entry, picture)
+    def answered(self, answer: Answer) -> None:
+        """A result was published; its picture has been held by `pictures` meanwhile."""
+        entry, latest = self._put(answer.origin, answer.result.payload, failed=False)
+        picture = self.pictures.keep(entry, latest=latest) if self.pictures.watched else b""
+        if answer.verdict is not None and answer.comparison is not None:
+            self.compare(answer.origin, answer.verdict, answer.comparison.payload, "dual", picture)
 
-    def fail(self, origin: Origin, payload: bytes, outcome: Outcome) -> None:
-        """An error message in place of a result."""
-        camera, _ = self._put(origin, payload, failed=True)
-        if outcome in _DROPPED:
-            camera.dropped += 1
-        else:
-            camera.failed += 1
+    def failed(self, origin: Origin, message: Publication) -> None:
+        """An error message was published in place of a result."""
+        self._put(origin, message.payload, failed=True)
+        self.pictures.let_go(origin.result_id)
 
-    def compare(self, origin: Origin, comparison: Comparison, payload: bytes, kind: Kind, picture: bytes = b"") -> None:
-        """Two answers to a snapshot whose result it has seen; `origin` names the model."""
-        camera = self._cameras.get(origin.device_id)
-        history = () if camera is None else camera.history
-        entry = next((each for each in reversed(history) if each.result_id == origin.result_id), None)
-        if camera is None or entry is None:
-            return
-        match = None if comparison.agreement is None else comparison.agreement.match
+    def compare(self, origin: Origin, verdict: Verdict, payload: bytes, kind: Kind, picture: bytes = b"") -> None:
+        """Two answers to a camera's snapshot, whose result may be published later or forgotten already.
+
+        `origin` names the model.
+        """
         model = origin.model_name or ""
-        self.agreements.count(model, kind, comparison, match, origin.received_at + self._epoch)
+        self.agreements.count(model, kind, verdict, origin.received_at)
         if len(payload) > LARGEST:
             return
         self.number += 1
-        pair = Pair(self.number, camera.name, origin.result_id, model, origin.received_at, kind, payload)
-        self._grow(camera, len(payload) - (0 if camera.pair is None else len(camera.pair.payload)))
-        camera.pair = pair
-        if match is False:
+        pair = Pair(self.number, origin.device_id, origin.result_id, model, origin.received_at, kind, payload)
+        camera = self._cameras.get(origin.device_id)
+        if verdict.match is False:
             self._keep_disagreement(pair)
             if picture and self.pictures.watched:
-                self.pictures.keep_apart(entry, picture)
-        self._keep_within(camera)
+                self._keep_apart(camera, origin.result_id, picture)
+        if camera is not None:
+            self._grow(camera, len(payload) - (0 if camera.pair is None else len(camera.pair.payload)))
+            camera.pair = pair
+            self._keep_within(camera)
+
+    def _keep_apart(self, camera: Camera | None, result_id: str, picture: bytes) -> None:
+        history = () if camera is None else camera.history
+        entry = next((each for each in reversed(history) if each.result_id == result_id), None)
+        if entry is None:
+            self.pictures.dispute(result_id)
+        else:
+            self.pictures.keep_apart(entry, picture)
 
     def _keep_disagreement(self, pair: Pair) -> None:
         kept = self._disagreements
@@ -162,61 +170,85 @@ class Gallery:
         while len(kept) > MAX_DISAGREEMENTS or self._disagreement_bytes > MAX_DISAGREEMENT_BYTES:
             self._disagreement_bytes -= len(kept.popleft().payload)
 
-    def alert(self, device_id: str, payload: bytes) -> None:
-        """An alert that was published."""
+    def alerted(self, alert: Alert, message: Publication) -> None:
+        """The start or the end of an alert was published."""
         self.number += 1
-        self._alerts.append(Alarm(self.number, device_id, payload))
+        self._alerts.append(Alarm(self.number, alert.origin.device_id, message.payload))
 
-    def _put(self, origin: Origin, payload: bytes, *, failed: bool) -> tuple[Camera, Entry]:
-        name = origin.device_id
-        camera = self._cameras.get(name)
-        if camera is None:
-            camera = self._begin(name)
-        else:
-            self._cameras.move_to_end(name)
+    def _put(self, origin: Origin, payload: bytes, *, failed: bool) -> tuple[Entry, bool]:
+        """The entry that is made of it, and whether that is the latest of its camera."""
+        camera = self._cameras.get(origin.device_id) or self._begin(origin.device_id)
+        place = _place_in(camera.history, origin.received_at, failed=failed)
+        latest = place == len(camera.history)
         if len(payload) > LARGEST:
             payload, failed = _TOO_LARGE, True
         self.number += 1
-        entry = Entry(self.number, name, origin.result_id, origin.model_name, origin.received_at, payload, failed)
-        camera.history.append(entry)
+        entry = Entry(
+            self.number, camera.name, origin.result_id, origin.model_name, origin.received_at, payload, failed
+        )
+        camera.history.insert(place, entry)
+        camera.arrivals.append(origin.received_at)
         camera.model, camera.facility = origin.model_name or camera.model, origin.place.facility
-        size = len(payload)
-        camera.size += size
-        self._size += size
-        if len(camera.history) > self._share or camera.size > self._budget or self._size > MAX_BYTES:
-            self._keep_within(camera)
-        return camera, entry
-
-    # --- bounds -------------------------------------------------------------------------------------
+        self._entries += 1
+        self._grow(camera, len(payload))
+        if latest:
+            self._cameras.move_to_end(camera.name)
+        if len(camera.history) > MAX_OF_CAMERA:
+            self._drop_oldest(camera)
+        self._keep_within(camera)
+        return entry, latest
 
     def _begin(self, name: str) -> Camera:
         if len(self._cameras) >= MAX_CAMERAS:
             self._forget_one()
         camera = self._cameras[name] = Camera(name)
-        budget = MAX_BYTES // len(self._cameras)
-        if budget < self._budget:  # not once there are MAX_CAMERAS, so that invented ones cost little
-            self._share, self._budget = min(MAX_OF_CAMERA, MAX_ENTRIES // len(self._cameras)), budget
-            for each in self._cameras.values():
-                self._trim(each)
         return camera
+
+    # --- bounds -------------------------------------------------------------------------------------
+
+    def tidy(self, now: float) -> None:
+        """Forget what is long ago and take the clock as it is; to be called now and then."""
+        self._epoch = time.time() - time.monotonic()
+        self.pictures.expire(now)
+        while self._cameras:
+            longest = next(iter(self._cameras.values()))
+            if now - longest.history[-1].received_at <= FORGOTTEN_AFTER_S:
+                return
+            self._forget_one()
+
+    def _is_full(self) -> bool:
+        return self._size > MAX_BYTES or self._entries > MAX_ENTRIES
 
     def _grow(self, camera: Camera, size: int) -> None:
         camera.size += size
         self._size += size
 
     def _keep_within(self, camera: Camera) -> None:
+        """Where all have too much together, those give something up that have more than their share; this one first."""
+        if not self._is_full():
+            return
         self._trim(camera)
+        for each in self._cameras.values():
+            if not self._is_full():
+                return
+            self._trim(each)
         while self._size > MAX_BYTES and len(self._cameras) > 1:
             self._forget_one()
 
     def _trim(self, camera: Camera) -> None:
-        history = camera.history
-        while len(history) > 1 and (len(history) > self._share or camera.size > self._budget):
-            self._grow(camera, -len(history.popleft().payload))
+        number = len(self._cameras)
+        share, budget = MAX_ENTRIES // number, MAX_BYTES // number
+        while self._is_full() and len(camera.history) > 1 and (len(camera.history) > share or camera.size > budget):
+            self._drop_oldest(camera)
+
+    def _drop_oldest(self, camera: Camera) -> None:
+        self._entries -= 1
+        self._grow(camera, -len(camera.history.popleft().payload))
 
     def _forget_one(self) -> None:
         """Give up the camera that has been silent for longest."""
         name, camera = self._cameras.popitem(last=False)
+        self._entries -= len(camera.history)
         self._size -= camera.size
         self.pictures.forget(name)
 
@@ -232,12 +264,12 @@ class Gallery:
         """Bytes of all results and comparisons of cameras."""
         return self._size
 
-    def changed(self, since: int, limit: int) -> list[Entry]:
-        """The latest entry of each camera that has one after number `since`, oldest first; the newest `limit`."""
+    def changed(self, since: int) -> list[Entry]:
+        """The latest entry of each camera that has one after number `since`, the oldest first."""
         found: list[Entry] = []
         for camera in reversed(self._cameras.values()):
             latest = camera.history[-1]
-            if latest.number <= since or len(found) == limit:
+            if latest.number <= since:
                 break
             found.append(latest)
         return found[::-1]
@@ -268,6 +300,14 @@ class Gallery:
         """Seconds since 1970 for a time of `time.monotonic()`."""
         return round(at + self._epoch, 3)
 
-    def follow_clock(self) -> None:
-        """Take the system's clock as it is now, which may have been put right."""
-        self._epoch = time.time() - time.monotonic()
+
+def _place_in(history: deque[Entry], received_at: float, *, failed: bool) -> int:
+    """Where an entry belongs: the last one, but a result before those that are newer.
+
+    A result is with the broker a moment later than the next one where an alert goes with it. An error may be there
+    long before the results of older snapshots, which shall be seen nevertheless.
+    """
+    place = len(history)
+    while place and not failed and history[place - 1].received_at > received_at and not history[place - 1].failed:
+        place -= 1
+    return place

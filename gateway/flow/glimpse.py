@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import time
 from dataclasses import dataclass
 
 from PIL import Image
@@ -23,8 +22,6 @@ class Glimpse:
     width: int
     height: int
     jpeg: bytes
-    took_s: float
-    """That a thread was busy with it."""
 
     @property
     def text(self) -> str:
@@ -37,7 +34,6 @@ def glimpse(image: bytes, width: int, max_image_pixels: int) -> Glimpse:
 
     Its size is looked at before anything is decoded. Raises ImageUndecodable and ImageTooLarge.
     """
-    started = time.monotonic()
     picture = open_picture(image, max_image_pixels)
     scale = min(1.0, width / picture.width, TALLEST * width / picture.height)
     size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
@@ -48,4 +44,4 @@ def glimpse(image: bytes, width: int, max_image_pixels: int) -> Glimpse:
         raster = decoded.upright(small)
     file = io.BytesIO()
     (raster if raster.mode in ("L", "RGB") else raster.convert("RGB")).save(file, "JPEG", quality=QUALITY)
-    return Glimpse(picture.width, picture.height, file.getvalue(), time.monotonic() - started)
+    return Glimpse(picture.width, picture.height, file.getvalue())

@@ -13,6 +13,8 @@ MAX_BYTES = 16 * 2**20
 """Of all pictures together, as they were sent."""
 MAX_APART = 24
 """Pictures on which two variants disagree."""
+HELD_PART = 4
+"""Part of MAX_BYTES, one in so many, for the pictures of results that are not with the broker yet."""
 LOOK_S = 30.0
 """After the last look at the console all pictures are dropped."""
 
@@ -22,11 +24,16 @@ Kept = tuple["Entry", bytes]
 class KeptPictures:
     """References to the bytes that came; without a look at the console in the last LOOK_S there are none.
 
-    Where they are too many, those go first that nobody has asked for, then those of disagreements.
+    Where they are too many, those go first that nobody has asked for, then those of disagreements. The picture of a
+    result on its way to the broker is held here, so that the result itself holds none, which may wait for long.
     """
 
     def __init__(self, *, allowed: bool) -> None:
         self._allowed = allowed
+        self._held: OrderedDict[str, bytes] = OrderedDict()
+        self._held_size = 0
+        self._disputed: set[str] = set()
+        """Of those that are held: two versions have disagreed on them already."""
         self._newest: OrderedDict[str, Kept] = OrderedDict()
         self._apart: OrderedDict[str, Kept] = OrderedDict()
         self._wanted: dict[str, float] = {}
@@ -52,15 +59,45 @@ class KeptPictures:
         """Drop all when nobody has looked for a while; to be called now and then."""
         if self.watched and now - self._looked_at > LOOK_S:
             self.watched = False
-            self._newest.clear()
-            self._apart.clear()
-            self._wanted.clear()
-            self._size = 0
+            for kept in (self._held, self._disputed, self._newest, self._apart, self._wanted):
+                kept.clear()
+            self._size = self._held_size = 0
         self._wanted = {name: at for name, at in self._wanted.items() if now - at <= LOOK_S}
 
-    def keep(self, entry: Entry, picture: bytes) -> None:
-        """Keep the picture of a camera's newest result, in place of the one before."""
-        self._put(self._newest, entry.camera, (entry, picture))
+    def hold(self, result_id: str, picture: bytes) -> None:
+        """Hold the picture of a result that is on its way, if somebody looks."""
+        if not self.watched or not picture or len(picture) > MAX_BYTES:
+            return
+        self.let_go(result_id)
+        self._held[result_id] = picture
+        self._held_size += len(picture)
+        self._size += len(picture)
+        while len(self._held) > 1 and self._held_size > MAX_BYTES // HELD_PART:
+            self.let_go(next(iter(self._held)))
+        self._make_room()
+
+    def let_go(self, result_id: str) -> bytes:
+        """Hold it no longer; returns the picture, empty where there is none."""
+        self._disputed.discard(result_id)
+        picture = self._held.pop(result_id, b"")
+        self._held_size -= len(picture)
+        self._size -= len(picture)
+        return picture
+
+    def dispute(self, result_id: str) -> None:
+        """Two versions disagree on a result that may still be on its way: then its picture is kept apart."""
+        if result_id in self._held:
+            self._disputed.add(result_id)
+
+    def keep(self, entry: Entry, *, latest: bool) -> bytes:
+        """Keep what was held for this result, if it is its camera's latest; returns it, empty where none was held."""
+        disputed = entry.result_id in self._disputed
+        picture = self.let_go(entry.result_id)
+        if picture and latest:
+            self._put(self._newest, entry.camera, (entry, picture))
+        if disputed:
+            self.keep_apart(entry, picture)
+        return picture
 
     def keep_apart(self, entry: Entry, picture: bytes) -> None:
         """Keep a picture on which two variants disagree."""
@@ -94,17 +131,17 @@ class KeptPictures:
             return
         shelf[key] = kept
         self._size += size
-        while self._size > MAX_BYTES:
-            self._make_room()
+        self._make_room()
 
     def _make_room(self) -> None:
-        unwanted = next((name for name in self._newest if name not in self._wanted), None)
-        if unwanted is not None:
-            self._drop(self._newest, unwanted)
-        elif self._apart:
-            self._drop(self._apart, next(iter(self._apart)))
-        else:
-            self._drop(self._newest, next(iter(self._newest)))
+        while self._size > MAX_BYTES:
+            unwanted = next((name for name in self._newest if name not in self._wanted), None)
+            if unwanted is not None:
+                self._drop(self._newest, unwanted)
+            elif self._apart:
+                self._drop(self._apart, next(iter(self._apart)))
+            else:
+                self._drop(self._newest, next(iter(self._newest)))
 
     def _drop(self, shelf: OrderedDict[str, Kept], key: str) -> None:
         if (kept := shelf.pop(key, None)) is not None:

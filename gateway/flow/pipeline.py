@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 
@@ -27,8 +27,9 @@ from gateway.errors import (
     SnapshotError,
 )
 from gateway.flow.acks import AckLedger
+from gateway.flow.agreements import verdict_on
 from gateway.flow.alerting import Alerting
-from gateway.flow.alerts import Alert, alert_publication
+from gateway.flow.alerts import alert_publication
 from gateway.flow.answering import Answering
 from gateway.flow.breakers import Breakers, Suspended
 from gateway.flow.canary import Canary, release_for
@@ -39,6 +40,7 @@ from gateway.flow.infer import Inference
 from gateway.flow.intake import Intake, defect, picture_of
 from gateway.flow.lanes import lane_of
 from gateway.flow.limiter import Limiter, Place
+from gateway.flow.observer import Answer, Observer
 from gateway.flow.order import Order, Rank
 from gateway.flow.publish import comparison_publication, result_publication
 from gateway.flow.reading import Reader
@@ -47,7 +49,7 @@ from gateway.flow.replies import Replies
 from gateway.flow.shadow import Shadow
 from gateway.flow.turns import Turn, Turns
 from gateway.live import Live
-from gateway.messages import Comparison, Job, Origin, Predicted, Publication, ReplyTopics
+from gateway.messages import Job, Predicted
 from gateway.metrics import Metrics
 from gateway.models.catalog import Models
 from gateway.ports import Broker, InferenceServer
@@ -58,21 +60,6 @@ _stdlib_log = logging.getLogger(__name__)
 
 RETRY_S = 0.25
 """Until a snapshot whose Triton could not be reached may be asked again."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Given:
-    """An answer, and what is counted once it is with the broker; nothing of the picture, for it may wait for long."""
-
-    origin: Origin
-    topics: ReplyTopics
-    variant: str
-    result: Publication
-    comparison: Publication | None
-    alerts: tuple[Alert, ...]
-    classes: tuple[str, ...]
-    match: str | None
-    """Whether two variants agree: true, false or unknown; None where they were not compared."""
 
 
 class Pipeline:
@@ -87,7 +74,9 @@ class Pipeline:
         metrics: Metrics,
         decoders: ThreadPoolExecutor | None = None,
         traces: Traces | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
+        """`observers` are told of what is published, beside the gallery."""
         self._live = live
         self._models = models
         self._metrics = metrics
@@ -98,9 +87,10 @@ class Pipeline:
         shows = live.current.console
         self.gallery = None if shows == "off" else Gallery(pictures=shows == "pictures")
         """What the console shows; None where there is none."""
+        self._observers = (*observers, *(() if self.gallery is None else (self.gallery,)))
         letters = DeadLetters(live, broker, metrics)
-        self.replies = Replies(broker, self.acks, repeats, letters, metrics, self.gallery)
-        self._alerting = Alerting(broker, self.replies.outgoing, metrics, self.gallery)
+        self.replies = Replies(broker, self.acks, repeats, letters, metrics, self._observers)
+        self._alerting = Alerting(broker, self.replies.outgoing, metrics, self._observers)
         breakers = Breakers(live, models, metrics)
         self._limiter = Limiter(live, models, metrics, breakers.withheld)
         self.intake = Intake(
@@ -117,13 +107,8 @@ class Pipeline:
         self.aside = Answering(unseen, self._readers[1], self._threads, live, None)
         """Asks a version as a snapshot would, counted nowhere."""
         self._canary = Canary(self._stable, candidate, models, live, metrics)
-        self._shadow = Shadow(self.aside, models, live, self._turns, self._schedule.__len__, self.gallery)
+        self._shadow = Shadow(self.aside, models, live, self._turns, self._schedule.__len__)
         self._busy = 0
-        self._on_published: Callable[[Origin, int], None] | None = None
-
-    def tell(self, published: Callable[[Origin, int], None], alerted: Callable[[Alert], None]) -> None:
-        """Say of each result that is with the broker how many detections it holds, and of each alert."""
-        self._on_published, self._alerting.on_said = published, alerted
 
     # --- as places in flight become free ----------------------------------------------------------
 
@@ -225,8 +210,9 @@ class Pipeline:
         self._metrics.step("queued").observe(queued_s)
         tried = await self._canary.answer(turn, queued_s * 1000)
         await rank.reached()
+        shown = None if self.replies.awaited(origin.result_id) else self.gallery
         await self._publish(tried.predicted)
-        self._shadow.offer(tried)
+        self._shadow.offer(tried, shown)
 
     async def _publish(self, predicted: Predicted) -> None:
         """Steps 8 and 9, then the acknowledgement; the result alone decides the outcome."""
@@ -243,22 +229,16 @@ class Pipeline:
             alerts = []
         else:
             alerts = self._alerting.see(predicted)
-            self._show(origin, job, result, comparison, beside)
-        given = _Given(
+            if self.gallery is not None and self.gallery.pictures.watched:
+                self.gallery.pictures.hold(origin.result_id, picture_of(job))
+        given = Answer(
             origin, job.topics, predicted.primary.variant, result, beside, tuple(alerts),
-            tuple(item.class_name for item in predicted.primary.predictions), _match(comparison),
+            tuple(item.class_name for item in predicted.primary.predictions),
+            None if comparison is None else verdict_on(comparison),
         )  # fmt: skip
         await self.replies.outgoing.carry(self._deliver(given))
 
-    def _show(
-        self, origin: Origin, job: Job, result: Publication, comparison: Comparison | None, beside: Publication | None
-    ) -> None:
-        if self.gallery is not None:
-            self.gallery.see(origin, result.payload, picture_of(job))
-            if comparison is not None and beside is not None:
-                self.gallery.compare(origin, comparison, beside.payload, "dual", picture_of(job))
-
-    async def _deliver(self, given: _Given) -> None:
+    async def _deliver(self, given: Answer) -> None:
         """See an answer through to its acknowledgement; by then its snapshot may have left its place in flight."""
         origin, started = given.origin, time.monotonic()
         camera = self.replies.camera_of(origin)
@@ -273,23 +253,24 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - its ticket would hold back all acknowledgements
             failure = defect(origin, error)
         else:
-            for alert in given.alerts:
-                self._alerting.said(alert)
             self._count_published(given)
             self.acks.settle(origin.result_id, Outcome.PUBLISHED, camera)
             if origin.span is not None:
                 _end(given, started)
+            for alert, message in zip(given.alerts, alerts, strict=True):
+                self._alerting.said(alert, message)
+            if camera is not None:
+                for each in self._observers:
+                    each.answered(given)
             return
         await self.replies.answer_error(origin, given.topics, failure)
 
-    def _count_published(self, given: _Given) -> None:
+    def _count_published(self, given: Answer) -> None:
         origin, model = given.origin, given.origin.model_name or ""
-        if given.match is not None:
-            self._metrics.comparisons.labels(model, given.match).inc()
+        if given.verdict is not None:
+            self._metrics.comparisons.labels(model, given.verdict.label).inc()
         for name in given.classes:
             self._metrics.predictions.labels(model, name).inc()
-        if self._on_published is not None:
-            self._on_published(origin, len(given.classes))
         total_s = time.monotonic() - origin.received_at
         self._metrics.snapshot_duration_seconds.labels(model).observe(total_s)
         if not _stdlib_log.isEnabledFor(logging.DEBUG):  # structlog finds that out on a longer way, for each snapshot
@@ -358,7 +339,7 @@ class Pipeline:
         return self.acks.abandon_rest()
 
 
-def _end(given: _Given, started: float) -> None:
+def _end(given: Answer, started: float) -> None:
     """End the span of a snapshot whose answer is with its receiver; it was handed over at `started`."""
     span, result = given.origin.span, given.result
     assert span is not None
@@ -367,9 +348,3 @@ def _end(given: _Given, started: float) -> None:
     kind = Kind.INTERNAL if direct else Kind.PRODUCER
     span.step("publish", started, time.monotonic(), kind=kind, conventions=about)
     span.end(given.origin, Outcome.PUBLISHED, variant=given.variant)
-
-
-def _match(comparison: Comparison | None) -> str | None:
-    if comparison is None:
-        return None
-    return "unknown" if comparison.agreement is None else str(comparison.agreement.match).lower()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from gateway.config import Settings
-from gateway.errors import Outcome
+from gateway.errors import DROPPED, Outcome
 from gateway.flow.identify import tells_itself_apart
 from gateway.live import Live
 from gateway.messages import Message, Origin, Publication
@@ -22,8 +22,6 @@ MEAN_BYTES = 4096
 """Of an answer with all its messages: REPEAT_MAX_MESSAGES of this size are kept, or more smaller and fewer larger."""
 SMALLEST_SHARE = 16
 """An answer that takes more than this part of the room pushes out too many others, and is not kept."""
-DROPPED = (Outcome.DROPPED_FULL, Outcome.DROPPED_STALE, Outcome.DROPPED_LIMITED)
-"""Under overload there are many of these, and they would push out every result; so what comes again is tried anew."""
 _PUBLICATION_BYTES = 1024
 """What a publication takes as Python objects, beside the bytes of its payload and the letters of its texts."""
 
@@ -90,6 +88,7 @@ class Repeats:
         if (former := self._answers.pop(result_id, None)) is not None:
             self._size -= former.size
         size = _size(answers)
+        # Under overload there are many dropped ones, which would push out every result: what comes again is tried anew.
         if answers and outcome not in DROPPED and size <= max(MEAN_BYTES, self._room // SMALLEST_SHARE):
             repeat, held = Repeat(outcome, tuple(answers)), self._held(origin.model_name)
             self._answers[result_id] = _Kept(repeat, size, time.monotonic(), origin.response_topic, held)

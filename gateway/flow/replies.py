@@ -11,7 +11,7 @@ import structlog
 from gateway.errors import BrokerUnavailable, ModelUnavailable, Outcome, PublishRefused, SnapshotError
 from gateway.flow.acks import AckLedger
 from gateway.flow.dead_letters import DeadLetters
-from gateway.flow.gallery import Gallery
+from gateway.flow.observer import Observer
 from gateway.flow.outgoing import Outgoing
 from gateway.flow.publish import error_publication
 from gateway.flow.repeats import Repeat, Repeats
@@ -43,7 +43,7 @@ class Replies:
         repeats: Repeats,
         dead_letters: DeadLetters,
         metrics: Metrics,
-        gallery: Gallery | None = None,
+        observers: Sequence[Observer],
     ) -> None:
         self._broker = broker
         self.outgoing = Outgoing(broker)
@@ -52,7 +52,7 @@ class Replies:
         self._repeats = repeats
         self._dead_letters = dead_letters
         self._metrics = metrics
-        self._gallery = gallery
+        self._observers = observers
         self._waiting: dict[str, tuple[Origin, asyncio.Future[Reply]]] = {}
         self._closed = False
 
@@ -140,8 +140,10 @@ class Replies:
     ) -> None:
         """Say why there is no result, send its dead letter, then acknowledge."""
         camera = self.camera_of(origin)
+        message: Publication | None = None
         try:
-            if not await self._tell(origin, topics, error, letter):
+            message = error_publication(topics, origin, error)
+            if not await self._tell(origin, topics, message, error, letter):
                 return  # closing: the ticket stays open, the broker will send the snapshot again
         except Exception as defect:  # its ticket would hold back all acknowledgements
             log.error("A defect of the gateway", result_id=origin.result_id, exc_info=defect)
@@ -160,16 +162,21 @@ class Replies:
         self._acks.settle(origin.result_id, error.outcome, camera)
         if origin.span is not None:
             origin.span.end(origin, error.outcome, error)
+        if camera is not None and message is not None:
+            for each in self._observers:
+                each.failed(origin, message)
 
     async def _tell(
-        self, origin: Origin, topics: ReplyTopics, error: SnapshotError, letter: Publication | None
+        self,
+        origin: Origin,
+        topics: ReplyTopics,
+        publication: Publication,
+        error: SnapshotError,
+        letter: Publication | None,
     ) -> bool:
         """False when the broker is gone for good."""
-        publication = error_publication(topics, origin, error)
         if self._given(origin, Reply(publication.payload, error)):
             return True
-        if self._gallery is not None:
-            self._gallery.fail(origin, publication.payload, error.outcome)
         answers = [publication]
         if topics.response is not None:
             answers.append(replace(publication, topic=topics.response))

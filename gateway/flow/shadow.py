@@ -10,6 +10,7 @@ from dataclasses import replace
 import structlog
 
 from gateway.errors import ModelUnavailable, SnapshotError
+from gateway.flow.agreements import verdict_on
 from gateway.flow.answering import Answering, fits
 from gateway.flow.canary import NOBODYS_FAULT, Results, Tried, failure, own_fault, serves, tell
 from gateway.flow.compare import agree
@@ -17,7 +18,7 @@ from gateway.flow.gallery import Gallery
 from gateway.flow.publish import comparison_publication
 from gateway.flow.turns import Turns
 from gateway.live import Live
-from gateway.messages import Comparison, Selection, Snapshot
+from gateway.messages import Comparison, Predicted, Selection, Snapshot, VariantResult
 from gateway.models.catalog import Models, ServedModel, State, Trial
 
 log = structlog.get_logger(__name__)
@@ -36,23 +37,22 @@ class Shadow:
         live: Live,
         turns: Turns,
         waiting: Callable[[], int],
-        gallery: Gallery | None = None,
     ) -> None:
         self._answering = answering
         self._models = models
         self._live = live
         self._turns = turns
         self._waiting = waiting
-        self._gallery = gallery
         self._places = live.current.max_in_flight
         self._task: asyncio.Task[None] | None = None
         self._started_at = float("-inf")
         self._stopping = False
 
-    def offer(self, tried: Tried) -> None:
-        """Take a snapshot whose answer is published; the other version is asked in the background, if at all.
+    def offer(self, tried: Tried, gallery: Gallery | None) -> None:
+        """Take a snapshot whose answer is given; the other version is asked in the background, if at all.
 
-        Called while the snapshot's turn lasts, so that what its version may need is still loaded.
+        Called while the snapshot's turn lasts, so that what its version may need is still loaded. The two answers are
+        shown in the `gallery`, if one is given.
         """
         trial = tried.model.trial
         if trial is None:
@@ -63,7 +63,7 @@ class Shadow:
             return
         self._started_at = time.monotonic()
         self._turns.hold(other.spec.name, other.version)
-        work = self._ask_other(tried, trial, other, names)
+        work = self._ask_other(tried, trial, other, names, gallery)
         self._task = asyncio.create_task(work, name="shadow")
 
     def stop(self) -> None:
@@ -93,7 +93,9 @@ class Shadow:
         model = self._models.current.models.get(trial.candidate.spec.name)
         return model is not None and model.trial is not None and model.trial.jury is trial.jury
 
-    async def _ask_other(self, tried: Tried, trial: Trial, other: ServedModel, names: tuple[str, ...]) -> None:
+    async def _ask_other(
+        self, tried: Tried, trial: Trial, other: ServedModel, names: tuple[str, ...], gallery: Gallery | None
+    ) -> None:
         results: Results = {}
         try:
             results = await self._results(tried, trial, other, names)
@@ -102,25 +104,10 @@ class Shadow:
         finally:
             self._task = None
             self._turns.drop(other.spec.name, other.version)
-        self._show(tried, other, results)
+        result = results.get(tried.predicted.primary.variant)
+        if gallery is not None and result is not None:
+            _show(gallery, tried.predicted, other, result)
         tell(trial, tried.observation(results))
-
-    def _show(self, tried: Tried, other: ServedModel, others: Results) -> None:
-        """Show the published answer beside that of the same variant of the other version."""
-        predicted = tried.predicted
-        answer, result = predicted.primary, others.get(predicted.primary.variant)
-        if self._gallery is None or result is None:
-            return
-        job = predicted.job
-        both = (answer, job.model.version), (result, other.version)
-        first, second = (replace(each, variant=f"{each.variant} v{version}") for each, version in both)
-        failed = first.error or second.error
-        agreement = None if failed else agree(first, second, job.model.spec.inference.match_iou)
-        comparison = Comparison(first, second, agreement)
-        payload = comparison_publication(predicted, comparison).payload
-        origin = replace(job.snapshot.origin, model_name=job.model.spec.name)
-        picture = job.snapshot.image if isinstance(job.snapshot, Snapshot) else b""
-        self._gallery.compare(origin, comparison, payload, "shadow", picture)
 
     async def _results(self, tried: Tried, trial: Trial, other: ServedModel, names: tuple[str, ...]) -> Results:
         """What each variant says, asked alone as in production; raises what is not the version's fault."""
@@ -145,6 +132,20 @@ class Shadow:
                 if not gone or (not tried.by_candidate and serves(self._models, trial, name)):
                     results[name] = failure(name, started, fault)
         return results
+
+
+def _show(gallery: Gallery, predicted: Predicted, other: ServedModel, result: VariantResult) -> None:
+    """Show the published answer beside that of the same variant of the other version."""
+    job = predicted.job
+    both = (predicted.primary, job.model.version), (result, other.version)
+    first, second = (replace(each, variant=f"{each.variant} v{version}") for each, version in both)
+    failed = first.error or second.error
+    agreement = None if failed else agree(first, second, job.model.spec.inference.match_iou)
+    comparison = Comparison(first, second, agreement)
+    payload = comparison_publication(predicted, comparison).payload
+    origin = replace(job.snapshot.origin, model_name=job.model.spec.name)
+    picture = job.snapshot.image if isinstance(job.snapshot, Snapshot) else b""
+    gallery.compare(origin, verdict_on(comparison), payload, "shadow", picture)
 
 
 def _fault(error: Exception) -> SnapshotError:

@@ -141,13 +141,13 @@ class EmbeddedBroker(EmbeddedServer):
                 fix="Install Mosquitto (Debian, Ubuntu: apt-get install mosquitto), "
                 "or: pip install 'triton-edge-gateway[local]'",
             )
-        from importlib.metadata import version
+        import amqtt
 
         if self._kind is None:
             text = "No Mosquitto to be had: using amqtt, which speaks MQTT 3.1.1 and forgets its sessions when it ends"
             print(text, file=sys.stderr, flush=True)
         self._kind = "amqtt"
-        self.name = f"amqtt {version('amqtt')}"
+        self.name = f"amqtt {amqtt.__version__}"
 
     def _choose_port(self) -> None:
         if not self._port:

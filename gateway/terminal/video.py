@@ -49,7 +49,7 @@ def _pyav(name: str) -> Any:
         raise UserError(
             "videos are read by PyAV, which is not installed",
             where=name,
-            fix="Run: pip install 'triton-edge-gateway[video]'",
+            fix="In the gateway's environment: pip install 'triton-edge-gateway[video]'",
         ) from None
     # Never a level: its own log then waits, in ffmpeg's threads, for the lock of the interpreter, and hangs.
     av.logging.set_level(None)

@@ -232,7 +232,7 @@ def _events(events: Iterable[Event]) -> Iterator[Text]:
 def _keys(frame: Frame) -> Text:
     if not frame.keys:
         return Text("Ctrl-C ends", style="dim")
-    order = {"recent": "heard of last first", "name": "by name", "slowest": "slowest first"}[frame.order]
+    order = {"recent": "by name, silent ones last", "name": "by name", "slowest": "slowest first"}[frame.order]
     return Text(f"q ends   p {'goes on' if frame.paused else 'pauses'}   s sorts ({order})", style="dim")
 
 

@@ -99,7 +99,7 @@ class Merged:
             before = values.get(key)
             if before is None:
                 values[key] = value
-            elif name.endswith("_created") or rule == "min":
+            elif rule == "min":
                 values[key] = min(before, value)
             else:
                 values[key] = max(before, value) if rule == "max" else before + value
@@ -116,6 +116,11 @@ class Merged:
         """The value of one sample, 0 when there is none; `name` without the prefix."""
         wanted = (PREFIX + name, tuple(labels.items()))
         return next((found[wanted] for found in self._values.values() if wanted in found), 0.0)
+
+    def by_label(self, name: str) -> dict[str, int]:
+        """The values of a metric of one label, by that label; `name` without the prefix."""
+        family = self._values.get(PREFIX + name.removesuffix("_total"), {})
+        return {labels[0][1]: int(value) for (sample, labels), value in family.items() if sample == PREFIX + name}
 
 
 def _is_own_gauge(family: Family) -> bool:

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import aiohttp
-import msgspec
 import structlog
 from aiohttp import web
 
@@ -22,6 +21,7 @@ from gateway.admin.events import BYE, Stream, Streams, too_many_streams
 from gateway.admin.guard import TokenGuard
 from gateway.config import Settings
 from gateway.workers import console_merge
+from gateway.workers.aggregation import Merged
 from gateway.workers.relay import Seat
 
 log = structlog.get_logger(__name__)
@@ -33,15 +33,17 @@ EVENT_BYTES = 256 * 1024
 SILENT_S = 30.0
 """Without a word from a worker, which says something more often: it hangs."""
 AGAIN_S = 1.0
+REFUSED = (401, 429)
+"""A worker does not take the token; to ask again would only count as one more guess."""
 END = b"\n\n"
 """Of an event."""
 
 AskAll = Callable[[web.Request, float], Awaitable[list[web.Response]]]
-Value = Callable[..., float]
+Merge = Callable[[Sequence[bytes]], dict[str, Any]]
 
 
 class WorkersConsole:
-    """`ask_all` asks every worker the same, `status` is the answer of all to /api/status."""
+    """`ask_all` asks every worker the same, `status` makes the body of /api/status out of the metrics of all."""
 
     def __init__(
         self,
@@ -49,8 +51,8 @@ class WorkersConsole:
         seats: Sequence[Seat],
         ask_all: AskAll,
         sessions: Sequence[aiohttp.ClientSession],
-        status: Callable[[web.Request], Awaitable[web.Response]],
-        value: Callable[[], Awaitable[Value]],
+        status: Callable[[Merged], dict[str, Any]],
+        merged: Callable[[], Awaitable[Merged]],
         guard: TokenGuard,
     ) -> None:
         self._off = settings.console == "off"
@@ -59,7 +61,7 @@ class WorkersConsole:
         self._ask_all = ask_all
         self._sessions = sessions
         self._status = status
-        self._value = value
+        self._merged = merged
         self._streams = Streams(guard.may_read)
         self._started_at = time.monotonic()
 
@@ -90,24 +92,26 @@ class WorkersConsole:
         return await self._merge(request, console_merge.comparisons)
 
     async def _health(self, request: web.Request) -> web.Response:
-        status = await self._status(request)
-        if status.status != 200 or not isinstance(status.body, bytes):
-            return status
-        told, value = msgspec.json.decode(status.body), await self._value()
-        broker = {"connected": bool(value("broker_connected")), "backlog_bytes": int(value("outbox_bytes"))}
-        return await self._merge(request, lambda bodies: console_merge.health(bodies, told, broker, self._started_at))
+        merged = await self._merged()
+        status, began = self._status(merged), self._started_at
+        return await self._merge(
+            request, lambda bodies: console_merge.health(bodies, status, merged, began, time.time())
+        )
 
-    async def _merge(self, request: web.Request, merge: Callable[[list[Any]], dict[str, Any]]) -> web.Response:
+    async def _merge(self, request: web.Request, merge: Merge) -> web.Response:
+        """One answer of those that answer, which says how many are missing in it."""
         answers = await self._ask_all(request, ANSWER_S)
-        good = [msgspec.json.decode(body) for each in answers if each.status == 200 and (body := _body(each))]
-        return json_response(merge(good)) if good else answers[0]
+        good = [body for each in answers if each.status == 200 and (body := _body(each))]
+        if not good:
+            return answers[0]
+        return json_response({**merge(good), "missing": len(self._seats) - len(good)})
 
     async def _newest(self, request: web.Request) -> web.Response:
         """A camera, or a picture, of the worker that has it; of several the one to which it came last."""
         answers = await self._ask_all(request, ANSWER_S)
         good = [each for each in answers if each.status == 200 and _body(each)]
         if len(good) > 1:
-            return max(good, key=_came_at)
+            return max(good, key=lambda each: console_merge.came_at(_body(each)))
         # Where none has it, one that knows the camera says more than one that does not.
         return good[0] if good else min(answers, key=lambda each: b"CAMERA_UNKNOWN" in _body(each))
 
@@ -137,18 +141,23 @@ class WorkersConsole:
             await stream.send(BYE)
 
     async def _relay(self, seat: Seat, request: web.Request, stream: Stream) -> None:
-        """Pass one worker's events on, also after it has been started again; ends when the client has left."""
-        while True:
+        """Pass one worker's events on, also after it has been started again.
+
+        Ends when the client has left, or its token holds no more: the worker would count each time as a guess.
+        """
+        while self._streams.may_read(request):
             if seat.channel is not None:
                 try:
-                    await self._pass_on(seat, request, stream)
+                    if await self._pass_on(seat, request, stream) in REFUSED:
+                        return
                 except (aiohttp.ClientError, TimeoutError, ValueError) as error:
                     if stream.left:
                         return
                     log.debug("A worker's events have ended", worker=seat.index + 1, reason=type(error).__name__)
             await asyncio.sleep(AGAIN_S)
 
-    async def _pass_on(self, seat: Seat, request: web.Request, stream: Stream) -> None:
+    async def _pass_on(self, seat: Seat, request: web.Request, stream: Stream) -> int:
+        """Returns the status with which the worker has answered."""
         headers = {name: request.headers[name] for name in ("Authorization",) if name in request.headers}
         headers[CLIENT_HEADER] = request.remote or ""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=AGAIN_S, sock_read=SILENT_S)
@@ -158,13 +167,9 @@ class WorkersConsole:
             while answer.status == 200 and (event := await answer.content.readuntil(END)).endswith(END):
                 if event.startswith(b"event: ") and event != BYE:  # its farewell is not that of the others
                     await stream.send(event)
+            return answer.status
 
 
 def _body(answer: web.Response) -> bytes:
-    """What a worker has answered; empty for HEAD."""
+    """What a worker has answered."""
     return answer.body if isinstance(answer.body, bytes) else b""
-
-
-def _came_at(answer: web.Response) -> float:
-    body = msgspec.json.decode(_body(answer))
-    return float(body.get("last_at") or body.get("entry", {}).get("at", 0.0))

@@ -6,15 +6,16 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
-import msgspec
 import structlog
 import yarl
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from gateway import __version__
 from gateway.admin.answers import (
     CLIENT_HEADER,
     SECURITY_HEADERS,
@@ -23,6 +24,7 @@ from gateway.admin.answers import (
     json_response,
     token_response,
 )
+from gateway.admin.command_bodies import OFF_FIX
 from gateway.admin.connections import Connections, LimitedSite, Limits
 from gateway.admin.guard import TokenGuard, TokenRefused
 from gateway.admin.log_api import LogApi
@@ -44,6 +46,8 @@ HOP_BY_HOP = frozenset((
     CLIENT_HEADER.lower(),
 ))  # fmt: skip
 """Headers that concern one connection only, and that of ours which a client could forge."""
+OF_BODY = frozenset(("content-length", "content-type"))
+"""Headers that go with a body only; Transfer-Encoding is never passed on."""
 CONNECT_S = 2.0
 ANSWER_S = 3700.0
 """Beyond the longest SNAPSHOT_DEADLINE_MS; a worker answers within its own limits long before."""
@@ -70,12 +74,13 @@ class Surface:
         self._sockets = sockets
         self._standing = standing
         self._merged = merged
+        self._place_of_gateway = settings.place
         self._guard = TokenGuard(settings.api_token_file, settings.api_read_token_file)
         self._turns = itertools.count()
         self._sessions: list[aiohttp.ClientSession] = []
         log_api = LogApi(self._guard, self._logs_of_workers)
         self._console = WorkersConsole(
-            settings, seats, self._ask_all, self._sessions, self._status, self._value, self._guard
+            settings, seats, self._ask_all, self._sessions, self._status_of, merged, self._guard
         )
         app = web.Application(middlewares=[answer_errors, guard_reading(self._guard)])
         app.add_routes(
@@ -151,55 +156,53 @@ class Surface:
         registry.register(await self._merged())
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def _status(self, request: web.Request) -> web.Response:
-        """The lead's own, with the counts and the state of all; whichever page asks for it."""
-        answer = await self._pass_on(request.clone(rel_url="/api/status"))
-        if answer.status != 200 or not isinstance(answer.body, bytes) or not answer.body:
-            return answer
-        report, value = self._standing.report(), (await self._merged()).value
-        body = msgspec.json.decode(answer.body) | {
+    async def _status(self, _request: web.Request) -> web.Response:
+        return json_response(self._status_of(await self._merged()))
+
+    def _status_of(self, merged: Merged) -> dict[str, Any]:
+        """What one gateway would say; asks no worker, for it is wanted most while one of them is away."""
+        report, value = self._standing.report(), merged.value
+        return {
+            "version": __version__,
+            **self._place_of_gateway,
             "status": "ready" if report.ready else "not_ready",
             "reasons": report.reasons,
             "degraded": report.degraded,
+            "broker_connected": bool(value("broker_connected")),
+            "triton_ready": bool(value("triton_ready")),
             "snapshots_received": int(value("snapshots_received_total")),
             "snapshots": {str(each): int(value("snapshots_total", outcome=str(each))) for each in Outcome},
             "queue": {"messages": int(value("queue_messages")), "bytes": int(value("queue_bytes"))},
+            "models": sorted(self._standing.serving()),
         }
-        return json_response(body)
 
     async def _logs_of_workers(self, request: web.Request) -> list[bytes]:
         answers = await self._ask_all(request, LOG_S)
         return [each.body for each in answers if each.status == 200 and isinstance(each.body, bytes)]
 
     async def _ask_all(self, request: web.Request, limit_s: float) -> list[web.Response]:
-        """What each worker answers to a request without a body; at least that all are away.
+        """What each worker answers to a GET of the same address; at least that all are away.
 
         One that is away is left out, and so is one that hangs, after `limit_s`.
         """
+        headers = passed_on(request, HOP_BY_HOP | OF_BODY)
 
         async def ask(index: int) -> web.Response | None:
             try:
                 async with asyncio.timeout(limit_s):
-                    return await self._ask(request, index)
+                    return await self._send(index, "GET", request, headers)
             except (aiohttp.ClientError, TimeoutError):
                 return None
 
         answers = await asyncio.gather(*(ask(seat.index) for seat in self._seats if seat.channel is not None))
         return [each for each in answers if each is not None] or [_away()]
 
-    async def _value(self) -> Callable[..., float]:
-        return (await self._merged()).value
-
     # --- what a worker answers ----------------------------------------------------------------------
 
     async def _pass_on(self, request: web.Request) -> web.Response:
-        """Ask the lead, or for an inference one after the other; the guard's counts of failures are here for all."""
-        asks_for_token = request.method == "POST" and (request.path == INFER or request.path.startswith("/api/"))
-        if self._guard.token_file is not None and asks_for_token:
-            try:
-                self._guard.admit_request(request)
-            except TokenRefused as error:
-                return token_response(429 if error.retry_after_s else 401, error)
+        """Ask the lead, or for an inference one after the other."""
+        if (refusal := self._refuse(request)) is not None:
+            return refusal
         index = self._next() if request.path == INFER else LEAD
         if self._seats[index].channel is None:
             return _away()
@@ -211,40 +214,74 @@ class Surface:
             log.warning("A worker did not answer over HTTP", worker=index + 1, reason=type(error).__name__)
             return _away()
 
+    def _refuse(self, request: web.Request) -> web.Response | None:
+        """The answer to who has to give the token and does not.
+
+        Failures are counted here for all: a worker that counted one would refuse what the others still answer.
+        """
+        off = self._guard.token_file is None
+        commands = request.path.startswith("/api/models/" if off else "/api/")
+        if request.method != "POST" or not (commands or (request.path == INFER and not off)):
+            return None
+        try:
+            self._guard.admit_request(request, off_fix=OFF_FIX)
+        except TokenRefused as error:
+            return token_response(429 if error.retry_after_s else 403 if off else 401, error)
+        return None
+
     def _next(self) -> int:
         present = [seat.index for seat in self._seats if seat.channel is not None]
         return present[next(self._turns) % len(present)] if present else LEAD
 
     async def _ask(self, request: web.Request, index: int) -> web.Response:
-        dropped = HOP_BY_HOP | named_by_connection(request.headers.getall("Connection", ()))
-        headers = [
-            (name, value)
-            for name, value in request.headers.items()
-            if name.lower() not in dropped and safe_text(value) == value
-        ]
-        headers.append((CLIENT_HEADER, request.remote or ""))
-        has_body = request.can_read_body
+        body = _pieces(request) if request.can_read_body else None
+        return await self._send(index, request.method, request, passed_on(request, HOP_BY_HOP), body)
+
+    async def _send(
+        self,
+        index: int,
+        method: str,
+        request: web.Request,
+        headers: list[tuple[str, str]],
+        body: AsyncIterator[bytes] | None = None,
+    ) -> web.Response:
+        """Ask one worker for the address of a request.
+
+        A body goes to one worker only: of two that share it, each gets less than its headers announce, and takes the
+        rest out of the next request on the same connection.
+        """
         path = request.rel_url.raw_path_qs
         url = f"http://worker{path}" if path.startswith("/") else "http://worker/"
         async with self._sessions[index].request(
-            request.method,
+            method,
             yarl.URL(url, encoded=True),
             headers=headers,
-            data=_pieces(request) if has_body else None,
+            data=body,
             allow_redirects=False,
             skip_auto_headers=("User-Agent", "Content-Type", "Accept", "Accept-Encoding"),
         ) as answer:
-            body = await answer.read()
+            content = await answer.read()
         kept = {
             name: value
             for name, value in answer.headers.items()
             if name.lower() not in HOP_BY_HOP | {"content-length", "date"}
         }
         kept.update({name: value for name, value in SECURITY_HEADERS.items() if name not in answer.headers})
-        response = web.Response(body=body, status=answer.status, reason=answer.reason, headers=kept)
+        response = web.Response(body=content, status=answer.status, reason=answer.reason, headers=kept)
         if answer.headers.get("Connection", "").lower() == "close":
             response.force_close()
         return response
+
+
+def passed_on(request: web.Request, dropped: frozenset[str]) -> list[tuple[str, str]]:
+    """The headers of a request as a worker gets them, with the address of the client."""
+    without = dropped | named_by_connection(request.headers.getall("Connection", ()))
+    headers = [
+        (name, value)
+        for name, value in request.headers.items()
+        if name.lower() not in without and safe_text(value) == value
+    ]
+    return [*headers, (CLIENT_HEADER, request.remote or "")]
 
 
 def named_by_connection(values: Iterable[str]) -> set[str]:
@@ -253,7 +290,7 @@ def named_by_connection(values: Iterable[str]) -> set[str]:
     Save for the body's: without its length, or its kind, the front and the worker would read different requests.
     """
     named = {name.strip().lower() for value in values for name in value.split(",")}
-    return named - {"content-length", "content-type"}
+    return named - OF_BODY
 
 
 async def _pieces(request: web.Request) -> AsyncIterator[bytes]:

@@ -103,6 +103,18 @@ async def test_the_variables_of_opentelemetry_hold(there: Receiver, monkeypatch:
     assert "secret" not in str(lines)
 
 
+async def test_a_token_that_cannot_be_sent_is_not_logged(there: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=1,authorization=Bearer%20secret%0Aone")
+    counts = Counts()
+    with capture_logs() as lines:
+        sink = OtlpSpans(there.endpoint, ABOUT, counts.add)
+        sink.take([span()])
+        await until(partial(counts.has, "dropped", 1))
+        await sink.close()
+    assert "header value: '***'" in lines[0]["reason"]
+    assert "secret" not in str(lines)
+
+
 async def test_a_receiver_that_is_away_costs_spans_and_one_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -148,6 +160,34 @@ async def test_what_is_too_much_is_dropped_and_the_end_comes_soon(
     assert counts["dropped"] == MAX_WAITING + 11
 
 
+def has_asked(there: Receiver, times: int) -> bool:
+    return there.asked == times
+
+
+async def test_each_time_that_too_much_comes_is_said(there: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otlp, "MAX_WAITING", 10)
+    counts = Counts()
+    with capture_logs() as lines:
+        sink = OtlpSpans(there.endpoint, ABOUT, counts.add)
+        for number in range(1, 4):
+            there.hold.clear()
+            sink.take([span()])
+            await until(partial(has_asked, there, 2 * number - 1))
+            sink.take([span()] * 10)
+            for _ in range(20):
+                sink.take([span()])
+            assert counts["dropped"] == 20 * number
+            there.hold.set()
+            await until(partial(counts.has, "sent", 11 * number))
+        there.hold.clear()
+        sink.take([span()])
+        await until(partial(has_asked, there, 7))
+        there.hold.set()
+        await sink.close()
+        sink.take([span()])
+    assert [line["event"] for line in lines] == ["More spans come than can be sent, further ones are dropped"] * 3
+
+
 def test_without_the_extra_serve_says_what_to_install(tmp_path: Path) -> None:
     missing = tmp_path / "opentelemetry" / "__init__.py"
     missing.parent.mkdir()
@@ -168,6 +208,6 @@ def test_without_the_extra_serve_says_what_to_install(tmp_path: Path) -> None:
     assert len(said) == 1
     assert said[0] == (
         "edge-gateway: OTEL_EXPORTER_OTLP_ENDPOINT: traces need OpenTelemetry, which is not installed "
-        "(No module named 'opentelemetry'). pip install 'triton-edge-gateway[tracing]'"
+        "(No module named 'opentelemetry'). In the gateway's environment: pip install 'triton-edge-gateway[tracing]'"
     )
     assert "Traceback" not in done.stderr

@@ -314,8 +314,8 @@ def test_the_library_is_imported_only_when_it_is_used() -> None:
 @pytest.mark.parametrize(
     ("module", "text"),
     [
-        ("model_signing", "model-signing is not installed. pip install"),
-        ("OpenSSL", "model-signing is not installed. pip install"),
+        ("model_signing", "model-signing is not installed. In the gateway's environment: pip install"),
+        ("OpenSSL", "model-signing is not installed. In the gateway's environment: pip install"),
         ("model_signing.manifest", "model-signing cannot be used: "),
     ],
 )

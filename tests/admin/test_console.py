@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import io
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,12 +16,16 @@ from urllib.parse import quote
 
 import httpx
 import numpy as np
+import pytest
 from PIL import Image
 from structlog.testing import capture_logs
 
+from gateway.admin.compare_report import model_of
 from gateway.admin.console_pages import POLICY, console_files
 from gateway.admin.frames import MAX_WAITING
 from gateway.admin.guard import FAILURES
+from gateway.admin.health_report import STEP_S
+from gateway.flow.agreements import Agreement, Verdict
 from gateway.testing import MemoryTriton
 from tests.event_stream import events, the_next
 from tests.flow.builders import jpeg, png, signature, snapshot_json
@@ -180,10 +186,30 @@ async def test_health_is_what_the_metrics_count(tmp_path: Path) -> None:
         assert {each["variant"]: each["state"] for each in health["breakers"]} == {"onnx": "closed", "torch": "closed"}
         assert health["queue"]["max_messages"] == 64
         assert health["process"]["resident_bytes"] > 2**20
-        place.gateway._console._health.look(1_700_000_000)
-        place.gateway._console._health.look(1_700_000_005)
+        begins = int(time.monotonic()) // STEP_S * STEP_S
+        for at in (begins, begins + STEP_S):
+            place.gateway._console._health.look(at)
         series = (await http.get("/api/health")).json()["series"]
-    assert series[-2:] == [[1_700_000_000, 2, 1, 1, 0, 0], [1_700_000_005, 0, 0, 0, 0, 0]]
+    (at, *counts), (next_at, *none) = series[-2:]
+    assert (counts, none, next_at - at) == ([2, 1, 1, 0, 0], [0, 0, 0, 0, 0], STEP_S)
+    assert at == pytest.approx(time.time(), abs=30)
+
+
+async def test_a_clock_that_is_put_right_does_not_disturb_the_order_of_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with console(tmp_path, triton=disagreeing(), enable_dual_backend=True) as (place, http):
+        health, agreement, now = place.gateway._console._health, Agreement(), time.monotonic()
+        wall = time.time()
+        for step, ahead_s in enumerate((0, 3600, 0)):
+            monkeypatch.setattr(time, "time", functools.partial(float, wall + ahead_s))
+            health.look(int(now) // STEP_S * STEP_S + step * STEP_S)
+            agreement.count(Verdict(True, ()), now + 10 * step)
+        series = (await http.get("/api/health")).json()["series"]
+        compared = model_of("detector", "dual", agreement)["series"]
+    for rows, step_s in ((series[-3:], STEP_S), (compared, 10)):
+        assert [row[0] - rows[0][0] for row in rows] == [0, step_s, 2 * step_s]
+    assert [row[1] for row in compared] == [1, 1, 1]
 
 
 async def test_what_is_asked_over_http_is_shown_to_nobody_else(tmp_path: Path) -> None:
@@ -302,15 +328,15 @@ async def test_with_a_read_token_nothing_is_told_without_it(tmp_path: Path) -> N
         assert (about["token_required"], about["actions"], about["console"]) == (True, True, "pictures")
         for path in ("/", "/console/main.js", "/live", "/ready", "/metrics", "/openapi.json", "/v2"):
             assert (await http.get(path)).status_code == 200, path
-        for number, path in enumerate(GUARDED[: FAILURES - 2]):
-            answer = await http.get(path, headers={"Authorization": "Bearer guess"} if number % 2 else {})
-            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "UNAUTHORIZED"), path
-            assert answer.headers["WWW-Authenticate"] == "Bearer"
-        for path in ("/api/%73tatus", "/api/./status"):
-            assert (await http.get(path)).status_code == 401, path
+        for number, path in enumerate([*GUARDED[: FAILURES - 2], "/api/%73tatus", "/api/./status"]):
+            form = ("Bearer guess", "Bearer", "Basic reader", "reader")[number % 4]
+            for given in ({}, {"Authorization": form}):
+                answer = await http.get(path, headers=given)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (401, "UNAUTHORIZED"), path
+                assert answer.headers["WWW-Authenticate"] == "Bearer"
         late = await http.get("/api/cameras", headers=READ)
         assert (late.status_code, late.json()["error"]["code"]) == (429, "TOO_MANY_FAILURES")
-        assert place.metrics.value("http_refusals_total", reason="unauthorized") == FAILURES
+        assert place.metrics.value("http_refusals_total", reason="unauthorized") == 2 * FAILURES
 
 
 async def test_either_token_opens_what_is_looked_at_and_only_one_what_changes_something(tmp_path: Path) -> None:

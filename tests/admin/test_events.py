@@ -14,11 +14,12 @@ from structlog.testing import capture_logs
 
 from gateway.admin import events as events_module
 from gateway.admin.answers import SECURITY_HEADERS
-from gateway.admin.events import MAX_STREAMS
+from gateway.admin.events import MAX_STREAMS, MOST_ENTRIES
+from gateway.flow.gallery import MAX_CAMERAS
 from gateway.testing import MemoryTriton
 from tests.admin.test_console import COMMAND, READ, console, disagreeing, tokens
 from tests.event_stream import events, the_next
-from tests.flow.builders import jpeg, origin, signature, snapshot_json
+from tests.flow.builders import answer_to, jpeg, origin, signature, snapshot_json
 from tests.harness import NO_HELMET, TIMEOUT_S, Site, sees, until
 
 
@@ -61,7 +62,7 @@ async def test_many_results_of_a_camera_are_one_event_with_the_latest(tmp_path: 
         gallery = place.gateway._pipeline.gallery
         assert gallery is not None
         for number in range(1000):
-            gallery.see(origin(device_id="fast", result_id=f"{number}"), b'{"number": %d}' % number)
+            gallery.answered(answer_to(origin(device_id="fast", result_id=f"{number}"), b'{"number": %d}' % number))
         (entry,) = (await the_next(told, "results"))["entries"]
         assert entry["result"] == {"number": 999}
 
@@ -84,11 +85,31 @@ async def test_large_results_come_in_several_events(tmp_path: Path) -> None:
         gallery = place.gateway._pipeline.gallery
         assert gallery is not None
         for number in range(5):
-            gallery.see(origin(device_id=f"cam-{number}"), b'"%b"' % (b"a" * 200_000))
+            gallery.answered(answer_to(origin(device_id=f"cam-{number}"), b'"%b"' % (b"a" * 200_000)))
         async with http.stream("GET", "/api/events") as answer:
             told = events(answer)
             parts = [(await the_next(told, "results"))["entries"] for _ in range(5)]
         assert [[entry["camera"] for entry in part] for part in parts] == [[f"cam-{number}"] for number in range(5)]
+
+
+async def test_however_many_cameras_change_at_once_each_is_told_of(tmp_path: Path) -> None:
+    async with console(tmp_path) as (place, http):
+        gallery = place.gateway._pipeline.gallery
+        assert gallery is not None
+        names = [f"cam-{number}" for number in range(MAX_CAMERAS)]
+        for name in names:
+            gallery.answered(answer_to(origin(device_id=name), b"1"))
+        async with http.stream("GET", "/api/events") as stream:
+            told = events(stream)
+            for text in (1, 2):
+                found: list[tuple[str, int]] = []
+                while len(found) < MAX_CAMERAS:
+                    entries = (await the_next(told, "results"))["entries"]
+                    assert len(entries) <= MOST_ENTRIES
+                    found += [(entry["camera"], entry["result"]) for entry in entries]
+                assert found == [(name, text) for name in names]
+                for name in names:
+                    gallery.answered(answer_to(origin(device_id=name), b"2"))
 
 
 async def test_the_ninth_who_looks_is_asked_to_come_back_until_one_has_left(tmp_path: Path) -> None:
@@ -135,7 +156,7 @@ async def test_who_reads_nothing_is_dropped_and_nothing_piles_up_for_him(
         while streams(place):
             assert waiting < 2**20
             for number in range(20):
-                gallery.see(origin(device_id=f"cam-{number}"), b'"%b"' % (b"a" * 100_000))
+                gallery.answered(answer_to(origin(device_id=f"cam-{number}"), b'"%b"' % (b"a" * 100_000)))
             if connection._socket is not None:
                 waiting = max(waiting, connection._socket.get_write_buffer_size())
             await asyncio.sleep(0.02)

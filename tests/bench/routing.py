@@ -67,7 +67,7 @@ async def routed(pipeline: Pipeline, asked: Job, predicted: Predicted) -> None:
         if turn.release is not turn.model:
             turns.hold(name, turn.model.version)
             turns.drop(name, turn.model.version)
-        pipeline._shadow.offer(Tried(predicted, turn.model, stable=predicted.results))
+        pipeline._shadow.offer(Tried(predicted, turn.model, stable=predicted.results), None)
         turns.leave(name, turn.device_id, turn.release.version)
 
 

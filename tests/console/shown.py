@@ -92,14 +92,16 @@ class Shown:
 
 
 @contextlib.asynccontextmanager
-async def shown_site(folder: Path, *, read_token: bool = False, **settings: Any) -> AsyncIterator[Shown]:
-    """Dual throughout; API_TOKEN_FILE is set, API_READ_TOKEN_FILE if asked for."""
+async def shown_site(
+    folder: Path, *, read_token: bool = False, triton: MemoryTriton | None = None, **settings: Any
+) -> AsyncIterator[Shown]:
+    """Dual throughout; API_TOKEN_FILE is set, API_READ_TOKEN_FILE if asked for. `triton` may know other models."""
     models, command, read = folder / "models", folder / "command", folder / "read"
     labels = write_model(models) / "labels.txt"
     labels.write_text("\n".join([*LABELS[:2], HOSTILE]))
     command.write_text(ACTION_TOKEN)
     read.write_text(READ_TOKEN)
-    triton = MemoryTriton()
+    triton = triton or MemoryTriton()
     triton.add_model(signature("detector-onnx"), sees(NO_HELMET, FORKLIFT))
     triton.add_model(signature("detector-torch"), sees(HELMET, FORKLIFT))
     tokens: dict[str, Any] = {"api_token_file": command, "api_read_token_file": read if read_token else None}

@@ -28,8 +28,10 @@ async def test_nobody_looks_without_the_read_token(tmp_path: Path, browser: Brow
         assert {path for path in asked if path.startswith("/api")} == {"/api/console"}
         await give(page, "guessed")
         await expect(page.locator(".wrong")).to_have_text("That token is not the right one.")
+        await expect(page.locator("#link-text")).to_have_text("Locked: a token is wanted")
         await give(page, READ_TOKEN)
         await expect(page.locator(".tile .canvas > img").first).to_be_attached()
+        await expect(page.locator("#link-text")).to_have_text("Live")
         await page.keyboard.press("3")
         await page.locator(".actions button").first.click()
         await page.get_by_role("dialog").get_by_role("button", name="Promote").click()
@@ -57,7 +59,7 @@ async def test_the_level_of_the_log_is_an_action(shown: Shown, browser: Browser)
     async with shown.visit(browser) as visit:
         page = visit.page
         await visit.go("health")
-        level = page.get_by_label("the gateway logs from")
+        level = page.get_by_label("level of the gateway")
         await expect(level).to_have_value("info")
         await level.select_option("error")
         await expect(page.get_by_role("dialog")).to_contain_text("An action wants the token")

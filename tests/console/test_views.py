@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from tests.console.shown import ACTION_TOKEN, CAMERAS, HOSTILE, Shown, Visit, shown_site
 from tests.flow.builders import jpeg
@@ -160,8 +160,10 @@ async def test_the_keyboard_goes_everywhere(shown: Shown, browser: Browser) -> N
         await expect(page.locator(".tile-link").nth(1)).to_be_focused()
         await page.keyboard.press("Enter")
         await expect(page).to_have_url(f"{visit.base}/#live/camera-01")
+        await expect(page.locator("h1")).to_have_text("camera-01")  # the address comes first
         await page.keyboard.press("ArrowRight")
         await expect(page).to_have_url(f"{visit.base}/#live/camera-02")
+        await expect(page.locator("h1")).to_have_text("camera-02")
         await page.keyboard.press("Escape")
         await expect(page).to_have_url(f"{visit.base}/#live")
         for number, view in enumerate(("live", "compare", "models", "health", "try"), 1):
@@ -195,6 +197,25 @@ async def test_a_hidden_page_asks_for_nothing(shown: Shown, browser: Browser) ->
         assert len(visit.requests) == asked
         await visit.page.evaluate(HIDE, False)
         await until(lambda: visit.asked_for("/api/events") == 2, "the stream again")
+
+
+async def test_it_says_that_workers_are_missing_and_keeps_the_cameras_that_it_knows(
+    shown: Shown, browser: Browser
+) -> None:
+    asked = 0
+
+    async def one_at_a_time(route: Route) -> None:
+        nonlocal asked
+        body = await (await route.fetch()).json()
+        pairs = sorted(body["pairs"], key=lambda pair: str(pair["camera"]))
+        await route.fulfill(json={**body, "pairs": pairs[asked : asked + 1], "missing": 2})
+        asked += 1
+
+    async with shown.visit(browser) as visit:
+        await visit.page.route("**/api/compare", one_at_a_time)
+        await visit.go("compare")
+        await expect(visit.page.locator("#link-text")).to_have_text("Live, without 2 of the workers")
+        await expect(visit.page.locator("select option")).to_have_count(2)
 
 
 async def test_without_a_camera_it_says_how_to_send(tmp_path: Path, browser: Browser) -> None:

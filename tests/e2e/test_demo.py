@@ -54,7 +54,7 @@ def test_the_demo_ends_by_itself_with_results_pictures_and_a_summary(tmp_path: P
     for path in pictures:
         with Image.open(path) as picture:
             picture.load()
-            assert (picture.format, picture.width, picture.height) == ("JPEG", 1920, 1080)
+            assert (picture.format, picture.width, picture.height) == ("JPEG", 1920, 1080 + 48)  # a line of text
     assert not [line for line in demo.err if "Traceback" in line]
 
 

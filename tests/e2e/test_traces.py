@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +27,10 @@ STEPS = {"queued", "preprocess", "infer onnx", "infer torch", "postprocess", "co
 WITHIN_MS = 2.0
 SPANS_OF_TRITON = 6
 """Three for each variant."""
-TRIES = 5
-TRITON_S = 4.0
-"""It sends its spans each second."""
+TRIES = 25
+"""Snapshots of which one has to be whole: Triton 2.51 reads the context of some requests beyond its end, and then does
+not know it. At worst that was 7 of 40 requests, here it is 1 of 25. Were it one of three, the end of the 95 % interval
+of those 7, then 55 % of the snapshots, of two requests each, were not whole; 25 in a row once in 3 million runs."""
 SECRET = "not-to-be-said"
 
 
@@ -98,21 +98,18 @@ def from_camera(trace_id: str, flags: str = "01") -> Properties:
 
 
 def whole_trace(site: RealSite, there: Receiver) -> tuple[Trace, dict[str, Any]]:
-    """A trace with all spans of both variants at Triton, and its result.
-
-    Triton 2.51 reads the context of some requests beyond its end, and then does not know it.
-    """
+    """Of many traces the first with all spans of both variants at Triton, and its result; see TRIES."""
+    results: dict[str, dict[str, Any]] = {}
     for number in range(1, TRIES + 1):
-        trace = Trace(f"{number:032x}".replace("0", "a", 1), there)
-        site.send(jpeg(640, 480, seed=number), properties=from_camera(trace.trace_id))
+        trace_id = f"{number:032x}".replace("0", "a", 1)
+        site.send(jpeg(640, 480, seed=number), properties=from_camera(trace_id))
         site.wait_for(results=number + 1, errors=0)
-        deadline = time.monotonic() + TRITON_S
-        while not (trace.gateway_is_whole and trace.triton_is_whole) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert trace.gateway_is_whole, trace.gateway.keys()
-        if trace.triton_is_whole:
-            return trace, site.results[-1]
-    raise AssertionError(f"of {TRIES} traces none has all spans of Triton: {there.spans}")
+        results[trace_id] = site.results[-1]
+    traces = [Trace(trace_id, there) for trace_id in results]
+    until(lambda: all(trace.gateway_is_whole for trace in traces), "all spans of the gateway")
+    until(lambda: any(trace.triton_is_whole for trace in traces), "all spans of Triton of one trace")
+    whole = next(trace for trace in traces if trace.triton_is_whole)
+    return whole, results[whole.trace_id]
 
 
 def test_the_trace_of_a_snapshot_goes_through_triton(traced: RealSite, there: Receiver) -> None:

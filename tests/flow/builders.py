@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gateway.config import Settings
+from gateway.flow.agreements import Verdict
+from gateway.flow.observer import Answer
 from gateway.layouts.binding import BoundOutput
 from gateway.messages import (
     Job,
@@ -22,6 +24,7 @@ from gateway.messages import (
     ModelSignature,
     Origin,
     Place,
+    Publication,
     ReplyTopics,
     Snapshot,
     TensorSpec,
@@ -160,6 +163,13 @@ def origin(**more: Any) -> Origin:
         "place": Place(**PLACE),
     }
     return Origin(**{**given, **more})
+
+
+def answer_to(about: Origin, payload: bytes, verdict: Verdict | None = None, compared: bytes = b"{}") -> Answer:
+    """An answer as observers are told of it; with a verdict there is a comparison too."""
+    comparison = None if verdict is None else Publication("compared", compared)
+    topics = ReplyTopics("result", "compared", "alert")
+    return Answer(about, topics, "onnx", Publication("result", payload), comparison, (), (), verdict)
 
 
 def job(

@@ -12,13 +12,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.app import refuse_loops
 from gateway.config import Settings
 from gateway.errors import BackendRejected, BackendUnavailable, ConfigError, InternalError, SnapshotError
 from gateway.flow.dead_letters import MAX_WAITING_BYTES, DeadLetters
 from gateway.live import Live
 from gateway.messages import Message, MessageProperties
 from gateway.metrics import Metrics
+from gateway.models.loops import refuse_loops
 from gateway.testing import MemoryBroker
 from tests.flow.builders import SNAPSHOT_TOPIC, jpeg, origin, settings, snapshot_json, user_properties
 from tests.harness import Site, site, until

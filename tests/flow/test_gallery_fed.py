@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gateway.flow.gallery import Gallery
-from tests.flow.builders import jpeg
+from tests.flow.builders import jpeg, message, snapshot_json
 from tests.flow.trial_site import Flow, Witness, flow, on_trial, release
 from tests.harness import HELMET, NO_HELMET, sees, until
 
@@ -36,6 +36,20 @@ async def test_a_version_in_shadow_is_compared_with_the_one_that_answers() -> No
     assert message["backends"]["onnx v2"]["predictions"][0]["class"] == "person_without_helmet"
     assert kept is not None
     assert kept[1] == picture
+
+
+async def test_what_two_versions_say_to_one_who_asks_over_http_is_not_shown() -> None:
+    async with flow() as place:
+        await place.add(1, sees(HELMET))
+        await place.add(2, sees(NO_HELMET))
+        gallery, jury = gallery_of(place), Witness(pairs=2)
+        place.models.put(on_trial(release(1), release(2), jury))
+        reply = await place.pipeline.intake.ask(message(snapshot_json(jpeg(), device_id="camera-01")))
+        await until(lambda: any(each.candidate for each in jury.seen), "the shadow")
+        assert reply.error is None
+        assert not gallery.cameras
+        assert not list(gallery.agreements)
+        assert not list(gallery.disagreements())
 
 
 async def test_the_very_bytes_that_are_published_are_kept_and_the_very_picture_that_came() -> None:

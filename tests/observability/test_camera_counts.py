@@ -102,6 +102,16 @@ def test_a_camera_that_was_silent_for_a_day_is_forgotten_and_makes_room() -> Non
     assert found["last", "new"] - found["last", "old-0"] == pytest.approx(FORGOTTEN_AFTER_S / 2 + 1, abs=0.01)
 
 
+def test_an_answer_that_is_late_does_not_put_the_time_of_the_last_one_back() -> None:
+    clock = Clock()
+    cameras = counts(clock)
+    for seen_at in (990.0, 980.0):
+        cameras.count("gate", PUBLISHED, 1, seen_at)
+    assert samples(cameras)["last", "gate"] == pytest.approx(time.time() - 10, abs=5)
+    assert cameras.totals("gate") == (2, 0, 0)
+    assert cameras.totals("unknown") is None
+
+
 async def test_what_came_of_a_snapshot_is_counted_for_the_camera_that_it_names(tmp_path: Path) -> None:
     async with site(tmp_path) as place:
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from tests.observability.expressions import alerts, metrics_in, unknown
 CORE_PANELS = {"timeseries", "stat", "bargauge", "table", "heatmap", "state-timeline"}
 """What every Grafana from 10 to 12 brings."""
 FILLED = dict.fromkeys(("instance", "model", "device", "triton", "triton_model"), "x")
+MAKE = 'make dashboards DASHBOARDS="--console URL'
 MONITORING = (ROOT / "docs" / "monitoring.md").read_text()
 
 
@@ -28,6 +32,23 @@ def test_the_dashboards_are_current() -> None:
         command, cwd=ROOT, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_one_command_writes_the_addresses_of_a_site_into_dashboards_and_alerts(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "compose", tmp_path / "compose")
+    console, runbook = "https://gateway.example/", "https://wiki.example/run\\1book?page=2"
+    command = [sys.executable, str(tmp_path / "compose" / "grafana" / "write_dashboards.py")]
+    subprocess.run(
+        [*command, "--console", console, "--runbook", runbook], cwd=tmp_path, check=True, capture_output=True
+    )
+    for path in (tmp_path / "compose" / "grafana" / "dashboards").glob("*.json"):
+        places = {each["name"]: each["query"] for each in json.loads(path.read_text())["templating"]["list"]}
+        assert (places["console"], places["runbook"]) == (console, runbook)
+    for name in ("rules.yml", "rules_test.yml"):
+        before = (ROOT / "compose" / "prometheus" / name).read_text()
+        changed = before.replace(": docs/runbook.md#", f": {runbook}#")
+        assert (tmp_path / "compose" / "prometheus" / name).read_text() == changed != before
+    assert f"{MAKE} --runbook" in MONITORING.replace(console, "URL")
 
 
 def test_every_series_that_a_panel_asks_for_is_exported_by_somebody() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.camera_counts import MOST_CAMERAS
 from gateway.local.broker import EmbeddedBroker
 from gateway.local.tritonserver import EmbeddedTriton
 from gateway.terminal.send import json_snapshot
@@ -26,8 +27,11 @@ DATA_TIMEOUT_S = 60.0
 ALL = dict.fromkeys(("instance", "model", "device", "triton", "triton_model"), ".*")
 """What a dashboard opens with: all values of each variable."""
 
-# What this machine or these few seconds do not have: a GPU, certificates, a rollout with an error in it. As Triton
-# documents it and the gateway says it; the scrape has other instances than the real ones.
+DEFAULT = " or vector(0)"
+"""What a panel shows where there is nothing."""
+
+# What this machine or these few seconds do not have: a GPU, certificates, a rollout with an error in it, a camera that
+# was there. As Triton documents it and the gateway says it; the scrape has other instances than the real ones.
 TRITON_WITH_GPU = """\
 # HELP nv_gpu_utilization GPU utilization rate [0.0 - 1.0)
 # TYPE nv_gpu_utilization gauge
@@ -48,6 +52,8 @@ nv_gpu_power_limit{gpu_uuid="GPU-2f1c"} 70
 GATEWAY_WITH_MORE = """\
 # TYPE edge_gateway_build_info gauge
 edge_gateway_build_info{version="recorded"} 1
+# TYPE edge_gateway_camera_last_snapshot_timestamp_seconds gauge
+edge_gateway_camera_last_snapshot_timestamp_seconds{device_id="silent"} 1700000000
 # TYPE edge_gateway_certificate_expiry_timestamp_seconds gauge
 edge_gateway_certificate_expiry_timestamp_seconds{setting="AIO_TLS_CA_FILE"} 4102444800
 # TYPE edge_gateway_trial_answers_total counter
@@ -88,6 +94,12 @@ def traffic(site: RealSite, token: str) -> Iterator[None]:
         thread.join()
 
 
+def invent_cameras(site: RealSite) -> None:
+    """So many that not all of them are told apart."""
+    for number in range(MOST_CAMERAS):
+        site.send(b"no picture", site.raw_topic(f"invented-{number}"), qos=0)
+
+
 def command(site: RealSite, token: str) -> None:
     """Load a model that is loaded."""
     url = f"http://127.0.0.1:{site.http_port}/api/models/walkway/load"
@@ -95,6 +107,9 @@ def command(site: RealSite, token: str) -> None:
 
 
 def has_data(prometheus: Prometheus, expression: str) -> bool:
+    """Whether an expression gives something that is not made up; but of alerts, for none fires within seconds."""
+    if "ALERTS{" not in expression:
+        expression = expression.removesuffix(DEFAULT)
     return any(not math.isnan(float(sample["value"][1])) for sample in prometheus.query(expression))
 
 
@@ -144,7 +159,7 @@ def test_every_panel_of_every_dashboard_has_data(tmp_path: Path) -> None:
         site = running.enter_context(RealSite(broker, triton))
         site.start(
             GATEWAY_CONFIG=str(config), API_TOKEN_FILE=str(token), SPOOL_DIR=str(tmp_path / "spool"),
-            RATE_LIMIT_PER_DEVICE="6", BREAKER_FAILURES="2",
+            RATE_LIMIT_PER_DEVICE="6", BREAKER_FAILURES="2", MODEL_STATE_DIR=str(tmp_path / "state"),
         )  # fmt: skip
         (tmp_path / "prometheus").mkdir()
         jobs = {
@@ -155,6 +170,7 @@ def test_every_panel_of_every_dashboard_has_data(tmp_path: Path) -> None:
         site.wait_ready()
         running.enter_context(traffic(site, token.read_text()))
         until(lambda: site.metric("edge_gateway_snapshots_total") > 50, "traffic")
+        invent_cameras(site)
         unload = f"{triton.http_url}/v2/repository/models/industrial-safety-onnx/unload"
         httpx.post(unload, timeout=30, trust_env=False).raise_for_status()
         until(lambda: site.metric("edge_gateway_fallbacks_total") > 0, "answers of the other variant")
@@ -162,7 +178,8 @@ def test_every_panel_of_every_dashboard_has_data(tmp_path: Path) -> None:
         until(lambda: site.metric("edge_gateway_circuit_breaker_opened_total") > 0, "a breaker that opens")
         config.write_text("infer_timeout_ms: 5000\n")
         wait_for_data(prometheus)
-        for name in re.findall(r"^# TYPE (\w+)", GATEWAY_WITH_MORE, re.MULTILINE):
-            really = f'{name}{{instance="127.0.0.1:{site.http_port}"}}'
-            assert name.endswith("build_info") or not prometheus.query(really), f"{name} need not be recorded"
+        for series in re.findall(r"^(\w+\{.*)\} ", GATEWAY_WITH_MORE, re.MULTILINE):
+            really = f'{series},instance="127.0.0.1:{site.http_port}"}}'
+            assert not prometheus.query(really), f"{series} need not be recorded"
+        assert not has_data(prometheus, "count(edge_gateway_that_nobody_exports) or vector(0)")
         check_variables(prometheus, site)

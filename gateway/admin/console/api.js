@@ -1,7 +1,7 @@
 // Every request of the console: the token where one is wanted, errors with their fix, and a poll that stops when hidden.
 
 import { askForToken } from "./dialogs.js";
-import { linkState } from "./link.js";
+import { linkState, workersMissing } from "./link.js";
 
 const KEYS = { read: "edge-gateway.read-token", action: "edge-gateway.action-token" };
 const OFFLINE = "The gateway does not answer";
@@ -53,6 +53,7 @@ async function send(path, options, secret) {
 /** Ask for the token for looking, once for all requests that wait for it. */
 export function unlock() {
   declined = false;
+  linkState("locked");
   asking ??= askForToken({
     title: "This console wants a token",
     text: "Pictures and results are shown to those who know the token of API_READ_TOKEN_FILE or API_TOKEN_FILE.",
@@ -92,7 +93,9 @@ export function open(path, signal) {
 export async function get(path, signal) {
   const response = await open(path, signal);
   try {
-    return await response.json();
+    const body = await response.json();
+    if (body.missing !== undefined) workersMissing(body.missing);
+    return body;
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, { message: OFFLINE, fix: "The page tries again by itself" }); // it ended in the middle
@@ -158,7 +161,7 @@ export async function poll(look, milliseconds, signal, failed = () => {}) {
     } catch (error) {
       if (signal.aborted) return;
       if (!(error instanceof ApiError)) throw error;
-      linkState(error.status === 0 ? "lost" : "live");
+      linkState({ 0: "lost", 401: "locked" }[error.status] ?? "live");
       failed(error);
       wait = Math.max(wait, error.retryAfter * 1000, error.status === 0 ? 2000 : 0);
     }

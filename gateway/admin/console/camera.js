@@ -2,14 +2,14 @@
 
 import { get, poll } from "./api.js";
 import { sparkline } from "./charts.js";
-import { chip, empty, h, icon, panel, problem, setText, show, table } from "./dom.js";
+import { chip, empty, h, icon, panel, problem, setText, show, showRows, table } from "./dom.js";
 import { Stage, classChips } from "./draw.js";
 import { ago, clockTime, count, ms, rate, setAgo, words } from "./format.js";
 import { Frames, pictured } from "./frames.js";
 import { predictionList, resultFacts, timings } from "./results.js";
 import { cameras, figure, handlers, isAlertClass, onNews, readCameras, readModels } from "./store.js";
 import { listen } from "./stream.js";
-import { byName, freshness, showSeries } from "./tile.js";
+import { byName, freshness, pictureNote, showSeries } from "./tile.js";
 
 const LOOK_MS = 2000;
 const WIDTHS = [640, 1600];
@@ -23,6 +23,7 @@ function failure(entry) {
 /** One row of the history; pressing it shows that result above. */
 function historyRow(entry, choose, isChosen) {
   const { result } = entry;
+  const onclick = () => choose(entry);
   const what = result
     ? h(
         "span",
@@ -41,7 +42,7 @@ function historyRow(entry, choose, isChosen) {
     {},
     h(
       "button",
-      { type: "button", class: "history-row", "aria-pressed": String(isChosen), onclick: () => choose(entry) },
+      { type: "button", class: "history-row", "data-key": entry.at, "aria-pressed": String(isChosen), onclick },
       h("span", { class: "number" }, clockTime(entry.at)),
       what,
       h(
@@ -60,7 +61,7 @@ function alertRows(list) {
     chip(alert.event === "end" ? "over" : "under way", alert.event === "end" ? "plain" : "bad"),
     ago(Date.parse(alert.started_at) / 1000),
     alert.duration_s === null ? "" : `${alert.duration_s.toFixed(1)} s`,
-    count(alert.frames),
+    alert.event === "end" ? count(alert.frames) : "",
   ]);
   return table("Alerts of this camera", ["What", "State", "Began", "#Lasted", "#Frames"], rows);
 }
@@ -135,10 +136,11 @@ class CameraView {
     if (!entry || this.#chosen) return;
     setAgo(this.age, entry.at);
     this.root.dataset.fresh = freshness(entry.at);
-    this.#describe(entry);
+    // What has a picture is described when that comes: both are of the same snapshot then.
+    if (!entry.picture || this.#drawn === null) this.#describe(entry);
     if (!entry.result) this.stage.say(failure(entry));
     else if (entry.result.metadata?.window) showSeries(this.stage, cameras.get(this.id), entry.result);
-    else if (!entry.picture) this.stage.show({ result: entry.result });
+    else if (!entry.picture) this.stage.show({ result: entry.result, note: pictureNote() });
     this.frames.news();
   }
 
@@ -220,11 +222,9 @@ class CameraView {
   }
 
   #drawHistory(entries) {
-    const focused = [...this.history.children].findIndex((row) => row.contains(document.activeElement));
     const choose = (entry) => this.#choose(entry);
     const rows = entries.map((entry) => historyRow(entry, choose, entry.at === this.#chosen?.at));
-    show(this.history, rows);
-    if (focused >= 0) this.history.children[focused]?.querySelector("button").focus();
+    showRows(this.history, rows);
     const results = entries.flatMap(({ result }) => result ?? []).reverse();
     const isSensor = results.at(-1)?.metadata?.window;
     const values = results.map((result) => (isSensor ? figure(result) : (result.metadata?.timings_ms?.total ?? 0)));

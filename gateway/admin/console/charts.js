@@ -1,7 +1,10 @@
-// Small charts without axes of their own: a curve, bars of two variants, agreement over time.
+// Small charts: a curve, bars of two variants, agreement over time.
 
 import { h, svg } from "./dom.js";
-import { clockTime, count } from "./format.js";
+import { clockTime, count, duration, percent } from "./format.js";
+
+const STEP_S = 10; // of one step of agreement
+const LEAST_STEPS = 60;
 
 /** A curve of the values; `about` says in words what it shows. */
 export function sparkline(values, about, { floor = 0, className = "" } = {}) {
@@ -59,13 +62,27 @@ export function histogram(latency, about) {
       ),
     );
   }
-  return h("div", { class: "histogram", role: "img", "aria-label": about }, columns);
+  return h(
+    "div",
+    {},
+    axis(`highest bar: ${percent(top)} of its variant's answers`),
+    h("div", { class: "histogram", role: "img", "aria-label": about }, columns),
+    axis("took up to so many ms"),
+  );
 }
 
-/** Agreed, not agreed and unknown as stacked bars; `series` is [[epoch, true, false, unknown]] of 10 s each. */
+function axis(...texts) {
+  return h(
+    "p",
+    { class: "axis" },
+    texts.map((text) => h("span", {}, text)),
+  );
+}
+
+/** The shares that agreed, did not and failed, one bar a step; `series` is [[epoch, true, false, unknown]]. */
 export function agreementChart(series, about) {
-  const height = Math.max(1, ...series.map(([, yes, no, unknown]) => yes + no + unknown));
   const bars = series.flatMap(([at, yes, no, unknown], number) => {
+    const whole = yes + no + unknown;
     let top = 100;
     return [
       ["agreed", yes],
@@ -74,19 +91,20 @@ export function agreementChart(series, about) {
     ]
       .filter(([, value]) => value)
       .map(([name, value]) => {
-        const tall = (value / height) * 98;
+        const tall = (value / whole) * 100;
         top -= tall;
-        const title = svg("title", {}, `${clockTime(at)}: ${value} ${name}`);
+        const title = svg("title", {}, `${clockTime(at)}: ${value} of ${whole} ${name}`);
         return svg("rect", { class: name, x: number + 0.1, y: top, width: 0.8, height: tall }, title);
       });
   });
-  const wide = Math.max(series.length, 60);
+  const wide = Math.max(series.length, LEAST_STEPS);
   const view = `${series.length - wide} 0 ${wide} 100`;
-  return svg(
+  const chart = svg(
     "svg",
     { class: "agreement", viewBox: view, preserveAspectRatio: "none", role: "img", "aria-label": about },
     bars,
   );
+  return h("div", {}, axis("100 %"), chart, axis(`${duration(wide * STEP_S)} ago`, "now"));
 }
 
 /** Parts of a whole as one bar with a legend; `parts` are [name, value], `text` writes a value. */

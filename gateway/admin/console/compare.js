@@ -2,7 +2,7 @@
 
 import { get, poll } from "./api.js";
 import { agreementChart, histogram } from "./charts.js";
-import { chip, empty, h, icon, panel, problem, setText, show, table } from "./dom.js";
+import { chip, empty, h, icon, panel, problem, setText, show, showRows, table } from "./dom.js";
 import { Stage } from "./draw.js";
 import { ago, count, ms, percent } from "./format.js";
 import { pictured } from "./frames.js";
@@ -77,7 +77,8 @@ function inWords({ performance_delta: delta }) {
     if (Number.isFinite(agreement.mean_iou))
       parts.push(h("span", { class: "muted" }, `overlap ${percent(agreement.mean_iou, 1)}`));
   }
-  if (faster) parts.push(h("span", { class: "muted" }, `${faster} is ${Math.round(by)} % faster`));
+  const speed = by < 1 ? "equally fast" : `${faster} is ${Math.round(by)} % faster`;
+  if (faster) parts.push(h("span", { class: "muted" }, speed));
   return parts;
 }
 
@@ -177,7 +178,7 @@ class Viewer {
 
 /** The view: the newest pair of a camera, or a disagreement that somebody has chosen. */
 class CompareView {
-  #pairs = [];
+  #pairs = new Map(); // by camera; an answer has the newest only, and a camera that was chosen must not go
   #disagreements = [];
   #camera = null;
   #chosen = null;
@@ -223,7 +224,7 @@ class CompareView {
 
   async #look() {
     const { models, pairs, disagreements } = await get("api/compare", this.signal);
-    this.#pairs = pairs;
+    pairs.forEach((pair) => this.#pairs.set(pair.camera, pair));
     this.#disagreements = disagreements;
     const some = models.length + pairs.length + disagreements.length > 0;
     this.body.hidden = !some;
@@ -240,26 +241,26 @@ class CompareView {
     const number = at < 0 ? "–" : at + 1;
     setText(this.position, this.#disagreements.length ? `${number} of ${this.#disagreements.length}` : "none");
     this.newest.setAttribute("aria-pressed", String(this.#chosen === null));
-    const pair = this.#pairs.find((each) => each.camera === this.select.value);
+    const pair = this.#pairs.get(this.select.value);
     this.viewer.open(at >= 0 ? this.#disagreements[at] : pair, at < 0);
   }
 
   #drawList() {
-    const focused = [...this.list.children].findIndex((row) => row.contains(document.activeElement));
     const none = h("li", { class: "muted" }, "None: the variants agree.");
     const rows = this.#disagreements.map((item) => this.#row(item));
-    show(this.list, rows.length ? rows : none);
-    if (focused >= 0) this.list.children[focused]?.querySelector("button")?.focus();
+    showRows(this.list, rows.length ? rows : none);
   }
 
   #row(item) {
-    const chosen = String(item.result_id === this.#chosen);
+    const { result_id: key } = item;
+    const chosen = String(key === this.#chosen);
+    const onclick = () => this.#choose(key);
     return h(
       "li",
       {},
       h(
         "button",
-        { type: "button", class: "history-row", "aria-pressed": chosen, onclick: () => this.#choose(item.result_id) },
+        { type: "button", class: "history-row", "data-key": key, "aria-pressed": chosen, onclick },
         h("b", {}, item.camera),
         ago(item.at),
         h("span", { class: "muted small" }, item.model, item.picture ? "" : " · no picture"),
@@ -268,7 +269,7 @@ class CompareView {
   }
 
   #drawCameras() {
-    const names = this.#pairs.map((pair) => pair.camera).sort(byName);
+    const names = [...this.#pairs.keys()].sort(byName);
     if ([...this.select.options].map((each) => each.value).join() === names.join()) return;
     const options = names.map((name) => h("option", { value: name }, name));
     show(this.select, options);

@@ -56,6 +56,19 @@ export function show(element, ...children) {
   return fill(element, {}, children);
 }
 
+/** The same for rows with a `data-key`: who has the focus on one keeps it there, wherever the row is now. */
+export function showRows(element, ...children) {
+  const rows = () => [...element.querySelectorAll("[data-key]")];
+  const before = rows();
+  const at = before.indexOf(document.activeElement);
+  const key = before[at]?.dataset.key;
+  show(element, ...children);
+  if (at < 0) return;
+  const after = rows();
+  const same = after.find((row) => row.dataset.key === key) ?? after[Math.min(at, after.length - 1)];
+  same?.focus({ preventScroll: true });
+}
+
 /** A surface with a heading; `more` stands at the right of it. */
 export function panel(title, body, { more, className = "", level = "h2" } = {}) {
   const head = h("div", { class: "panel-head" }, h(level, {}, title), more);

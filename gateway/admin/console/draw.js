@@ -82,8 +82,11 @@ export class Stage {
     this.element = h("div", { class: `stage${large ? " large" : ""}` }, this.#canvas);
   }
 
-  /** Show a picture, or none, with a result; `width` and `height` are the picture's own. Waits for its decoding. */
-  async show({ picture = null, result, width, height }) {
+  /**
+   * Show a picture with a result, or the result alone with a `note` in place of the picture; `width` and `height` are
+   * the picture's own. Waits for its decoding.
+   */
+  async show({ picture = null, result, width, height, note = "" }) {
     const serial = ++this.#serial;
     const wide = width || result?.metadata?.image?.width || 16;
     const high = height || result?.metadata?.image?.height || 9;
@@ -104,6 +107,7 @@ export class Stage {
       this.#canvas,
       picture && image,
       drawing,
+      !picture && note && h("p", { class: "stage-note" }, note),
       h("div", { class: "labels" }, labels),
       h("div", { class: "verdict" }, verdict(result ?? {})),
     );

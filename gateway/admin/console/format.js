@@ -40,7 +40,7 @@ export function setAgo(element, epoch) {
 
 function tell(element) {
   const age = now() - Number(element.dataset.at);
-  const text = age < 0.95 ? "now" : `${duration(age)} ago`;
+  const text = Number.isNaN(age) ? "" : age < 0.95 ? "now" : `${duration(age)} ago`;
   if (element.textContent !== text) element.textContent = text;
 }
 

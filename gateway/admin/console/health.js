@@ -21,10 +21,10 @@ function tile(title, value, tone, more) {
   );
 }
 
-function rateTile(title, value, series, column) {
+function rateTile(title, value, series, column, more) {
   const values = series.slice(-60).map((point) => point[column] / PER_S);
   const curve = sparkline(values, `${title}, last ${duration(values.length * PER_S)}, now ${rate(value)}`);
-  return h("div", { class: "stat" }, h("h2", {}, title), h("p", { class: "stat-value" }, rate(value)), curve);
+  return h("div", { class: "stat" }, h("h2", {}, title), h("p", { class: "stat-value" }, rate(value)), more, curve);
 }
 
 function partsOf(health) {
@@ -69,7 +69,7 @@ function countTable(caption, counts, nothing, tone = () => "plain") {
   return table(
     caption,
     ["Name", "#Count", "#Share"],
-    known.map(([name, value]) => [chip(words(name), tone(name)), count(value), percent(value / whole, 1)]),
+    known.map(([name, value]) => [chip(name, tone(name)), count(value), percent(value / whole, 1)]),
   );
 }
 
@@ -109,6 +109,11 @@ function processFacts({ process, shared_memory: memory, status }) {
   ]);
 }
 
+/** Readings that wait for the others of their window are neither answered nor lost. */
+function intoWindows(value) {
+  return value > 0 && h("p", { class: "muted small" }, `and ${rate(value)} into windows`);
+}
+
 function draw(hosts, health) {
   const { status, rates, series } = health;
   show(hosts.told, told(status));
@@ -116,7 +121,7 @@ function draw(hosts, health) {
   show(
     hosts.rates,
     rateTile("Received", rates.received_per_s, series, SERIES.received),
-    rateTile("Answered", rates.published_per_s, series, SERIES.published),
+    rateTile("Answered", rates.published_per_s, series, SERIES.published, intoWindows(rates.windowed_per_s)),
     rateTile("Failed", rates.failed_per_s, series, SERIES.failed),
     rateTile("Dropped", rates.dropped_per_s, series, SERIES.dropped),
   );

@@ -8,14 +8,22 @@ const TEXTS = {
   lost: "No connection; trying again",
   stopped: "The gateway has stopped",
   full: "Too many viewers; trying again",
+  locked: "Locked: a token is wanted",
 };
+
+let missing = 0;
+
+/** How many workers are left out of what is shown. */
+export function workersMissing(count) {
+  missing = count;
+}
 
 /** Show one of the states; a change is read out by the page's status role. */
 export function linkState(state) {
   const element = document.getElementById("link-state");
-  if (element.dataset.state === state) return;
+  const without = state === "live" && missing > 0 ? `, without ${missing} of the workers` : "";
   element.dataset.state = state;
-  setText(document.getElementById("link-text"), TEXTS[state]);
+  setText(document.getElementById("link-text"), TEXTS[state] + without);
   document.body.dataset.link = state;
 }
 

@@ -5,7 +5,7 @@ import { toast } from "./dialogs.js";
 import { h, panel, setText, show } from "./dom.js";
 
 const LOOK_MS = 2000;
-const LEVELS = ["debug", "info", "warning", "error", "critical"];
+const LEVELS = ["debug", "info", "warning", "error"];
 const OWN_KEYS = new Set(["timestamp", "level", "event"]);
 
 function text(value) {
@@ -66,7 +66,7 @@ export class LogPanel {
       { class: "tools" },
       this.filter,
       this.least,
-      h("label", { class: "muted small", for: "log-level" }, "the gateway logs from"),
+      h("label", { class: "muted small", for: "log-level" }, "level of the gateway"),
       this.level,
     );
     this.element = panel("Log", [this.list, this.note], { more: tools, className: "log-panel" });

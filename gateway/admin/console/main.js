@@ -138,7 +138,7 @@ async function start() {
   await learn();
   setText(document.getElementById("place"), [info.facility, info.gateway_id].filter(Boolean).join(" · "));
   document.getElementById("place").title = `version ${info.version}`;
-  linkState("live");
+  linkState(info.token_required ? "locked" : "live");
   if (info.token_required && !token("read") && !token("action")) await unlock();
   addEventListener("hashchange", route);
   document.addEventListener("keydown", onKey);

@@ -4,21 +4,10 @@ import { ApiError, act, get, info, open, poll } from "./api.js";
 import { confirmAction, toast } from "./dialogs.js";
 import { chip, empty, facts, h, panel, problem, show, table } from "./dom.js";
 import { Stage, classChips } from "./draw.js";
-import { ago, duration, ms, words } from "./format.js";
+import { ms, words } from "./format.js";
+import { rolloutPanel } from "./rollout.js";
 
 const LOOK_MS = 2000;
-const STEPS = [
-  "stable_on_disk",
-  "verified",
-  "loaded",
-  "signature",
-  "warmed",
-  "golden",
-  "shadow",
-  "canary",
-  "promoted",
-  "drained",
-];
 const TONES = {
   serving: "good",
   rolling_out: "info",
@@ -29,7 +18,6 @@ const TONES = {
 };
 const STATES = { ready: "good", loading: "info", refused: "bad", absent: "plain", asleep: "plain", unloaded: "warn" };
 const BREAKERS = { closed: "good", half_open: "warn", open: "bad" };
-const ENDINGS = { under_way: "info", promoted: "good", refused: "bad", rolled_back: "bad" };
 const ACTIONS = {
   promote: [
     "Promote",
@@ -44,12 +32,18 @@ const ACTIONS = {
 };
 const GOLDEN_SHOWN = 12;
 
+/** Pixels of a picture, or readings and the values in each. */
+function inputSize(input) {
+  if (!input) return "–";
+  return input.readings ? `${input.readings} × ${input.channels}` : `${input.width} × ${input.height}`;
+}
+
 function variantTable(model) {
   const rows = Object.entries(model.variants ?? {}).map(([name, each]) => [
     h("b", {}, name),
     chip(words(each.state ?? "unknown"), STATES[each.state], [each.reason, each.fix].filter(Boolean).join(". ")),
     each.version || "–",
-    each.input ? `${each.input.width} × ${each.input.height}` : "–",
+    inputSize(each.input),
     each.on_gpu === null || each.on_gpu === undefined ? "–" : each.on_gpu ? "GPU" : "CPU",
     ms(each.queue_ms),
     ms(each.compute_ms),
@@ -85,84 +79,6 @@ function reasons(model) {
         each.fix && h("span", { class: "muted" }, ` ${each.fix}`),
       ),
     );
-}
-
-/** How a step stands: done, current, failed, to-come, or left-out where the rollout went on without it. */
-function stepState({ ending, step: now }, name, isDone) {
-  if (isDone) return "done";
-  const isHere = name === now;
-  if (ending !== "under_way") return !isHere ? "left-out" : ending === "promoted" ? "done" : "failed";
-  if (isHere) return "current";
-  return STEPS.indexOf(name) < STEPS.indexOf(now) ? "left-out" : "to-come";
-}
-
-/** The steps of a rollout in order: those done with their time, the one under way, those to come. */
-function rolloutSteps(rollout) {
-  const done = new Map(rollout.steps.map((step) => [step.step, step]));
-  return h(
-    "ol",
-    { class: "steps" },
-    STEPS.map((name) => {
-      const step = done.get(name);
-      const here = name === rollout.step && !step;
-      const state = stepState(rollout, name, step !== undefined);
-      const more = step ? duration(step.seconds) : here && rollout.percent ? `${rollout.percent} % of the cameras` : "";
-      return h(
-        "li",
-        { "data-step": state, "aria-current": state === "current" ? "step" : null },
-        h("span", { class: "step-dot", "aria-hidden": "true" }),
-        h("span", { class: "step-name" }, words(name), h("span", { class: "unseen" }, ` (${state.replace("-", " ")})`)),
-        h("span", { class: "muted small" }, more),
-      );
-    }),
-  );
-}
-
-/** What was seen in each step: the one under way first, then the others, the latest first. */
-function stepNotes({ step, steps, progress, ending }) {
-  const noted = steps.filter(({ note }) => note).reverse();
-  if (progress && ending === "under_way") noted.unshift({ step, note: progress });
-  if (!noted.length) return null;
-  return h(
-    "dl",
-    { class: "step-notes" },
-    noted.map((each) => h("div", {}, h("dt", {}, words(each.step)), h("dd", {}, each.note))),
-  );
-}
-
-function rolloutPanel({ rollout, refused }) {
-  const parts = [];
-  if (rollout) {
-    const began = h("span", { class: "muted small" }, "began ", ago(rollout.started_at));
-    parts.push(
-      h(
-        "div",
-        { class: "row" },
-        h("h3", {}, `Rollout of version ${rollout.version}`),
-        chip(words(rollout.ending), ENDINGS[rollout.ending]),
-        began,
-      ),
-    );
-    if (rollout.reason)
-      parts.push(
-        h("p", { class: "note" }, rollout.reason, rollout.fix && h("span", { class: "muted" }, ` ${rollout.fix}`)),
-      );
-    parts.push(rolloutSteps(rollout), stepNotes(rollout));
-  }
-  if (refused?.length) {
-    const rows = refused.map((each) => [
-      `v${each.version}`,
-      words(each.step),
-      `${each.reason}${each.fix ? `. ${each.fix}` : ""}`,
-      ago(each.at),
-    ]);
-    parts.push(h("h3", {}, "Refused versions"), table("Refused versions", ["Version", "At", "Why", "When"], rows));
-  }
-  if (!parts.length)
-    parts.push(
-      h("p", { class: "muted" }, "No rollout yet: put a new version into the model repository and watch it here."),
-    );
-  return h("div", { class: "rollout" }, parts);
 }
 
 /** Carry out an action after a confirmation, and say what the gateway answered. */
@@ -308,10 +224,10 @@ class ModelCard {
         [
           "Classes",
           labels.length > 8
-            ? `${labels.slice(0, 8).map(words).join(", ")} and ${labels.length - 8} more`
-            : labels.map(words).join(", "),
+            ? `${labels.slice(0, 8).join(", ")} and ${labels.length - 8} more`
+            : labels.join(", "),
         ],
-        ["Alerts on", (model.alert_classes ?? []).map(words).join(", ")],
+        ["Alerts on", (model.alert_classes ?? []).join(", ")],
         ["Topics", (model.input_topics ?? []).join(", ")],
         ["Rolled out by", model.roller],
       ]),

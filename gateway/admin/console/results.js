@@ -13,7 +13,9 @@ export function timings(result) {
   const times = result.metadata?.timings_ms ?? {};
   const parts = PARTS.map((name) => [name, times[name]]);
   const known = parts.reduce((sum, [, value]) => sum + (value ?? 0), 0);
-  parts.push(["other", Math.max(0, (times.total ?? known) - known)]);
+  // Two variants are asked at once, and their results wait for each other.
+  const rest = result.metadata?.selection?.policy === "dual" ? "waiting for the other variant, rest" : "other";
+  parts.push([rest, Math.max(0, (times.total ?? known) - known)]);
   return partsBar(
     parts,
     ms,
@@ -45,7 +47,7 @@ export function resultFacts(result) {
     ["Model", `${result.model_name}${result.model_version ? ` v${result.model_version}` : ""}`],
     ["Variant", result.backend_used],
     ["Asked", selection && selection.policy],
-    ["Because of", selection && h("span", { class: "small" }, selection.reason)],
+    ["Chosen by", selection && h("span", { class: "small" }, selection.reason)],
     ["Picture", image && `${image.width} × ${image.height}`],
     ["Window", readings && `${readings.readings} × ${readings.channels}`],
     ["Inference", ms(result.inference_time_ms)],

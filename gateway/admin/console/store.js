@@ -5,16 +5,18 @@ import { setClock } from "./format.js";
 import { say } from "./link.js";
 
 const KEPT_POINTS = 60;
-const KEPT_ALERTS = 40;
+const KEPT_ENDED = 40; // so that a start that comes late does not open one again
+const MOST_ALERTS = 1000;
 
 /** By camera: {camera, entry, summary, points}; `points` are the newest figures for a small curve. */
 export const cameras = new Map();
 /** By alert_id, newest last: the latest message of each event. */
-export const alerts = new Map();
+const alerts = new Map();
 /** By model: what GET /api/models says. */
 export const models = new Map();
 
 const listeners = new Set();
+let connected = false;
 
 /** Call `heard(kind, value)` for what is new, until the signal is aborted. */
 export function onNews(heard, signal) {
@@ -53,19 +55,34 @@ function takeAlert(alert) {
   if (before?.event === "end") return;
   alerts.delete(alert.alert_id);
   alerts.set(alert.alert_id, alert);
-  if (alerts.size > KEPT_ALERTS) alerts.delete(alerts.keys().next().value);
+  const ended = [...alerts.values()].filter((each) => each.event === "end");
+  if (ended.length > KEPT_ENDED) alerts.delete(ended[0].alert_id);
+  if (alerts.size > MOST_ALERTS) alerts.delete(alerts.keys().next().value);
   tell("alert", alert);
+}
+
+/** The alerts that have begun and not ended, newest first; of one camera or of all. */
+export function openAlerts(camera) {
+  const open = [...alerts.values()].filter((alert) => alert.event !== "end");
+  return open.filter((alert) => camera === undefined || alert.device_id === camera).reverse();
 }
 
 /** The handlers of the stream of events. */
 export const handlers = {
+  connected() {
+    connected = true;
+  },
   results({ now, entries }) {
     setClock(now);
     entries.forEach(take);
     tell("batch", entries.length);
   },
   alerts({ alerts: list }) {
+    // The first of a connection has all that are open; others have ended while nobody listened.
+    if (connected) alerts.clear();
+    connected = false;
     list.forEach(takeAlert);
+    tell("alerts", list.length);
     const last = list.at(-1);
     if (last?.event === "start") say(`Alert: ${last.label ?? last.class_name} at ${last.device_id}`);
   },

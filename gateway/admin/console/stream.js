@@ -35,6 +35,7 @@ async function follow(handlers, stop) {
     const response = await open("api/events", stop.signal);
     heard();
     linkState("live");
+    handlers.connected?.();
     for await (const [name, data] of events(response, heard)) {
       if (name === "bye") return "stopped";
       handlers[name]?.(data);
@@ -67,7 +68,7 @@ export async function listen(handlers, signal) {
     document.removeEventListener("visibilitychange", hide);
     signal.removeEventListener("abort", leave);
     if (signal.aborted || document.hidden) continue;
-    linkState(ended === "locked" ? "live" : ended);
+    linkState(ended);
     wait = performance.now() - began > 10000 ? FIRST_WAIT_MS : Math.min(wait * 2, LONGEST_WAIT_MS);
     await pause(wait, signal);
   }

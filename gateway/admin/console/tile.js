@@ -5,10 +5,21 @@ import { chip, h, setText, show } from "./dom.js";
 import { Stage, classChips } from "./draw.js";
 import { ago, ms, now, rate, setAgo, words } from "./format.js";
 import { pictured } from "./frames.js";
-import { figure, isAlertClass, showsPictures } from "./store.js";
+import { figure, isAlertClass, openAlerts, showsPictures } from "./store.js";
 
 const STALE_S = 15;
 export const SILENT_S = 60;
+
+const POLICIES = {
+  canary: "answered by a new version on trial",
+  fallback: "another variant than the chosen one has answered",
+  dual: "two variants were asked",
+};
+
+/** Why a result stands without its picture, which is kept from the moment on at which somebody looks. */
+export function pictureNote() {
+  return showsPictures() ? "The picture comes with the next snapshot" : "";
+}
 
 /** The order of cameras: camera-2 before camera-10. */
 export function byName(one, other) {
@@ -99,6 +110,17 @@ export class Tile {
       figures.unshift(`${model} ${version ? `v${version}` : ""} · ${variant}`, ms(metadata?.timings_ms?.total));
     }
     setText(this.foot, figures.join(" · "));
+    this.#drawBadges(entry);
+  }
+
+  #drawBadges({ result }) {
+    const names = openAlerts(this.id).map((alert) => words(alert.label ?? alert.class_name));
+    const policy = result?.metadata?.selection?.policy;
+    show(
+      this.badges,
+      names.length > 0 && chip("alert", "bad", `under way: ${names.join(", ")}`),
+      POLICIES[policy] && chip(policy, policy === "fallback" ? "warn" : "info", POLICIES[policy]),
+    );
   }
 
   #drawError({ code, message, fix }) {
@@ -108,7 +130,6 @@ export class Tile {
       h("span", { class: "muted" }, fix ?? ""),
     );
     show(this.chips);
-    show(this.badges);
   }
 
   #drawResult(result, entry) {
@@ -120,14 +141,8 @@ export class Tile {
         ? classChips(predictions, isAlert, 3)
         : h("span", { class: "muted small" }, this.#nothing(result)),
     );
-    const { policy } = result.metadata?.selection ?? {};
-    show(
-      this.badges,
-      result.metadata?.alert_triggered && chip("alert", "bad"),
-      ["canary", "fallback", "dual"].includes(policy) && chip(policy, policy === "fallback" ? "warn" : "info"),
-    );
     if (result.metadata?.window) showSeries(this.stage, this.camera, result);
-    else if (!entry.picture && (!showsPictures() || this.stage.shown === null)) this.stage.show({ result });
+    else if (!entry.picture && (!showsPictures() || this.stage.shown === null)) this.stage.show({ result, note: pictureNote() });
   }
 
   #nothing(result) {

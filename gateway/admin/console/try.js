@@ -19,6 +19,15 @@ function infer(body, model, variant) {
   return act(`v1/infer?${query}`, { body, headers: { "Content-Type": body.type || "application/octet-stream" } });
 }
 
+/** A whole window of readings that go up and down a little, as a thermometer's do. */
+function exampleOf(readings, channels) {
+  const values = Array.from({ length: readings * channels }, (_, at) => {
+    const reading = Math.floor(at / channels);
+    return Number((21 + Math.sin(reading / 5)).toFixed(2));
+  });
+  return JSON.stringify({ sensor_id: DEVICE, values });
+}
+
 /** What has been asked last, drawn. */
 class Answer {
   constructor() {
@@ -86,6 +95,8 @@ function options(select, names) {
 /** The form on the left, the answer beside it. */
 class TryView {
   #given = null;
+  #asked = 0;
+  #example = "";
 
   constructor(root, signal) {
     this.signal = signal;
@@ -98,7 +109,6 @@ class TryView {
     this.file.addEventListener("change", () => this.#take(this.file.files[0]));
     this.chooser = h("label", { class: "drop", for: "try-file" }, icon("try"), this.words, this.file);
     this.readings = h("textarea", { id: "try-readings", rows: "5", spellcheck: "false" });
-    this.readings.value = JSON.stringify({ sensor_id: DEVICE, values: [21.5, 21.6] });
     this.typed = h(
       "div",
       { hidden: true },
@@ -162,9 +172,21 @@ class TryView {
     options(this.variant, [["", "as configured"], ...names.map((name) => [name, name]), ...both]);
     this.chooser.hidden = this.#isSensor();
     this.typed.hidden = !this.#isSensor();
+    if (this.readings.value !== this.#example) return;
+    const { readings = 1, channels = 1 } = this.#input() ?? {};
+    this.#example = this.readings.value = exampleOf(readings, channels);
+  }
+
+  /** What one of the model's variants wants, as far as one is known. */
+  #input() {
+    const variants = Object.values(models.get(this.model.value)?.variants ?? {});
+    return variants.find((each) => each.input)?.input;
   }
 
   #changeModel() {
+    this.#asked += 1; // what the other model says comes too late
+    show(this.answer.element);
+    setText(this.busy, "");
     this.#fit();
     if (this.#given && !this.#isSensor()) this.#ask();
   }
@@ -186,15 +208,18 @@ class TryView {
     const sensor = this.#isSensor();
     const body = sensor ? new Blob([this.readings.value], { type: "application/json" }) : this.#given;
     if (!body) return;
+    const number = ++this.#asked;
     this.answer.keep(sensor ? null : body);
     setText(this.busy, "Asking ...");
     const names = this.variant.value === BOTH ? this.#variants().slice(0, 2) : [this.variant.value];
     try {
       const answers = [];
       for (const name of names) answers.push([name, await infer(body, this.model.value, name)]);
-      if (!this.signal.aborted && answers.every(([, result]) => result)) await this.answer.draw(answers);
+      if (this.#asked !== number || this.signal.aborted) return;
+      if (answers.every(([, result]) => result)) await this.answer.draw(answers);
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
+      if (this.#asked !== number) return;
       show(this.answer.element, problem(error));
     }
     setText(this.busy, "");
