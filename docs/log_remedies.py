@@ -90,6 +90,8 @@ REMEDIES = {
     "A defect in judging a new version": "The rollout goes on by what else is known. Report it with its `exception`.",
     "A defect of the gateway: an answer was given up": "Its snapshot is unacknowledged and comes again with the next "
     "session. Report it with its `exception`.",
+    "A defect of the gateway: what was published is not shown": "The message itself is with the broker; the console or "
+    "Home Assistant lacks it. Report it with its `exception`.",
     "A defect with a new version": "The stable version has answered. Report it with its `exception`.",
     "A defect with a version that was asked in shadow": "The answer was not touched. Report it with its `exception`.",
     "A new version failed on a snapshot, the stable one answers it": "Nothing: enough of them roll the version back.",
@@ -138,8 +140,8 @@ REMEDIES = {
     "The answer to a command was not published": "The command was carried out; the state of the model tells.",
     "The state of a model was not published": "It is published at the next change, and after the next connection.",
     "Home Assistant was not told": "Allow the gateway to publish below HOME_ASSISTANT_TOPIC.",
-    "Home Assistant hears of no more cameras until a restart": "More cameras than are announced; or somebody invents "
-    "device ids.",
+    "Home Assistant hears of no more cameras": "More cameras than are announced; or somebody invents device ids. One "
+    "that is silent for 10 minutes gives way.",
     # --- workers
     "A frame cannot be read, and the channel ends": "The worker is started again. Report it; front and workers have to "
     "be of one version.",

@@ -73,12 +73,14 @@ class _Receiver(BaseHTTPRequestHandler):
     """Answers as OTLP's receivers do."""
 
     status = 200
+    promised = 0
+    """Bytes of a body, of which none comes."""
     taken: list[tuple[str, bytes]]
 
     def do_POST(self) -> None:
         self.taken.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(self.status)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(self.promised))
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
@@ -86,9 +88,9 @@ class _Receiver(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def receiver(status: int) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+def receiver(status: int, promised: int = 0) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
     taken: list[tuple[str, bytes]] = []
-    handler = type("Receiver", (_Receiver,), {"status": status, "taken": taken})
+    handler = type("Receiver", (_Receiver,), {"status": status, "promised": promised, "taken": taken})
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -119,6 +121,12 @@ async def test_a_receiver_that_is_away_shows_no_password() -> None:
     (found,) = await check_traces(settings(otel_exporter_otlp_endpoint=url.replace("//", "//me:hunter2@")))
     assert found.level is Level.WARNING
     assert "hunter2" not in str(found)
+
+
+async def test_the_body_of_a_receiver_of_traces_is_not_read() -> None:
+    with receiver(200, promised=10**9) as (url, _):
+        found = await check_traces(settings(otel_exporter_otlp_endpoint=url))
+    assert found[0].level is Level.OK
 
 
 async def test_without_traces_nothing_is_said() -> None:

@@ -167,6 +167,17 @@ async def test_the_ninth_who_looks_is_refused_by_the_front(tmp_path: Path) -> No
             await stack.enter_async_context(client.stream("GET", "/api/events"))
         assert (await client.get("/api/events")).status_code == 503
         await until(lambda: streams(place) == [MAX_STREAMS] * 2, "all streams")
+        elsewhere = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+        async with (
+            httpx.AsyncClient(base_url=client.base_url, transport=elsewhere) as operator,
+            operator.stream("GET", "/api/events", headers={CLIENT_HEADER: "127.0.0.1"}) as answer,
+        ):
+            assert answer.status_code == 200, "one of the address that has all gives way"
+            told = events(answer)
+            await sent(place)
+            seen: set[str] = set()
+            while seen != set(CAMERAS):
+                seen |= {entry["camera"] for entry in (await the_next(told, "results"))["entries"]}
 
 
 async def test_the_front_asks_for_the_read_token_and_counts_failures(tmp_path: Path) -> None:

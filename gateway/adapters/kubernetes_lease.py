@@ -154,6 +154,7 @@ class KubernetesLease:
 
     async def release(self) -> None:
         """As Lease.release; also closes the connection."""
+        was_ours = self.check()
         try:
             async with asyncio.timeout(self._duration_s / 3), self._busy:
                 self._renewed_at = None
@@ -163,7 +164,7 @@ class KubernetesLease:
             log.info("The lease of the rollouts was not given back, others take it over later", reason=str(error))
         self._seen, self._holder, self._renewed_at = None, "", None
         await self._disconnect()
-        self._log_change(holds=False)
+        self._log_change(holds=False, ended=was_ours)
 
     async def _take_or_renew(self) -> None:
         # Others count from when they see what we write, which is later than this.
@@ -277,11 +278,13 @@ class KubernetesLease:
         if client is not None:
             await client.aclose()
 
-    def _log_change(self, holds: bool) -> None:
+    def _log_change(self, holds: bool, ended: bool = False) -> None:
         (held, holder, problem), self._logged = self._logged, (holds, self.holder, self.problem)
         lease = f"{self._namespace}/{self._name}"
         if holds and not held:
             log.info("This gateway runs the rollouts now", lease=lease)
+        elif held and ended:
+            log.info("This gateway has ended its part in the rollouts", lease=lease)
         elif held and not holds:
             log.warning("This gateway runs no rollouts any more", lease=lease)
         if not holds and self.holder not in ("", holder):

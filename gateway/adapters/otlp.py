@@ -25,6 +25,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from gateway import __version__
+from gateway.adapters.otlp_session import bounded_session
 from gateway.addresses import shown
 from gateway.traces import Kind, Span
 
@@ -69,7 +70,7 @@ class OtlpSpans:
         self._counted = counted
         self._said = _keep_what_is_said()
         self._secrets = _secrets()
-        self._exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + PATH)
+        self._exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + PATH, session=bounded_session())
         self._resource = Resource.create().merge(Resource(attributes)).merge(OTELResourceDetector().detect())
         self._lock = threading.Lock()
         self._waiting: deque[tuple[float, Span]] = deque()

@@ -22,6 +22,11 @@ SWEEP_S = 0.5
 MAX_LINE = 8190
 """Bytes of the request line, and of one header."""
 MAX_HEADERS = 64
+LARGE = 64 * 1024
+"""Bytes of an answer for which there has to be room; smaller ones, as probes get, never wait."""
+ROOM_S = 2.0
+"""To read an answer in peace, also while others wait for room."""
+LOOK_FOR_ROOM_S = 0.02
 LINGER_S = 3.0
 """For what a client still sends of a body that was refused, so that it comes to read the answer."""
 
@@ -39,6 +44,8 @@ class Limits:
     """Without any byte of a next request, or with an answer that the client does not read to its end."""
     unread_s: float = 5.0
     """With an answer of which the client reads nothing."""
+    unread_bytes: int = 16 * 2**20
+    """Of all answers together that have not been read; one alone may be larger."""
 
 
 class Connections:
@@ -77,6 +84,25 @@ class Connections:
         victim = max(self._open, key=lambda each: (not each.busy, held[each.address], -each.waits_since))
         self.refused("crowded")
         victim.end()
+
+    async def wait_for_room(self, connection: Connection, size: int) -> None:
+        """Wait until there is room for an answer, which who reads slowly has to make after a while."""
+        while connection in self._open and size > LARGE:
+            unread = {each: each.unread_bytes for each in self if each.unread_bytes}
+            if not unread or sum(unread.values()) + size <= self.limits.unread_bytes:
+                return
+            self._end_one_unread(unread)
+            await asyncio.sleep(LOOK_FOR_ROOM_S)
+
+    def _end_one_unread(self, unread: dict[Connection, int]) -> None:
+        """Close one of those that have had their time, of the address that holds most."""
+        held: Counter[str] = Counter()
+        for each, size in unread.items():
+            held[each.address] += size
+        late = [each for each in unread if time.monotonic() - each.waits_since > ROOM_S]
+        if late:
+            self.refused("crowded")
+            max(late, key=lambda each: (held[each.address], -each.waits_since)).end()
 
     def _look(self) -> None:
         """Close what has been waited for too long; goes on as long as there are connections."""
@@ -127,9 +153,14 @@ class Connection(web.RequestHandler):
         """
         return self._request_count > self._answered and not self._sending
 
+    @property
+    def unread_bytes(self) -> int:
+        """What waits here until the client reads."""
+        return self._socket.get_write_buffer_size() if self._socket is not None else 0
+
     def look_unread_s(self, now: float) -> float:
         """Since when, in seconds, the client has read nothing of what waits for it; to be called at each sweep."""
-        unsent = self._socket.get_write_buffer_size() if self._socket is not None else 0
+        unsent = self.unread_bytes
         if not unsent or unsent < self._unsent:
             self._read_at = now
         self._unsent = unsent
@@ -193,6 +224,8 @@ class Connection(web.RequestHandler):
         if not resp.prepared:
             for name, value in SECURITY_HEADERS.items():
                 resp.headers.setdefault(name, value)
+            if isinstance(resp, web.Response) and isinstance(resp.body, bytes):
+                await self._connections.wait_for_room(self, len(resp.body))
         self._answered += 1
         self._body_over = request.content.is_eof
         self.waits_since = time.monotonic()

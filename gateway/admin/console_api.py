@@ -13,10 +13,11 @@ from aiohttp import web
 
 from gateway.admin.answers import error_response, json_response
 from gateway.admin.compare_report import compare_report
-from gateway.admin.console_entries import camera_of, entry_of, whole_camera_of
+from gateway.admin.console_entries import cameras_of, entry_of, whole_camera_of
 from gateway.admin.events import Events, Streams
 from gateway.admin.frames import Frames
 from gateway.admin.health_report import HealthReport
+from gateway.admin.shared_answers import SharedAnswers
 from gateway.camera_counts import CameraCounts
 from gateway.errors import ConfigError, SnapshotError
 from gateway.flow.gallery import Gallery
@@ -60,6 +61,7 @@ class ConsoleApi:
         self._health = health
         self._models = models
         self._folders = folders
+        self._shared = SharedAnswers()
 
     def routes(self) -> list[web.RouteDef]:
         """What is served here."""
@@ -75,19 +77,27 @@ class ConsoleApi:
         ]
 
     async def _cameras(self, _request: web.Request) -> web.Response:
-        now, cameras = time.monotonic(), self._gallery.cameras
-        listed = [camera_of(cameras[name], self._gallery, self._counts, now) for name in sorted(cameras)]
-        return json_response({"cameras": listed})
+        async def make() -> web.Response:
+            return json_response({"cameras": cameras_of(self._gallery, self._counts, time.monotonic())})
+
+        return await self._shared.of("cameras", make)
 
     async def _camera(self, request: web.Request) -> web.Response:
         name = request.query.get("id", "")
         camera = self._gallery.cameras.get(name)
         if camera is None:
             return _no_camera(name)
-        return json_response(whole_camera_of(camera, self._gallery, self._counts, time.monotonic()))
+
+        async def make() -> web.Response:
+            return json_response(whole_camera_of(camera, self._gallery, self._counts, time.monotonic()))
+
+        return await self._shared.of(f"camera {name}", make)
 
     async def _compare(self, _request: web.Request) -> web.Response:
-        return json_response(compare_report(self._gallery))
+        async def make() -> web.Response:
+            return json_response(compare_report(self._gallery))
+
+        return await self._shared.of("compare", make)
 
     async def _health_page(self, _request: web.Request) -> web.Response:
         return json_response(self._health.report())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -11,6 +11,8 @@ from gateway.camera_counts import CameraCounts, CameraTotals
 from gateway.flow.gallery import Camera, Entry, Gallery, Pair
 
 MAX_ALERTS = 20
+MAX_SHOWN_BYTES = 512 * 1024
+"""Of the entries in one list of cameras; GET /api/camera and the events have those that are left out."""
 
 
 def entry_of(entry: Entry, gallery: Gallery) -> dict[str, Any]:
@@ -40,6 +42,26 @@ def disagreement_of(pair: Pair, gallery: Gallery) -> dict[str, Any]:
     return {"camera": pair.camera, "at": at, "model": pair.model, "result_id": pair.result_id}
 
 
+def within_limit(latest: Iterable[tuple[float, str, int]]) -> set[str]:
+    """The cameras whose entries are in a list of all, given when each came, its camera and its size; newest first."""
+    shown, size = set(), 0
+    for _, camera, added in sorted(latest, reverse=True):
+        size += added
+        if size > MAX_SHOWN_BYTES:
+            break
+        shown.add(camera)
+    return shown
+
+
+def cameras_of(gallery: Gallery, counts: CameraCounts, now: float) -> list[dict[str, Any]]:
+    """All cameras by name; `now` of `time.monotonic()`. `entry` is None where those of newer ones are too many."""
+    cameras = gallery.cameras
+    latest = {name: camera.history[-1] for name, camera in cameras.items()}
+    shown = within_limit((entry.received_at, name, len(entry.payload)) for name, entry in latest.items())
+    listed = (camera_of(cameras[name], gallery, counts, now) for name in sorted(cameras))
+    return [each if each["camera"] in shown else {**each, "entry": None} for each in listed]
+
+
 def camera_of(camera: Camera, gallery: Gallery, counts: CameraCounts, now: float) -> dict[str, Any]:
     """How a camera stands, with its latest entry; `now` of `time.monotonic()`.
 
@@ -59,7 +81,7 @@ def camera_of(camera: Camera, gallery: Gallery, counts: CameraCounts, now: float
 
 def whole_camera_of(camera: Camera, gallery: Gallery, counts: CameraCounts, now: float) -> dict[str, Any]:
     """The same with its last results and alerts, newest first."""
-    alerts = islice(gallery.alerts(camera=camera.name), MAX_ALERTS)
+    alerts = reversed(gallery.latest_alerts(MAX_ALERTS, camera.name))
     return {
         **camera_of(camera, gallery, counts, now),
         "history": [entry_of(entry, gallery) for entry in reversed(camera.history)],

@@ -9,18 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import islice
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from gateway.admin.answers import SECURITY_HEADERS, error_response
 from gateway.admin.console_entries import disagreement_of, entry_of
-from gateway.flow.gallery import Entry, Gallery
+from gateway.admin.guard import client_of
+from gateway.flow.gallery import Alarm, Entry, Gallery
 
+Kept = TypeVar("Kept", Entry, Alarm)
 MAX_STREAMS = 8
+STAY_S = 30.0
+"""Before a stream gives way to one of an address that has as many; so that those of nine people do not end at once."""
 EVERY_S = 0.25
 COMMENT_EVERY_S = 10.0
 """Something comes as often at least, so that who has left is noticed, here and there."""
@@ -31,7 +36,7 @@ MOST_ENTRIES = 200
 PART_BYTES = 64 * 1024
 """Of results in one event, as soon as which it is full."""
 FIRST_ALERTS = 20
-"""Of those that were there before."""
+"""Of those that were there before, beside those under way."""
 STREAM_HEADERS = {**SECURITY_HEADERS, "Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
 COMMENT = b": all is well\n\n"
 BYE = b"event: bye\ndata: {}\n\n"
@@ -42,19 +47,35 @@ def event(name: str, data: dict[str, Any]) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), msgspec.json.encode(data))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """One open stream, and whose it is."""
+
+    request: web.Request
+    address: str
+    since: float = field(default_factory=time.monotonic)
+
+    def end(self) -> None:
+        """Let go at once of a client that may read nothing; the stream notices that it has left."""
+        if self.request.transport is not None:
+            self.request.transport.abort()
+
+
 class Streams:
     """The open streams of this process: so many at most, each seen to its end when the gateway stops.
 
-    `may_read` says whether the token that a request has brought still holds.
+    When they are too many, the oldest one gives way of the address that has most: who opens many takes them from
+    himself alone, and locks nobody out. `may_read` says whether the token that a request has brought still holds.
     """
 
     def __init__(self, may_read: Callable[[web.Request], bool]) -> None:
         self.may_read = may_read
-        self._open = 0
+        self._open: list[_Place] = []
+        """The oldest first."""
         self._closing = asyncio.Event()
 
     def __len__(self) -> int:
-        return self._open
+        return len(self._open)
 
     def close(self) -> None:
         """Let all end with a word of farewell, for the gateway stops."""
@@ -72,16 +93,28 @@ class Streams:
                 await self._closing.wait()
 
     @contextlib.contextmanager
-    def take_one(self) -> Iterator[bool]:
+    def take_one(self, request: web.Request) -> Iterator[bool]:
         """A place for one more; False where there is none."""
-        if self._open >= MAX_STREAMS:
+        place = _Place(request, client_of(request))
+        if len(self._open) >= MAX_STREAMS and not self._make_room(place):
             yield False
             return
-        self._open += 1
+        self._open.append(place)
         try:
             yield True
         finally:
-            self._open -= 1
+            if place in self._open:  # else it has given way
+                self._open.remove(place)
+
+    def _make_room(self, place: _Place) -> bool:
+        """End one, if that is fair; the new one counts for its address already."""
+        held = Counter(each.address for each in (*self._open, place))
+        victim = max(self._open, key=lambda each: held[each.address])  # of equals the first, which is the oldest
+        if held[victim.address] <= held[place.address] and place.since - victim.since < STAY_S:
+            return False
+        self._open.remove(victim)
+        victim.end()
+        return True
 
 
 class Stream:
@@ -142,7 +175,7 @@ class Events:
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Handle one request to its end."""
-        with self._streams.take_one() as admitted:
+        with self._streams.take_one(request) as admitted:
             if not admitted:
                 return too_many_streams()
             stream = Stream(request, self._streams.may_read)
@@ -186,15 +219,28 @@ class Events:
         return event("results", {"now": now, "entries": [entry_of(entry, self._gallery) for entry in entries]})
 
     def _others(self, told: int) -> list[bytes]:
-        """Events about alerts and disagreements after number `told`; at the beginning the last alerts alone."""
+        """Events about alerts and disagreements after number `told`.
+
+        At the beginning alerts alone: the last ones and all that are under way, and also that there are none.
+        """
         gallery, begins = self._gallery, told < 0
-        alarms = list(islice(gallery.alerts(told), FIRST_ALERTS if begins else None))[::-1]
+        alarms = gallery.latest_alerts(FIRST_ALERTS) if begins else list(gallery.alerts(told))[::-1]
         pairs = [] if begins else list(gallery.disagreements(told))[::-1]
-        told_of = [event("alerts", {"alerts": [msgspec.Raw(alarm.payload) for alarm in alarms]})] if alarms else []
+        told_of = _alerts(alarms) if alarms or begins else ()
         return [*told_of, *(event("disagreement", disagreement_of(pair, gallery)) for pair in pairs)]
 
 
-def _first(entries: list[Entry]) -> list[Entry]:
+def _alerts(alarms: list[Alarm]) -> Iterator[bytes]:
+    """One event at least, also about none."""
+    while True:
+        part = _first(alarms)
+        yield event("alerts", {"alerts": [msgspec.Raw(alarm.payload) for alarm in part]})
+        alarms = alarms[len(part) :]
+        if not alarms:
+            return
+
+
+def _first(entries: list[Kept]) -> list[Kept]:
     """As many of the first as go into one event."""
     size = 0
     for place, entry in enumerate(entries[:MOST_ENTRIES], 1):

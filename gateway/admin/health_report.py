@@ -22,7 +22,7 @@ STEPS = 360
 """The last 30 minutes."""
 RATE_STEPS = 2
 """Steps back to which a rate goes."""
-COUNTED = ("received", "published", "failed", "dropped")
+COUNTED = ("received", "published", "failed", "dropped", "windowed")
 
 
 class Counts(NamedTuple):
@@ -32,6 +32,8 @@ class Counts(NamedTuple):
     published: int
     failed: int
     dropped: int
+    windowed: int
+    """In the rates alone: neither answered nor lost, and a sensor's business rather than the gateway's."""
 
 
 class HealthReport:
@@ -52,8 +54,8 @@ class HealthReport:
     def look(self, at: int) -> None:
         """Add what came since the last look; `at` is the second of `time.monotonic()` at which the step ends."""
         now, before = self._counts(), self._past[-1][1]
-        steps = (float(each - former) for each, former in zip(now, before, strict=True))
-        self._series.append([at, *steps, self._metrics.value("queue_messages")])
+        steps = [float(each - former) for each, former in zip(now, before, strict=True)]
+        self._series.append([at, *steps[: COUNTED.index("windowed")], self._metrics.value("queue_messages")])
         self._past.append((time.monotonic(), now))
 
     def report(self) -> dict[str, Any]:
@@ -114,6 +116,7 @@ class HealthReport:
             counted[Outcome.PUBLISHED],
             sum(counted[each] for each in FAILED),
             sum(counted[each] for each in DROPPED),
+            counted[Outcome.WINDOWED],
         )
 
     def _labelled(self, metric: str, label: str) -> dict[str, int]:

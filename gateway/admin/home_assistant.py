@@ -14,6 +14,7 @@ from gateway.admin.home_assistant_messages import (
     camera_announcement,
     camera_components,
     camera_id,
+    camera_removal,
     camera_state,
     detections_key,
     gateway_announcement,
@@ -30,7 +31,9 @@ from gateway.ports import Broker
 log = structlog.get_logger(__name__)
 
 MAX_CAMERAS = 200
-"""Cameras that are announced in one run of a process; their names come from senders."""
+"""Cameras that a process announces; their names come from senders."""
+SILENT_S = 600.0
+"""Before a camera gives way to a new one: an invented id does in the end, and pushes none out that is at work."""
 MAX_MODELS = 8
 """Models of one camera that are announced."""
 MAX_ALERTS = 32
@@ -49,6 +52,7 @@ class _Camera:
     """By model, in its last result."""
     alerts: set[str] = field(default_factory=set)
     """Keys of the open ones."""
+    heard_at: float = field(default_factory=time.monotonic)
     last_result: float = 0.0
     """Epoch seconds."""
     announced: Components | None = None
@@ -76,6 +80,8 @@ class HomeAssistant:
         self._announces_gateway = announces_gateway
         self._gateway = gateway_id(settings)
         self._cameras: dict[str, _Camera] = {}
+        self._gone: set[str] = set()
+        """Identities of cameras that have given way and are still with the broker."""
         self._changed = asyncio.Event()
         self._full = False
         self._complaint = ""
@@ -124,17 +130,29 @@ class HomeAssistant:
                 await self._say(camera)
 
     def _camera(self, device_id: str) -> _Camera | None:
-        """The camera of that name; None where there are too many."""
+        """The camera of that name, which has been heard now; None where there are too many."""
         camera = self._cameras.get(device_id)
         if camera is not None:
+            camera.heard_at = time.monotonic()
             return camera
-        if len(self._cameras) >= MAX_CAMERAS:
-            if not self._full:
-                self._full = True
-                log.warning("Home Assistant hears of no more cameras until a restart", cameras=MAX_CAMERAS)
+        if len(self._cameras) >= MAX_CAMERAS and not self._make_room():
             return None
         camera = self._cameras[device_id] = _Camera(device_id, camera_id(self._gateway, device_id))
+        self._gone.discard(camera.identity)
         return camera
+
+    def _make_room(self) -> bool:
+        """Give up the camera that has been silent for longest, if that is long."""
+        silent = min(self._cameras.values(), key=lambda each: each.heard_at)
+        if time.monotonic() - silent.heard_at >= SILENT_S:
+            del self._cameras[silent.device_id]
+            self._gone.add(silent.identity)
+            self._changed.set()
+            return True
+        if not self._full:
+            self._full = True
+            log.warning("Home Assistant hears of no more cameras", cameras=MAX_CAMERAS)
+        return False
 
     def _touch(self, camera: _Camera) -> None:
         if not camera.changed:
@@ -153,6 +171,10 @@ class HomeAssistant:
             await self._send(gateway_announcement(self._settings, self._prefix))
         while True:
             self._changed.clear()
+            for gone in tuple(self._gone):
+                for publication in camera_removal(self._prefix, gone):
+                    await self._send(publication)
+                self._gone.discard(gone)
             for camera in [each for each in self._cameras.values() if _is_due(each)]:
                 await self._say(camera)
             waiting = [each.due_at for each in self._cameras.values() if each.changed]

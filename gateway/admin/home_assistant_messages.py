@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 
 from gateway import __version__
+from gateway.admin.model_report import printable
 from gateway.config import Settings
 from gateway.messages import JSON_TYPE, Publication
-from gateway.topics import fill, safe_text
+from gateway.topics import fill
 
 ORIGIN = {"name": "edge-gateway", "sw_version": __version__}
 MANUFACTURER = "Triton Edge Gateway"
@@ -140,6 +141,12 @@ def camera_state(prefix: str, camera: str, last_result: float, values: Mapping[s
     return _retained(_state_topic(prefix, camera), {LAST_RESULT: at, **values})
 
 
+def camera_removal(prefix: str, camera: str) -> tuple[Publication, Publication]:
+    """Take a camera away: nothing is retained of it any more."""
+    topics = _config_topic(prefix, camera), _state_topic(prefix, camera)
+    return Publication(topics[0], b"", retain=True), Publication(topics[1], b"", retain=True)
+
+
 def detections_key(model: str) -> str:
     """The key of how many things a model sees."""
     return f"d{_digest(model)}"
@@ -178,4 +185,4 @@ def _digest(*parts: str) -> str:
 
 
 def _shown(name: str) -> str:
-    return safe_text(name[:MAX_NAME])
+    return printable(name[:MAX_NAME])

@@ -26,6 +26,9 @@ _SERIES = {"type": "array", "items": {"type": "array", "items": NUMBER}}
 _WIDTH = {"type": "integer", "minimum": 64, "maximum": 1920, "default": 480}
 _KINDS = ("text/html", "text/css", "text/javascript", "image/svg+xml", "image/png", "application/manifest+json")
 _OFF = "CONSOLE=off"
+_BUSY = {
+    "503": json_of("Too much is asked at once, or no worker answers; Retry-After says when to come back", ref("Error"))
+}
 
 
 def console_paths() -> dict[str, Any]:
@@ -39,7 +42,7 @@ def console_schemas() -> dict[str, Any]:
     entry = object_of(camera=TEXT, at=NUMBER, picture=_YES_OR_NO, result=ref("Result"), error={"type": "object"})
     camera = object_of(
         camera=TEXT, model=MAYBE_TEXT, facility=TEXT, last_at=NUMBER, rate_per_s=NUMBER, published=_MAYBE_COUNT,
-        failed=_MAYBE_COUNT, dropped=_MAYBE_COUNT, entry=ref("Entry"),
+        failed=_MAYBE_COUNT, dropped=_MAYBE_COUNT, entry={"anyOf": [ref("Entry"), {"type": "null"}]},
     )  # fmt: skip
     pair = object_of(
         camera=TEXT, at=NUMBER, model=TEXT, result_id=TEXT, kind={"enum": ["dual", "shadow"]}, picture=_YES_OR_NO,
@@ -91,10 +94,10 @@ def _pages(off: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cameras(off: dict[str, Any]) -> dict[str, Any]:
-    listed = {"200": json_of("All cameras", object_of(cameras=_list("Camera"), missing=_MISSING)), **off}
+    listed = {"200": json_of("All cameras", object_of(cameras=_list("Camera"), missing=_MISSING)), **_BUSY, **off}
     whole = {"allOf": [ref("Camera"), object_of(history=_list("Entry"), alerts={"type": "array"})]}
     unknown = json_of("Nothing has come from this camera of late", ref("Error"))
-    one = {"200": json_of("The camera, its last results and alerts", whole), "404": unknown}
+    one = {"200": json_of("The camera, its last results and alerts", whole), "404": unknown, **_BUSY}
     stream = {
         "200": {"description": "Events `results`, `alerts`, `disagreement` and `bye`",
                 "content": {"text/event-stream": {"schema": TEXT}}},
@@ -113,7 +116,9 @@ def _pictures() -> dict[str, Any]:
         "404": json_of("There is no such camera, model or picture, or none is kept now", ref("Error")),
         "413": json_of("The picture is too large", ref("Error")),
         "422": json_of("The picture, or expected.json, cannot be read", ref("Error")),
-        "503": json_of("Too many pictures are waited for", ref("Error")),
+        "503": json_of(
+            "Too many pictures are waited for, or the worker that may have it does not answer", ref("Error")
+        ),
     }
     comparison = {"type": ["object", "null"]}
     frame = object_of(entry=ref("Entry"), comparison=comparison, width=_COUNT, height=_COUNT, jpeg=TEXT)
@@ -137,8 +142,8 @@ def _pictures() -> dict[str, Any]:
 def _rest(off: dict[str, Any]) -> dict[str, Any]:
     parts = {"models": _list("Compared"), "disagreements": _list("Pair"), "pairs": _list("Pair")}
     compared = object_of(**parts, missing=_MISSING)
-    compare = {"200": json_of("Agreement, times and disagreements", compared), **off}
-    health = {"200": json_of("State, rates and the last half hour", ref("Health")), **off}
+    compare = {"200": json_of("Agreement, times and disagreements", compared), **_BUSY, **off}
+    health = {"200": json_of("State, rates and the last half hour", ref("Health")), **_BUSY, **off}
     return {
         "/api/compare": get("compare", "How variants and versions compare", compare, "console"),
         "/api/health": get("health", "How the gateway fares", health, "console"),

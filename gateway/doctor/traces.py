@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 
 import httpx
@@ -29,9 +30,7 @@ async def check_traces(settings: Settings) -> list[Finding]:
         return [AREA.problem(text, where=where, fix=INSTALL)]
     fix = "Check OTEL_EXPORTER_OTLP_ENDPOINT and the receiver; usually http://<host>:4318, OTLP over HTTP"
     try:
-        async with httpx.AsyncClient(timeout=LIMIT_S) as client:
-            url = endpoint.rstrip("/") + PATH
-            answer = await client.post(url, content=b"", headers={"Content-Type": PROTOBUF})
+        answer = await _head_of_answer(endpoint.rstrip("/") + PATH)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         return [AREA.warning(f"the receiver cannot be reached: {why_no_answer(error)}", where=where, fix=fix)]
     if answer.status_code in (401, 403):
@@ -44,3 +43,13 @@ async def check_traces(settings: Settings) -> list[Finding]:
     found = [AREA.ok(f"the receiver takes traces; {share} will have one", where=where)]
     date = answer.headers.get("date")
     return [*found, skew(date, "the receiver of traces")] if date else found
+
+
+async def _head_of_answer(url: str) -> httpx.Response:
+    """Without its body, which may have no end."""
+    async with (
+        asyncio.timeout(LIMIT_S),
+        httpx.AsyncClient(timeout=None) as client,  # noqa: S113 - the limit above holds for all of it
+        client.stream("POST", url, content=b"", headers={"Content-Type": PROTOBUF}) as answer,
+    ):
+        return answer

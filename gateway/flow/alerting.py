@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 
 import structlog
 
@@ -26,11 +25,11 @@ AT_ONCE = 64
 class Alerting:
     """Keeps the book of alerts, and publishes their ends; while the broker is away the ends wait with the answers."""
 
-    def __init__(self, broker: Broker, outgoing: Outgoing, metrics: Metrics, observers: Sequence[Observer]) -> None:
+    def __init__(self, broker: Broker, outgoing: Outgoing, metrics: Metrics, observer: Observer) -> None:
         self._broker = broker
         self._outgoing = outgoing
         self._metrics = metrics
-        self._observers = observers
+        self._observer = observer
         self._book = AlertBook()
 
     def see(self, predicted: Predicted) -> list[Alert]:
@@ -54,8 +53,7 @@ class Alerting:
         """It is published, by this message."""
         self._book.said(alert)
         self._metrics.alerts.labels(alert.model_name, alert.event).inc()
-        for each in self._observers:
-            each.alerted(alert, message)
+        self._observer.alerted(alert, message)
 
     async def watch(self) -> None:
         """End the alerts whose class has not been seen for long, for ever."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -33,6 +34,8 @@ MAX_BYTES = 8 * 2**20
 LARGEST = 256 * 1024
 """Bytes of a result that is kept; a larger one is shown as too large."""
 MAX_ALERTS = 200
+MAX_OPEN_ALERTS = 500
+"""Under way, however long ago they began; beyond them the oldest give way."""
 MAX_DISAGREEMENTS = 50
 MAX_DISAGREEMENT_BYTES = 2 * 2**20
 RATE_S = 60.0
@@ -112,6 +115,7 @@ class Gallery:
         self._entries = 0
         self._size = 0
         self._alerts: deque[Alarm] = deque(maxlen=MAX_ALERTS)
+        self._open_alerts: OrderedDict[str, Alarm] = OrderedDict()
         self._disagreements: deque[Pair] = deque()
         self._disagreement_bytes = 0
         self.agreements = Agreements()
@@ -173,7 +177,14 @@ class Gallery:
     def alerted(self, alert: Alert, message: Publication) -> None:
         """The start or the end of an alert was published."""
         self.number += 1
-        self._alerts.append(Alarm(self.number, alert.origin.device_id, message.payload))
+        alarm = Alarm(self.number, alert.origin.device_id, message.payload)
+        self._alerts.append(alarm)
+        if alert.event == "end":
+            self._open_alerts.pop(alert.alert_id, None)
+            return
+        self._open_alerts[alert.alert_id] = alarm
+        if len(self._open_alerts) > MAX_OPEN_ALERTS:
+            self._open_alerts.popitem(last=False)
 
     def _put(self, origin: Origin, payload: bytes, *, failed: bool) -> tuple[Entry, bool]:
         """The entry that is made of it, and whether that is the latest of its camera."""
@@ -281,6 +292,12 @@ class Gallery:
                 return
             if camera is None or alarm.camera == camera:
                 yield alarm
+
+    def latest_alerts(self, most: int, camera: str | None = None) -> list[Alarm]:
+        """The last `most`, and all that are under way, oldest first; of one camera or of all."""
+        under_way = (each for each in self._open_alerts.values() if camera is None or each.camera == camera)
+        found = {each.number: each for each in (*under_way, *islice(self.alerts(camera=camera), most))}
+        return [found[number] for number in sorted(found)]
 
     def disagreements(self, since: int = 0) -> Iterator[Pair]:
         """Those after number `since`, newest first."""

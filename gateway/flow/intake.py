@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from gateway.config import Settings
 from gateway.config_broker import DEFAULT_INPUT_TOPICS
 from gateway.errors import (
     DeadlineExceeded,
@@ -201,7 +202,8 @@ class Intake:
         self._wake(job.model.spec.name)
         self.schedule.limit(settings.queue_max_messages, settings.queue_max_bytes)
         for evicted in self.schedule.put(job, again=again):
-            await self._refuse_job(evicted, self._too_many())
+            too_large = evicted is job and job.size > settings.queue_max_bytes
+            await self._refuse_job(evicted, _no_place(job.size, settings) if too_large else self._too_many())
 
     def _too_many(self) -> QueueFull:
         return QueueFull(f"more snapshots come than can be answered ({len(self.schedule)} wait)")
@@ -276,6 +278,13 @@ class Intake:
     def idle(self) -> bool:
         """True when nothing that was taken in can go on; what waits for a model is left to the broker."""
         return self.schedule.waiting_only and self._answers.empty() and not self._answering
+
+
+def _no_place(size: int, settings: Settings) -> QueueFull:
+    """Of a snapshot of `size` bytes, for which there would be no room in an empty queue."""
+    limit = settings.queue_max_bytes
+    fix = f"Send a smaller or more compressed picture, or raise QUEUE_MAX_BYTES to {size} at least"
+    return QueueFull(f"the picture has {size} bytes, QUEUE_MAX_BYTES is {limit}", fix=fix)
 
 
 def _named(origin: Origin, model: ServedModel | None) -> Origin:

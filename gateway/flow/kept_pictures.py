@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,8 +12,12 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 16 * 2**20
 """Of all pictures together, as they were sent."""
+LARGEST_PART = 2
+"""Part of MAX_BYTES, one in so many, up to which a picture is kept."""
 MAX_APART = 24
 """Pictures on which two variants disagree."""
+APART_PART = 4
+"""Part of MAX_BYTES, one in so many, for them where there is too little room."""
 HELD_PART = 4
 """Part of MAX_BYTES, one in so many, for the pictures of results that are not with the broker yet."""
 LOOK_S = 30.0
@@ -24,8 +29,9 @@ Kept = tuple["Entry", bytes]
 class KeptPictures:
     """References to the bytes that came; without a look at the console in the last LOOK_S there are none.
 
-    Where they are too many, those go first that nobody has asked for, then those of disagreements. The picture of a
-    result on its way to the broker is held here, so that the result itself holds none, which may wait for long.
+    Where they are too many, those go first that nobody has asked for, then those of disagreements; of cameras those
+    with more than an equal share, so that one with large pictures does not push the others out. The picture of a result
+    on its way to the broker is held here, so that the result itself holds none, which may wait for long.
     """
 
     def __init__(self, *, allowed: bool) -> None:
@@ -66,7 +72,7 @@ class KeptPictures:
 
     def hold(self, result_id: str, picture: bytes) -> None:
         """Hold the picture of a result that is on its way, if somebody looks."""
-        if not self.watched or not picture or len(picture) > MAX_BYTES:
+        if not self.watched or not picture or len(picture) > MAX_BYTES // LARGEST_PART:
             return
         self.let_go(result_id)
         self._held[result_id] = picture
@@ -127,7 +133,7 @@ class KeptPictures:
     def _put(self, shelf: OrderedDict[str, Kept], key: str, kept: Kept) -> None:
         self._drop(shelf, key)
         size = len(kept[1])
-        if size > MAX_BYTES:
+        if size > MAX_BYTES // LARGEST_PART:
             return
         shelf[key] = kept
         self._size += size
@@ -135,13 +141,23 @@ class KeptPictures:
 
     def _make_room(self) -> None:
         while self._size > MAX_BYTES:
-            unwanted = next((name for name in self._newest if name not in self._wanted), None)
-            if unwanted is not None:
-                self._drop(self._newest, unwanted)
-            elif self._apart:
+            unwanted = [name for name in self._newest if name not in self._wanted]
+            apart_size = sum(len(picture) for _, picture in self._apart.values())
+            if (large := next(self._above_share(unwanted), None)) is not None:
+                self._drop(self._newest, large)
+            elif self._apart and (not unwanted or apart_size > MAX_BYTES // APART_PART):
                 self._drop(self._apart, next(iter(self._apart)))
-            else:
-                self._drop(self._newest, next(iter(self._newest)))
+            elif unwanted:
+                self._drop(self._newest, unwanted[0])
+            elif (large := next(self._above_share(self._newest), None)) is not None:
+                self._drop(self._newest, large)
+            else:  # each has its share, so what is too much waits for the broker
+                self.let_go(next(iter(self._held)))
+
+    def _above_share(self, names: Iterable[str]) -> Iterator[str]:
+        """Those of the cameras whose picture is larger than an equal share, the oldest first."""
+        share = MAX_BYTES // len(self._newest) if self._newest else 0
+        return (name for name in names if len(self._newest[name][1]) > share)
 
     def _drop(self, shelf: OrderedDict[str, Kept], key: str) -> None:
         if (kept := shelf.pop(key, None)) is not None:

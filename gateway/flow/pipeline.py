@@ -40,7 +40,7 @@ from gateway.flow.infer import Inference
 from gateway.flow.intake import Intake, defect, picture_of
 from gateway.flow.lanes import lane_of
 from gateway.flow.limiter import Limiter, Place
-from gateway.flow.observer import Answer, Observer
+from gateway.flow.observer import Answer, Observer, Observers
 from gateway.flow.order import Order, Rank
 from gateway.flow.publish import comparison_publication, result_publication
 from gateway.flow.reading import Reader
@@ -87,10 +87,10 @@ class Pipeline:
         shows = live.current.console
         self.gallery = None if shows == "off" else Gallery(pictures=shows == "pictures")
         """What the console shows; None where there is none."""
-        self._observers = (*observers, *(() if self.gallery is None else (self.gallery,)))
+        self._observer = Observers(*observers, *(() if self.gallery is None else (self.gallery,)))
         letters = DeadLetters(live, broker, metrics)
-        self.replies = Replies(broker, self.acks, repeats, letters, metrics, self._observers)
-        self._alerting = Alerting(broker, self.replies.outgoing, metrics, self._observers)
+        self.replies = Replies(broker, self.acks, repeats, letters, metrics, self._observer)
+        self._alerting = Alerting(broker, self.replies.outgoing, metrics, self._observer)
         breakers = Breakers(live, models, metrics)
         self._limiter = Limiter(live, models, metrics, breakers.withheld)
         self.intake = Intake(
@@ -260,8 +260,7 @@ class Pipeline:
             for alert, message in zip(given.alerts, alerts, strict=True):
                 self._alerting.said(alert, message)
             if camera is not None:
-                for each in self._observers:
-                    each.answered(given)
+                self._observer.answered(given)
             return
         await self.replies.answer_error(origin, given.topics, failure)
 

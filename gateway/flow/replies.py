@@ -43,7 +43,7 @@ class Replies:
         repeats: Repeats,
         dead_letters: DeadLetters,
         metrics: Metrics,
-        observers: Sequence[Observer],
+        observer: Observer,
     ) -> None:
         self._broker = broker
         self.outgoing = Outgoing(broker)
@@ -52,7 +52,7 @@ class Replies:
         self._repeats = repeats
         self._dead_letters = dead_letters
         self._metrics = metrics
-        self._observers = observers
+        self._observer = observer
         self._waiting: dict[str, tuple[Origin, asyncio.Future[Reply]]] = {}
         self._closed = False
 
@@ -163,8 +163,7 @@ class Replies:
         if origin.span is not None:
             origin.span.end(origin, error.outcome, error)
         if camera is not None and message is not None:
-            for each in self._observers:
-                each.failed(origin, message)
+            self._observer.failed(origin, message)
 
     async def _tell(
         self,

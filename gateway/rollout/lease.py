@@ -174,10 +174,11 @@ class FileLease:
         """As Lease.release; where the volume does not answer, the others have to wait."""
         if self._attempt is not None:
             await asyncio.wait({self._attempt}, timeout=self._ttl_s / 2)
+        was_ours = False
         if self._attempt is None or self._attempt.done():
             self._attempt = None
-            await asyncio.to_thread(self._give_back)
-        self._log_change(holds=False)
+            was_ours = await asyncio.to_thread(self._give_back)
+        self._log_change(holds=False, ended=was_ours)
 
     def _try(self) -> None:
         """Renew, or else contend."""
@@ -303,12 +304,16 @@ class FileLease:
     def _place(self, descriptor: int) -> str:
         return f"{self._kernel}:{os.fstat(descriptor).st_dev}" if self._kernel else ""
 
-    def _give_back(self) -> None:
+    def _give_back(self) -> bool:
+        """True when it was ours until now."""
+        was_ours = False
         if self._held is not None:
             with contextlib.suppress(OSError):
-                if self._is_current(self._held):
+                was_ours = self._is_current(self._held)
+                if was_ours:
                     self._write(self._held.descriptor, "")
             self._drop()
+        return was_ours
 
     def _drop(self) -> None:
         """Closing it frees the lock."""
@@ -320,11 +325,13 @@ class FileLease:
         if self._held is None or self._held.descriptor != descriptor:
             os.close(descriptor)
 
-    def _log_change(self, holds: bool) -> None:
+    def _log_change(self, holds: bool, ended: bool = False) -> None:
         before, self._logged = self._logged, (holds, self.holder, self.problem)
         held, holder, problem = before
         if holds and not held:
             log.info("This gateway runs the rollouts now", folder=str(self._folder))
+        elif held and ended:
+            log.info("This gateway has ended its part in the rollouts", folder=str(self._folder))
         elif held and not holds:
             log.warning("This gateway runs no rollouts any more", folder=str(self._folder))
         if not holds and self.holder not in ("", holder):

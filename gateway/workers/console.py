@@ -19,6 +19,7 @@ from gateway.admin.answers import CLIENT_HEADER, json_response
 from gateway.admin.console_pages import ConsolePages
 from gateway.admin.events import BYE, Stream, Streams, too_many_streams
 from gateway.admin.guard import TokenGuard
+from gateway.admin.shared_answers import SharedAnswers
 from gateway.config import Settings
 from gateway.workers import console_merge
 from gateway.workers.aggregation import Merged
@@ -26,8 +27,10 @@ from gateway.workers.relay import Seat
 
 log = structlog.get_logger(__name__)
 
+MERGE_S = 5.0
+"""For a worker to answer, where what the others say is of use without it."""
 ANSWER_S = 20.0
-"""For a worker to answer; pictures wait for their turn there."""
+"""For a worker to say what only one of them knows; pictures wait for their turn there."""
 EVENT_BYTES = 256 * 1024
 """Of a worker's events that may wait here; twice as many is the largest event."""
 SILENT_S = 30.0
@@ -38,18 +41,19 @@ REFUSED = (401, 429)
 END = b"\n\n"
 """Of an event."""
 
-AskAll = Callable[[web.Request, float], Awaitable[list[web.Response]]]
+AskAll = Callable[..., Awaitable[list[web.Response]]]
 Merge = Callable[[Sequence[bytes]], dict[str, Any]]
 
 
 class WorkersConsole:
-    """`ask_all` asks every worker the same, `status` makes the body of /api/status out of the metrics of all."""
+    """`ask_all` and `away` are the surface's, `status` makes the body of /api/status out of the metrics of all."""
 
     def __init__(
         self,
         settings: Settings,
         seats: Sequence[Seat],
         ask_all: AskAll,
+        away: Callable[[], web.Response],
         sessions: Sequence[aiohttp.ClientSession],
         status: Callable[[Merged], dict[str, Any]],
         merged: Callable[[], Awaitable[Merged]],
@@ -59,10 +63,12 @@ class WorkersConsole:
         self._pages = ConsolePages(settings)
         self._seats = seats
         self._ask_all = ask_all
+        self._away = away
         self._sessions = sessions
         self._status = status
         self._merged = merged
         self._streams = Streams(guard.may_read)
+        self._shared = SharedAnswers()
         self._started_at = time.monotonic()
 
     def routes(self) -> list[web.RouteDef]:
@@ -73,7 +79,7 @@ class WorkersConsole:
             *self._pages.routes(),
             web.get("/api/events", self._events, allow_head=False),
             web.get("/api/cameras", self._cameras),
-            web.get("/api/camera", self._newest),
+            web.get("/api/camera", self._camera),
             web.get("/api/frame", self._newest),
             web.get("/api/compare", self._compare),
             web.get("/api/health", self._health),
@@ -92,33 +98,47 @@ class WorkersConsole:
         return await self._merge(request, console_merge.comparisons)
 
     async def _health(self, request: web.Request) -> web.Response:
-        merged = await self._merged()
-        status, began = self._status(merged), self._started_at
-        return await self._merge(
-            request, lambda bodies: console_merge.health(bodies, status, merged, began, time.time())
-        )
+        async def make() -> web.Response:
+            merged = await self._merged()
+            status, began = self._status(merged), self._started_at
+            return await self._merged_answer(
+                request, lambda bodies: console_merge.health(bodies, status, merged, began, time.time())
+            )
+
+        return await self._shared.of(request.path, make)
 
     async def _merge(self, request: web.Request, merge: Merge) -> web.Response:
+        return await self._shared.of(request.path, lambda: self._merged_answer(request, merge))
+
+    async def _merged_answer(self, request: web.Request, merge: Merge) -> web.Response:
         """One answer of those that answer, which says how many are missing in it."""
-        answers = await self._ask_all(request, ANSWER_S)
+        answers = await self._ask_all(request, MERGE_S)
         good = [body for each in answers if each.status == 200 and (body := _body(each))]
         if not good:
             return answers[0]
         return json_response({**merge(good), "missing": len(self._seats) - len(good)})
 
+    async def _camera(self, request: web.Request) -> web.Response:
+        return await self._shared.of(f"camera {request.query.get('id', '')}", lambda: self._newest(request))
+
     async def _newest(self, request: web.Request) -> web.Response:
-        """A camera, or a picture, of the worker that has it; of several the one to which it came last."""
-        answers = await self._ask_all(request, ANSWER_S)
+        """A camera, or a picture, of the worker that has it; of several the one to which it came last.
+
+        Nobody knows what a worker has that does not answer, so without it nothing is said not to be there.
+        """
+        answers = await self._ask_all(request, ANSWER_S, found_is_enough=True)
         good = [each for each in answers if each.status == 200 and _body(each)]
         if len(good) > 1:
             return max(good, key=lambda each: console_merge.came_at(_body(each)))
+        if not good and len(answers) < len(self._seats):
+            return self._away()
         # Where none has it, one that knows the camera says more than one that does not.
         return good[0] if good else min(answers, key=lambda each: b"CAMERA_UNKNOWN" in _body(each))
 
     # --- events ---------------------------------------------------------------------------------------
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        with self._streams.take_one() as admitted:
+        with self._streams.take_one(request) as admitted:
             if not admitted:
                 return too_many_streams()
             stream = Stream(request, self._streams.may_read)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gateway.admin.compare_report import MOST_PAIRS, latency_of
+from gateway.admin.console_entries import within_limit
 from gateway.admin.process_usage import process_usage
 from gateway.workers.aggregation import Merged
 
@@ -19,6 +20,7 @@ MOST_STEPS = 360
 STEP_S = 5
 """Between two rows of the series of /api/health."""
 MOST_DISAGREEMENTS = 50
+LEFT_OUT = msgspec.Raw(b"null")
 STATES = ("closed", "half_open", "open")
 """Of breakers, the one that counts most at the end."""
 
@@ -93,6 +95,9 @@ def cameras(bodies: Sequence[bytes]) -> Body:
         known = newest.get(camera.camera)
         if known is None or camera.last_at > known.last_at:
             newest[camera.camera] = camera
+    shown = within_limit((each.last_at, each.camera, len(bytes(each.entry))) for each in newest.values())
+    for name in newest.keys() - shown:
+        newest[name].entry = LEFT_OUT
     return {"cameras": [newest[name] for name in sorted(newest)]}
 
 

@@ -15,6 +15,7 @@ import structlog
 
 from gateway import __version__
 from gateway.admin.status import StatusPublisher, status_publication
+from gateway.allocator import Allocator
 from gateway.errors import BrokerError
 from gateway.live import Live
 from gateway.logs import LEVEL, count_lines
@@ -49,6 +50,7 @@ class Front:
         self._standing = standing
         self._metrics = metrics
         self._status = StatusPublisher(live.current, broker, standing.report, standing.serving, self.merged)
+        self._allocator = Allocator()
         self._stop = asyncio.Event()
         self._failed = False
         metrics.build_info.labels(__version__).set(1)
@@ -114,6 +116,7 @@ class Front:
             "watch workers": self._relay.watch_seats(),
             "status": self._status.run(),
             "metrics": self._look_at_metrics(),
+            "allocator": self._allocator.run(),
             "say ready": self._say_ready(),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
@@ -51,8 +52,12 @@ OF_BODY = frozenset(("content-length", "content-type"))
 CONNECT_S = 2.0
 ANSWER_S = 3700.0
 """Beyond the longest SNAPSHOT_DEADLINE_MS; a worker answers within its own limits long before."""
+READ_S = 30.0
+"""The same for what is only read, by a worker that hangs."""
 LOG_S = 2.0
 """For the log of a worker; one that hangs has its own in its console output only."""
+FOUND_S = 1.0
+"""For the other workers, once one has what is looked for."""
 CHUNK_BYTES = 64 * 1024
 
 
@@ -80,7 +85,7 @@ class Surface:
         self._sessions: list[aiohttp.ClientSession] = []
         log_api = LogApi(self._guard, self._logs_of_workers)
         self._console = WorkersConsole(
-            settings, seats, self._ask_all, self._sessions, self._status_of, merged, self._guard
+            settings, seats, self._ask_all, _away, self._sessions, self._status_of, merged, self._guard
         )
         app = web.Application(middlewares=[answer_errors, guard_reading(self._guard)])
         app.add_routes(
@@ -180,22 +185,32 @@ class Surface:
         answers = await self._ask_all(request, LOG_S)
         return [each.body for each in answers if each.status == 200 and isinstance(each.body, bytes)]
 
-    async def _ask_all(self, request: web.Request, limit_s: float) -> list[web.Response]:
+    async def _ask_all(
+        self, request: web.Request, limit_s: float, *, found_is_enough: bool = False
+    ) -> list[web.Response]:
         """What each worker answers to a GET of the same address; at least that all are away.
 
-        One that is away is left out, and so is one that hangs, after `limit_s`.
+        One that is away is left out, and so is one that hangs, after `limit_s`; soon after the first that answers
+        with 200, where `found_is_enough`.
         """
         headers = passed_on(request, HOP_BY_HOP | OF_BODY)
+        answers: dict[int, web.Response] = {}
 
-        async def ask(index: int) -> web.Response | None:
+        async def ask(index: int, limit: asyncio.Timeout) -> None:
             try:
-                async with asyncio.timeout(limit_s):
-                    return await self._send(index, "GET", request, headers)
+                answers[index] = await self._send(index, "GET", request, headers)
             except (aiohttp.ClientError, TimeoutError):
-                return None
+                return
+            if found_is_enough and answers[index].status == 200 and not limit.expired():
+                soon = asyncio.get_running_loop().time() + FOUND_S
+                limit.reschedule(min(soon, limit.when() or soon))
 
-        answers = await asyncio.gather(*(ask(seat.index) for seat in self._seats if seat.channel is not None))
-        return [each for each in answers if each is not None] or [_away()]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s) as limit, asyncio.TaskGroup() as group:
+                for seat in self._seats:
+                    if seat.channel is not None:
+                        group.create_task(ask(seat.index, limit))
+        return [answers[index] for index in sorted(answers)] or [_away()]
 
     # --- what a worker answers ----------------------------------------------------------------------
 
@@ -207,7 +222,8 @@ class Surface:
         if self._seats[index].channel is None:
             return _away()
         try:
-            return await self._ask(request, index)
+            async with asyncio.timeout(READ_S if request.method in ("GET", "HEAD") else ANSWER_S):
+                return await self._ask(request, index)
         except (aiohttp.ClientError, TimeoutError) as error:
             if request.transport is None:
                 raise ConnectionResetError("the client has left") from error
@@ -300,5 +316,5 @@ async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
 
 
 def _away() -> web.Response:
-    fix = "Try again soon; /ready says how the workers stand"
-    return error_response(503, "WORKER_UNAVAILABLE", "the worker is being started", fix, {"Retry-After": "1"})
+    text, fix = "the worker is being started, or does not answer", "Try again soon; /ready says how the workers stand"
+    return error_response(503, "WORKER_UNAVAILABLE", text, fix, {"Retry-After": "1"})

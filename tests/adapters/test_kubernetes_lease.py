@@ -202,7 +202,9 @@ async def test_of_two_that_start_together_one_holds_it(server: ApiServer, new_le
     assert server.stored["spec"]["leaseTransitions"] == 0
     assert loser.holder == winner.holder == ("first" if winner is first else "second")
     assert len(logs) == 2
-    await winner.release()
+    with capture_logs() as logs:
+        await winner.release()
+    assert [entry["log_level"] for entry in logs] == ["info"]
     assert not winner.check()
     assert await loser.hold()
     assert server.stored["spec"]["leaseTransitions"] == 1

@@ -126,6 +126,39 @@ async def test_the_ninth_who_looks_is_asked_to_come_back_until_one_has_left(tmp_
             assert answer.status_code == 200
 
 
+async def test_one_address_locks_nobody_out(tmp_path: Path) -> None:
+    async with console(tmp_path) as (place, http), contextlib.AsyncExitStack() as stack:
+        silent = [
+            await stack.enter_async_context(http.stream("GET", "/api/events"))  # nothing of it is read
+            for _ in range(MAX_STREAMS)
+        ]
+        for number in range(2, 5):
+            elsewhere = httpx.AsyncHTTPTransport(local_address=f"127.0.0.{number}")
+            operator = httpx.AsyncClient(base_url=http.base_url, transport=elsewhere)
+            await stack.enter_async_context(operator)
+            answer = await stack.enter_async_context(operator.stream("GET", "/api/events"))
+            assert answer.status_code == 200
+            await the_next(events(answer), "results")
+            assert streams(place) == MAX_STREAMS
+        for cut in silent[:3]:
+            with pytest.raises(httpx.TransportError):
+                await cut.aread()
+        assert (await http.get("/api/events")).status_code == 503, "of its own it has enough"
+
+
+async def test_of_equals_the_oldest_gives_way_when_it_has_been_there_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with console(tmp_path) as (place, http), contextlib.AsyncExitStack() as stack:
+        oldest, *_ = [await stack.enter_async_context(http.stream("GET", "/api/events")) for _ in range(MAX_STREAMS)]
+        monkeypatch.setattr(events_module, "STAY_S", 0.0)
+        async with http.stream("GET", "/api/events") as answer:
+            assert answer.status_code == 200
+            with pytest.raises(httpx.TransportError):
+                await oldest.aread()
+            assert streams(place) == MAX_STREAMS
+
+
 async def test_pictures_are_kept_while_a_stream_is_open(tmp_path: Path) -> None:
     async with console(tmp_path) as (place, http):
         gallery = place.gateway._pipeline.gallery

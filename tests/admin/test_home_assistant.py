@@ -76,6 +76,8 @@ async def listening(broker: MemoryBroker) -> AsyncIterator[Listener]:
             heard.count[message.topic] = heard.count.get(message.topic, 0) + 1
             if message.payload:
                 heard.last[message.topic] = json.loads(message.payload)
+            else:
+                heard.last.pop(message.topic, None)
 
     tasks = [asyncio.create_task(client.run()), asyncio.create_task(listen())]
     await until(lambda: client.connected, "the listener")
@@ -176,6 +178,25 @@ async def test_cameras_that_make_up_names_are_bounded(tmp_path: Path, monkeypatc
     assert len(heard.configs()) == 4
 
 
+async def test_a_camera_that_is_silent_for_long_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(home_assistant, "MAX_CAMERAS", 2)
+    async with announced(tmp_path) as (place, heard):
+        for number, name in enumerate(("invented", "at-work", "invented", "at-work")):
+            place.snapshot(snapshot_json(jpeg(seed=number), device_id=name))
+            await place.answered(number + 1)
+        await until(lambda: {"invented", "at-work"} <= set(heard.configs()), "both")
+        gone = [
+            heard.configs()["invented"]["state_topic"],
+            heard.configs()["invented"]["state_topic"].replace("/state", "/config"),
+        ]
+        monkeypatch.setattr(home_assistant, "SILENT_S", 0.0)
+        place.snapshot(snapshot_json(jpeg(seed=9), device_id="new"))
+        await until(lambda: set(heard.configs()) == {"Edge gateway test", "at-work", "new"}, "its place")
+        await until(lambda: not set(gone) & set(heard.last), "nothing that is retained of it")
+        place.snapshot(snapshot_json(jpeg(seed=10), device_id="invented"))
+        await until(lambda: set(heard.configs()) == {"Edge gateway test", "invented", "new"}, "its return")
+
+
 async def test_a_model_that_goes_takes_its_entities_with_it(tmp_path: Path) -> None:
     components = camera_components("camera", {"detector": ("person",)})
     body = json.loads(camera_announcement(settings(), PREFIX, "c", camera_components("camera", {}), components).payload)
@@ -193,6 +214,13 @@ def test_no_name_leaves_its_place(device_id: str, model: str, class_name: str) -
     assert said.retain
     assert all(TEMPLATE.fullmatch(each["value_template"]) for each in body["components"].values())
     assert len(said.payload) < 4096
+    shown = [body["device"]["name"], *(each["name"] for each in body["components"].values())]
+    assert all(name.isprintable() for name in shown), "nothing turns the text around, or ends the line"
+
+
+def test_a_name_that_turns_text_around_is_cleaned() -> None:
+    components = camera_components("camera", {"detector": ("fire\u202egninraw\u2028",)})
+    assert components[alert_key("detector", "fire\u202egninraw\u2028")]["name"] == "fire?gninraw?"
 
 
 @given(st.text(max_size=30), st.text(max_size=30))

@@ -97,7 +97,7 @@ async def shown_site(
 ) -> AsyncIterator[Shown]:
     """Dual throughout; API_TOKEN_FILE is set, API_READ_TOKEN_FILE if asked for. `triton` may know other models."""
     models, command, read = folder / "models", folder / "command", folder / "read"
-    labels = write_model(models) / "labels.txt"
+    labels = write_model(models, alerts={"hold_off_s": 600}) / "labels.txt"
     labels.write_text("\n".join([*LABELS[:2], HOSTILE]))
     command.write_text(ACTION_TOKEN)
     read.write_text(READ_TOKEN)

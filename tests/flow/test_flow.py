@@ -407,6 +407,21 @@ async def test_a_full_queue_drops_the_oldest_of_the_busiest_camera(tmp_path: Pat
     assert place.outcomes() == {"published": 3, "dropped_full": 2}
 
 
+async def test_a_picture_that_no_queue_takes_is_told_the_limit(tmp_path: Path) -> None:
+    limit = 2**20
+    async with site(tmp_path, queue_max_bytes=limit) as place:
+        place.snapshot(jpeg() + bytes(limit))
+        await place.answered(1)
+    error = place.errors[0]["error"]
+    size = len(jpeg()) + limit
+    assert (error["code"], error["message"]) == (
+        "QUEUE_FULL",
+        f"the picture has {size} bytes, QUEUE_MAX_BYTES is {limit}",
+    )
+    assert f"QUEUE_MAX_BYTES to {size}" in error["fix"]
+    assert place.outcomes() == {"dropped_full": 1}
+
+
 async def test_a_variant_that_takes_too_long_is_given_up_for_the_other(tmp_path: Path) -> None:
     async with site(tmp_path, infer_timeout_ms=50) as place:
         place.triton.hold("detector-onnx")

@@ -200,6 +200,50 @@ def test_pictures_that_somebody_asks_for_stay_longest(monkeypatch: pytest.Monkey
     assert pictures.size <= 1000
 
 
+@pytest.mark.parametrize("asked", [(), ("real-0", "real-1", "real-2"), ("large-0", "large-1", "real-0", "real-1")])
+def test_a_camera_with_large_pictures_takes_from_itself_alone(asked: tuple[str, ...]) -> None:
+    gallery = Gallery(pictures=True)
+    pictures = gallery.pictures
+    pictures.look()
+    for name in asked:
+        pictures.look(name)
+    for number in range(20):
+        see(gallery, about(f"real-{number}"), b"{}", bytes(100_000))
+    for round_ in range(3):
+        for number in range(2):
+            see(gallery, about(f"large-{number}", f"r-{round_}"), b"{}", bytes(8 * 2**20))
+            assert pictures.size <= kept_pictures.MAX_BYTES
+    here = {f"real-{number}" for number in range(20) if pictures.of_camera(f"real-{number}")}
+    assert here >= {name for name in asked if name.startswith("real")}
+    if "large-0" not in asked:
+        assert len(here) == 20
+
+
+def test_large_pictures_on_which_variants_disagree_push_no_camera_out() -> None:
+    gallery = Gallery(pictures=True)
+    pictures = gallery.pictures
+    pictures.look()
+    for number in range(20):
+        see(gallery, about(f"real-{number}"), b"{}", bytes(100_000))
+    for number in range(6):
+        snapshot = about(f"large-{number % 2}", f"r-{number}")
+        pictures.hold(snapshot.result_id, bytes(6 * 2**20))
+        gallery.answered(answer_to(snapshot, b"{}", compared(False)))
+        assert pictures.size <= kept_pictures.MAX_BYTES
+    assert all(pictures.of_camera(f"real-{number}") for number in range(20))
+
+
+def test_a_large_picture_that_waits_for_the_broker_blinds_nobody() -> None:
+    gallery = Gallery(pictures=True)
+    pictures = gallery.pictures
+    for number in range(100):
+        pictures.look(f"cam-{number}")
+        see(gallery, about(f"cam-{number}"), b"{}", bytes(120_000))
+    pictures.hold("waits", bytes(8 * 2**20))
+    assert pictures.size <= kept_pictures.MAX_BYTES
+    assert all(pictures.of_camera(f"cam-{number}") for number in range(100))
+
+
 def test_a_disagreement_keeps_its_picture_when_the_camera_has_a_newer_one() -> None:
     gallery = Gallery(pictures=True)
     gallery.pictures.look()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import msgspec
+from structlog.testing import capture_logs
 
+from gateway.flow.alerts import Alert
 from gateway.flow.gallery import Gallery
+from gateway.flow.observer import Answer
+from gateway.messages import Origin, Publication
 from tests.flow.builders import jpeg, message, snapshot_json
 from tests.flow.trial_site import Flow, Witness, flow, on_trial, release
 from tests.harness import HELMET, NO_HELMET, sees, until
@@ -74,3 +78,32 @@ async def test_without_a_console_there_is_no_gallery_and_everything_else_goes_on
         await place.answered(2)
         await until(lambda: any(each.candidate for each in jury.seen), "the shadow")
         assert (len(place.results), len(place.errors)) == (1, 1)
+
+
+class Broken:
+    """Fails at all that it is told."""
+
+    def answered(self, answer: Answer) -> None:
+        raise RuntimeError("a defect")
+
+    def failed(self, origin: Origin, message: Publication) -> None:
+        raise RuntimeError("a defect")
+
+    def alerted(self, alert: Alert, message: Publication) -> None:
+        raise RuntimeError("a defect")
+
+
+async def test_an_observer_that_fails_harms_neither_the_snapshot_nor_the_others() -> None:
+    async with flow(1, observers=[Broken()]) as place:
+        place.models.put(release(1))
+        with capture_logs() as logs:
+            place.send("camera-01", jpeg())
+            place.send("camera-02", b"no picture")
+            await until(lambda: len(gallery_of(place).cameras) == 2, "both in the gallery")
+            place.send("camera-03", jpeg())
+            await until(lambda: len(gallery_of(place).cameras) == 3, "the next one")
+    assert len(place.of("ai_inference_result")) == 2
+    assert len(place.of("ai_inference_error")) == 1
+    assert [each["event"] for each in logs if each["log_level"] == "error"] == [
+        "A defect of the gateway: what was published is not shown"
+    ] * 3

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from gateway.errors import Outcome
 from gateway.flow.acks import AckLedger
 from gateway.flow.dead_letters import DeadLetters
+from gateway.flow.observer import Observers
 from gateway.flow.repeats import MEAN_BYTES, REMEMBERED, SMALLEST_SHARE, Repeat, Repeats
 from gateway.flow.replies import Replies
 from gateway.live import Live
@@ -214,7 +215,7 @@ async def test_the_answer_is_with_the_broker_before_the_repeat_is_acknowledged()
     repeats, live, _ = cache()
     client, metrics = MemoryBroker().client("gateway"), Metrics()
     acks = AckLedger(lambda item: acknowledged.append(str(item.delivery)), lambda _item: True, metrics)
-    replies = Replies(client, acks, repeats, DeadLetters(live, client, metrics), metrics, ())
+    replies = Replies(client, acks, repeats, DeadLetters(live, client, metrics), metrics, Observers())
     again = origin(result_id="a")
     acks.open("a", message(NAMED, delivery="again"))
     repeating = asyncio.create_task(replies.repeat(again, Repeat(Outcome.PUBLISHED, tuple(answer()))))

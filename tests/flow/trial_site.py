@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
 from gateway.errors import Outcome
+from gateway.flow.observer import Observer
 from gateway.flow.pipeline import Pipeline
 from gateway.live import Live
 from gateway.messages import Publication
@@ -130,7 +131,9 @@ class Flow:
 
 
 @contextlib.asynccontextmanager
-async def flow(*versions: int, spans: SpanSink | None = None, **environment: Any) -> AsyncIterator[Flow]:
+async def flow(
+    *versions: int, spans: SpanSink | None = None, observers: Sequence[Observer] = (), **environment: Any
+) -> AsyncIterator[Flow]:
     """The flow with a Triton that serves these versions; the catalogue is empty."""
     broker, triton, models, metrics = MemoryBroker(), MemoryTriton(), Models(), Metrics()
     config = settings(**environment)
@@ -138,7 +141,7 @@ async def flow(*versions: int, spans: SpanSink | None = None, **environment: Any
     client = broker.client("gateway", patterns, Publication("edge-ai/x/status", b""))
     live = Live(config)
     traces = None if spans is None else Traces(spans, live)
-    pipeline = Pipeline(live, client, triton, models, metrics, traces=traces)
+    pipeline = Pipeline(live, client, triton, models, metrics, traces=traces, observers=observers)
     viewer = broker.client("viewer", ["edge-ai/+/+/+/ai/#", "edge-ai/+/+/ai/#"])
     place = Flow(pipeline, models, broker, triton, metrics)
     for version in versions:

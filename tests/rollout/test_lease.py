@@ -210,10 +210,27 @@ async def test_given_back_it_is_free_at_once(folder: Path) -> None:
     assert [entry["event"] for entry in logs] == [
         "This gateway runs the rollouts now",
         "Another gateway runs the rollouts",
-        "This gateway runs no rollouts any more",
+        "This gateway has ended its part in the rollouts",
         "This gateway runs the rollouts now",
-        "This gateway runs no rollouts any more",
+        "This gateway has ended its part in the rollouts",
     ]
+
+
+async def test_an_end_is_no_warning_and_a_loss_is_one(folder: Path) -> None:
+    first, second = FileLease(folder, "first/1"), FileLease(folder, "second/2")
+    with capture_logs() as ended:
+        assert await first.hold()
+        await first.release()
+    assert [entry["log_level"] for entry in ended] == ["info", "info"]
+    assert await first.hold()
+    (folder / "roller.1.lock").unlink()
+    assert await second.hold()
+    with capture_logs() as lost:
+        await first.release()
+    assert [(entry["event"], entry["log_level"]) for entry in lost] == [
+        ("This gateway runs no rollouts any more", "warning")
+    ]
+    await second.release()
 
 
 async def test_a_holder_that_wakes_during_the_takeover_keeps_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

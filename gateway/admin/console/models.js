@@ -31,6 +31,15 @@ const ACTIONS = {
   unload: ["Unload", "The model is taken out of service and answers no camera; or only the version that you name."],
 };
 const GOLDEN_SHOWN = 12;
+const NAMES_SHOWN = 8;
+
+/** Names as they are written in files, which break at their underscores where they have to. */
+function names(list) {
+  if (!list.length) return null;
+  const more = list.length > NAMES_SHOWN ? ` and ${list.length - NAMES_SHOWN} more` : "";
+  const parts = list.slice(0, NAMES_SHOWN).join(", ").split(/(?<=_)/);
+  return h("span", {}, parts.map((part) => [part, h("wbr")]), more);
+}
 
 /** Pixels of a picture, or readings and the values in each. */
 function inputSize(input) {
@@ -221,13 +230,8 @@ class ModelCard {
         ["Type", model.model_type],
         ["Layout", model.layout],
         ["Version before", model.previous_version && `v${model.previous_version}`],
-        [
-          "Classes",
-          labels.length > 8
-            ? `${labels.slice(0, 8).join(", ")} and ${labels.length - 8} more`
-            : labels.join(", "),
-        ],
-        ["Alerts on", (model.alert_classes ?? []).join(", ")],
+        ["Classes", names(labels)],
+        ["Alerts on", names(model.alert_classes ?? [])],
         ["Topics", (model.input_topics ?? []).join(", ")],
         ["Rolled out by", model.roller],
       ]),

@@ -8,6 +8,7 @@ import { pictured } from "./frames.js";
 import { figure, isAlertClass, openAlerts, showsPictures } from "./store.js";
 
 const STALE_S = 15;
+const APART_S = 3; // that the words may wait for the picture of their snapshot
 export const SILENT_S = 60;
 
 const POLICIES = {
@@ -51,6 +52,7 @@ export class Tile {
     this.id = camera.camera;
     this.frames = frames;
     this.inSight = false;
+    this.describedAt = 0;
     this.stage = new Stage(`Latest picture of ${this.id}`);
     this.age = ago(camera.entry?.at ?? NaN);
     this.badges = h("span", { class: "badges" });
@@ -91,7 +93,10 @@ export class Tile {
       width: () => Math.min(960, Math.max(320, this.element.clientWidth * Math.min(devicePixelRatio, 2))),
       entry: () => this.camera.entry,
       shown: () => this.stage.shown,
-      take: (frame) => this.stage.show(pictured(frame)),
+      take: (frame) => {
+        this.#describe(frame.entry);
+        return this.stage.show(pictured(frame));
+      },
     });
     this.draw();
   }
@@ -132,7 +137,9 @@ export class Tile {
     show(this.chips);
   }
 
-  #drawResult(result, entry) {
+  /** Say what was found in a snapshot. */
+  #describe({ result, at }) {
+    this.describedAt = at;
     const isAlert = (name) => isAlertClass(result.model_name, name);
     const predictions = result.predictions ?? [];
     show(
@@ -141,6 +148,12 @@ export class Tile {
         ? classChips(predictions, isAlert, 3)
         : h("span", { class: "muted small" }, this.#nothing(result)),
     );
+  }
+
+  #drawResult(result, entry) {
+    // What has a picture is described when that comes, unless it is long in coming.
+    const isShown = entry.picture && this.stage.shown !== null;
+    if (!isShown || entry.at - this.describedAt > APART_S) this.#describe(entry);
     if (result.metadata?.window) showSeries(this.stage, this.camera, result);
     else if (!entry.picture && (!showsPictures() || this.stage.shown === null)) this.stage.show({ result, note: pictureNote() });
   }
