@@ -49,7 +49,7 @@ async def _head_of_answer(url: str) -> httpx.Response:
     """Without its body, which may have no end."""
     async with (
         asyncio.timeout(LIMIT_S),
-        httpx.AsyncClient(timeout=None) as client,  # noqa: S113 - the limit above holds for all of it
+        httpx.AsyncClient(timeout=LIMIT_S) as client,  # of each read; the limit above holds for all of it
         client.stream("POST", url, content=b"", headers={"Content-Type": PROTOBUF}) as answer,
     ):
         return answer

@@ -27,10 +27,10 @@ from gateway.workers.relay import Seat
 
 log = structlog.get_logger(__name__)
 
-MERGE_S = 5.0
-"""For a worker to answer, where what the others say is of use without it."""
+SOON_S = 5.0
+"""For a worker to answer what it knows by heart."""
 ANSWER_S = 20.0
-"""For a worker to say what only one of them knows; pictures wait for their turn there."""
+"""For a picture, which waits for its turn there."""
 EVENT_BYTES = 256 * 1024
 """Of a worker's events that may wait here; twice as many is the largest event."""
 SILENT_S = 30.0
@@ -80,7 +80,7 @@ class WorkersConsole:
             web.get("/api/events", self._events, allow_head=False),
             web.get("/api/cameras", self._cameras),
             web.get("/api/camera", self._camera),
-            web.get("/api/frame", self._newest),
+            web.get("/api/frame", self._frame),
             web.get("/api/compare", self._compare),
             web.get("/api/health", self._health),
         ]
@@ -112,21 +112,24 @@ class WorkersConsole:
 
     async def _merged_answer(self, request: web.Request, merge: Merge) -> web.Response:
         """One answer of those that answer, which says how many are missing in it."""
-        answers = await self._ask_all(request, MERGE_S)
+        answers = await self._ask_all(request, SOON_S)
         good = [body for each in answers if each.status == 200 and (body := _body(each))]
         if not good:
             return answers[0]
         return json_response({**merge(good), "missing": len(self._seats) - len(good)})
 
     async def _camera(self, request: web.Request) -> web.Response:
-        return await self._shared.of(f"camera {request.query.get('id', '')}", lambda: self._newest(request))
+        return await self._shared.of(f"camera {request.query.get('id', '')}", lambda: self._newest(request, SOON_S))
 
-    async def _newest(self, request: web.Request) -> web.Response:
+    async def _frame(self, request: web.Request) -> web.Response:
+        return await self._newest(request, ANSWER_S)
+
+    async def _newest(self, request: web.Request, limit_s: float) -> web.Response:
         """A camera, or a picture, of the worker that has it; of several the one to which it came last.
 
         Nobody knows what a worker has that does not answer, so without it nothing is said not to be there.
         """
-        answers = await self._ask_all(request, ANSWER_S, found_is_enough=True)
+        answers = await self._ask_all(request, limit_s, found_is_enough=True)
         good = [each for each in answers if each.status == 200 and _body(each)]
         if len(good) > 1:
             return max(good, key=lambda each: console_merge.came_at(_body(each)))
