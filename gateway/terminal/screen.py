@@ -15,7 +15,7 @@ import tty
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
 from gateway.ports import Broker
@@ -81,6 +81,9 @@ class Screen:
         self._keyboard.close()
 
     def _draw(self) -> None:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            # Not what COLUMNS and LINES say, which somebody has exported once: the window may have another size by now.
+            self._console.size = ConsoleDimensions(*os.get_terminal_size(sys.stdout.fileno()))
         width, height = self._console.size
         frame = Frame(
             width=width,
