@@ -16,7 +16,7 @@ from gateway.admin.log_api import LogApi
 from gateway.admin.model_actions import ModelActions
 from gateway.admin.model_report import CLOSED, known_models, live_report
 from gateway.admin.openapi import description
-from gateway.errors import Outcome
+from gateway.admin.report import status_body
 from gateway.live import Live
 from gateway.metrics import Metrics
 from gateway.models.catalog import GivenUp, Models, ServedModel, ServedVariant
@@ -67,21 +67,8 @@ class Api:
 
     def status(self) -> dict[str, Any]:
         """How the gateway is, in short."""
-        report, value = self._health.report(), self._metrics.value
-        settings = self._live.current
-        return {
-            "version": __version__,
-            **settings.place,
-            "status": "ready" if report.ready else "not_ready",
-            "reasons": report.reasons,
-            "degraded": report.degraded,
-            "broker_connected": bool(value("broker_connected")),
-            "triton_ready": bool(value("triton_ready")),
-            "snapshots_received": int(value("snapshots_received_total")),
-            "snapshots": {str(each): int(value("snapshots_total", outcome=str(each))) for each in Outcome},
-            "queue": {"messages": int(value("queue_messages")), "bytes": int(value("queue_bytes"))},
-            "models": sorted(self._models.current.models),
-        }
+        models = self._models.current.models
+        return status_body(self._live.current.place, self._health.report(), self._metrics.value, models)
 
     async def _all_models(self, _request: web.Request) -> web.Response:
         names = sorted(known_models(self._models, self._commands))

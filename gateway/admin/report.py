@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gateway import __version__
+from gateway.errors import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,3 +17,26 @@ class Report:
     ready: bool
     reasons: tuple[str, ...]
     degraded: tuple[str, ...]
+
+
+class Value(Protocol):
+    """Reads one sample of the metrics, by its name without the prefix."""
+
+    def __call__(self, name: str, **labels: str) -> float: ...
+
+
+def status_body(place: Mapping[str, str], report: Report, value: Value, models: Iterable[str]) -> dict[str, Any]:
+    """What `/api/status` says; `value` is that of one process or of all together."""
+    return {
+        "version": __version__,
+        **place,
+        "status": "ready" if report.ready else "not_ready",
+        "reasons": report.reasons,
+        "degraded": report.degraded,
+        "broker_connected": bool(value("broker_connected")),
+        "triton_ready": bool(value("triton_ready")),
+        "snapshots_received": int(value("snapshots_received_total")),
+        "snapshots": {str(each): int(value("snapshots_total", outcome=str(each))) for each in Outcome},
+        "queue": {"messages": int(value("queue_messages")), "bytes": int(value("queue_bytes"))},
+        "models": sorted(models),
+    }

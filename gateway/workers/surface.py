@@ -16,7 +16,6 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from gateway import __version__
 from gateway.admin.answers import (
     CLIENT_HEADER,
     SECURITY_HEADERS,
@@ -30,8 +29,9 @@ from gateway.admin.connections import Connections, LimitedSite, Limits
 from gateway.admin.guard import TokenGuard, TokenRefused
 from gateway.admin.log_api import LogApi
 from gateway.admin.reading import guard_reading
+from gateway.admin.report import status_body
 from gateway.config import Settings
-from gateway.errors import ConfigError, Outcome
+from gateway.errors import ConfigError
 from gateway.metrics import Metrics
 from gateway.topics import safe_text
 from gateway.workers.aggregation import Merged
@@ -166,20 +166,8 @@ class Surface:
 
     def _status_of(self, merged: Merged) -> dict[str, Any]:
         """What one gateway would say; asks no worker, for it is wanted most while one of them is away."""
-        report, value = self._standing.report(), merged.value
-        return {
-            "version": __version__,
-            **self._place_of_gateway,
-            "status": "ready" if report.ready else "not_ready",
-            "reasons": report.reasons,
-            "degraded": report.degraded,
-            "broker_connected": bool(value("broker_connected")),
-            "triton_ready": bool(value("triton_ready")),
-            "snapshots_received": int(value("snapshots_received_total")),
-            "snapshots": {str(each): int(value("snapshots_total", outcome=str(each))) for each in Outcome},
-            "queue": {"messages": int(value("queue_messages")), "bytes": int(value("queue_bytes"))},
-            "models": sorted(self._standing.serving()),
-        }
+        models = self._standing.serving()
+        return status_body(self._place_of_gateway, self._standing.report(), merged.value, models)
 
     async def _logs_of_workers(self, request: web.Request) -> list[bytes]:
         answers = await self._ask_all(request, LOG_S)
