@@ -12,7 +12,7 @@ from gateway.errors import PayloadInvalid, SnapshotError
 from gateway.flow import ingest
 from gateway.flow.identify import identify
 from gateway.flow.ingest import open_message, take_contents
-from gateway.messages import Snapshot
+from gateway.messages import Origin, Snapshot
 from gateway.topics import TopicPattern
 from tests.flow.builders import PLACE, SNAPSHOT_TOPIC, jpeg, message
 
@@ -23,22 +23,22 @@ PATTERNS = (TopicPattern(SNAPSHOT_TOPIC),)
 OTHER = pybase64.b64encode_as_string(jpeg(96, 72, seed=1))
 
 
-def read(payload: bytes) -> Any:
+def read(payload: bytes, origin: Origin | None = None) -> Any:
     """The snapshot that a payload is, or its error."""
     given = message(payload)
     try:
-        snapshot = take_contents(open_message(given, identify(given, PATTERNS, PLACE), 1 << 24))
+        snapshot = take_contents(open_message(given, origin or identify(given, PATTERNS, PLACE), 1 << 24))
     except SnapshotError as error:
         return type(error)
     assert isinstance(snapshot, Snapshot)
     return snapshot.image, snapshot.metadata, snapshot.origin.device_id, snapshot.origin.timestamp, snapshot.priority
 
 
-def read_whole(payload: bytes, monkeypatch: pytest.MonkeyPatch) -> Any:
+def read_whole(payload: bytes, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The same with a parser that sees all of it."""
     with monkeypatch.context() as patch:
         patch.setattr(ingest, "_CUT_BYTES", 1 << 30)
-        return read(payload)
+        return read(payload, origin)
 
 
 _keys = st.sampled_from(["image_data", "metadata", "device_id", "timestamp", "x", 'a"image_data', "image\\u005fdata"])
@@ -65,8 +65,10 @@ def _escaped(key: str) -> str:
 @given(st.lists(st.tuples(_keys, _values), max_size=4), _gaps, st.sampled_from(["", "}", "garbage"]))
 def test_reads_what_a_parser_of_the_whole_reads(pairs: list[tuple[str, str]], gap: str, rest: str) -> None:
     payload = (_object(pairs, gap) + rest).encode()
+    # One for both: what comes without a time gets that of its arrival, in milliseconds.
+    origin = identify(message(payload), PATTERNS, PLACE)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        assert read(payload) == read_whole(payload, monkeypatch)
+        assert read(payload, origin) == read_whole(payload, origin, monkeypatch)
 
 
 @pytest.mark.parametrize(
