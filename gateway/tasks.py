@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from gateway.errors import GatewayError
+
+if TYPE_CHECKING:
+    from gateway.ports import Broker
 
 log = structlog.get_logger(__name__)
 
@@ -30,3 +33,19 @@ async def has_failed(work: Coroutine[Any, Any, None], name: str, stop: asyncio.E
             return False
         log.error("Task ended unexpectedly", task=name)
     return True
+
+
+async def while_connected(broker: Broker, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+    """Begin `work` anew with each session of the broker, and cancel it when that is lost; for ever."""
+    async for up in broker.sessions():
+        if up:
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(work(), name=name)
+                await _lost(broker)
+                task.cancel()
+
+
+async def _lost(broker: Broker) -> None:
+    async for up in broker.sessions():
+        if not up:
+            return

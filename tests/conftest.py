@@ -10,6 +10,8 @@ import pytest
 import structlog
 
 from gateway.layouts import base, custom
+from gateway.local.broker import EmbeddedBroker
+from tests.command_line import leading_to
 
 
 def pytest_configure() -> None:
@@ -49,3 +51,16 @@ def no_layout_stays_behind() -> Iterator[None]:
     for name in set(sys.modules) - modules:
         if name.startswith(custom.__name__):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[EmbeddedBroker]:
+    """One for the tests of a module that call commands; folders with sites have their own."""
+    with EmbeddedBroker() as running:
+        yield running
+
+
+@pytest.fixture
+def at(broker: EmbeddedBroker) -> dict[str, str]:
+    """The settings that lead to the broker."""
+    return leading_to(broker)

@@ -27,7 +27,7 @@ from gateway.errors import UserError
 from gateway.local.broker import EmbeddedBroker
 from gateway.local.processes import free_ports
 from gateway.terminal.video import open_video
-from tests.command_line import leading_to, one_line, run, start
+from tests.command_line import one_line, run, start
 from tests.e2e.site import Client, until
 from tests.flow.builders import jpeg
 
@@ -36,18 +36,6 @@ FRAMES = 12
 needs_video = pytest.mark.skipif(
     importlib.util.find_spec("av") is None, reason="PyAV is not installed (the extra `video`)"
 )
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[EmbeddedBroker]:
-    with EmbeddedBroker() as running:
-        yield running
-
-
-@pytest.fixture
-def at(broker: EmbeddedBroker) -> dict[str, str]:
-    """The settings that lead to the broker."""
-    return leading_to(broker)
 
 
 @pytest.fixture

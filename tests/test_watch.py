@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gateway.local.annotate import annotate
-from gateway.local.broker import EmbeddedBroker
 from gateway.messages import Message
 from gateway.terminal.lines import json_line, readable_line
 from gateway.terminal.save import Album
-from tests.command_line import ROOT, environment, leading_to, one_line, run, start
+from tests.command_line import ROOT, environment, one_line, run, start
 from tests.flow.builders import jpeg
 
 RESULTS = "edge-ai/bu/plant/gw/ai/inference/vision"
@@ -51,18 +49,6 @@ ALERT: dict[str, Any] = {
     "duration_s": None,
     "reason": None,
 }
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[EmbeddedBroker]:
-    with EmbeddedBroker() as running:
-        yield running
-
-
-@pytest.fixture
-def at(broker: EmbeddedBroker) -> dict[str, str]:
-    """The settings that lead to the broker."""
-    return leading_to(broker)
 
 
 def publish(path: Path, message: dict[str, object], at: dict[str, str], topic: str = RESULTS) -> None:

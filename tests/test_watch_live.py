@@ -7,7 +7,6 @@ import io
 import json
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -90,17 +89,6 @@ def drawn(state: SiteState, width: int = 100, height: int = 24, now: float = 100
     )
     console.print(view(state, Frame(width, height, now, "localhost:1883", clock="12:00:00", **more)))
     return out.getvalue().removesuffix("\n").split("\n")
-
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[EmbeddedBroker]:
-    with EmbeddedBroker() as running:
-        yield running
-
-
-@pytest.fixture
-def at(broker: EmbeddedBroker) -> dict[str, str]:
-    return leading_to(broker)
 
 
 # --- what it shows --------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from gateway.flow.observer import Answer
 from gateway.messages import Origin, Publication
 from gateway.models.catalog import Models
 from gateway.ports import Broker
+from gateway.tasks import while_connected
 
 log = structlog.get_logger(__name__)
 
@@ -116,12 +117,7 @@ class HomeAssistant:
 
     async def run(self) -> None:
         """Publish for ever."""
-        async with asyncio.TaskGroup() as group:
-            async for up in self._broker.sessions():
-                if up:
-                    watch = group.create_task(self._while_up(), name="home assistant: publish")
-                    await self._lost()
-                    watch.cancel()
+        await while_connected(self._broker, self._while_up, "home assistant: publish")
 
     async def settle(self) -> None:
         """Say which alerts have ended, for nothing else will."""
@@ -158,11 +154,6 @@ class HomeAssistant:
         if not camera.changed:
             camera.changed = True
             self._changed.set()
-
-    async def _lost(self) -> None:
-        async for up in self._broker.sessions():
-            if not up:
-                return
 
     async def _while_up(self) -> None:
         for camera in self._cameras.values():

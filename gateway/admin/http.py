@@ -97,12 +97,7 @@ class HttpServer:
 
     async def _ready(self, _request: web.Request) -> web.Response:
         report = self._health.report()
-        body = {
-            "status": "ready" if report.ready else "not_ready",
-            "reasons": report.reasons,
-            "degraded": report.degraded,
-        }
-        return json_response(body, 200 if report.ready else 503)
+        return json_response(report.as_json(), 200 if report.ready else 503)
 
     async def _startup(self, _request: web.Request) -> web.Response:
         report = self._health.report()

@@ -18,6 +18,7 @@ from gateway.messages import JSON_TYPE, Publication
 from gateway.models.catalog import Models
 from gateway.ports import Broker
 from gateway.rollout.commands import Commands
+from gateway.tasks import while_connected
 from gateway.topics import fill
 
 log = structlog.get_logger(__name__)
@@ -55,11 +56,7 @@ class ModelsTopic:
                 group.create_task(self._listen(changed), name="models topic: changes")
                 for changed in (self._models.changed, self._commands.changed)
             ]
-            async for up in self._broker.sessions():
-                if up:
-                    watch = group.create_task(self._while_up(), name="models topic: publish")
-                    await self._lost()
-                    watch.cancel()
+            await while_connected(self._broker, self._while_up, "models topic: publish")
             for task in listening:
                 task.cancel()
 
@@ -67,11 +64,6 @@ class ModelsTopic:
         while True:
             await changed()
             self._changed.set()
-
-    async def _lost(self) -> None:
-        async for up in self._broker.sessions():
-            if not up:
-                return
 
     async def _while_up(self) -> None:
         said: dict[str, _Said] = {}

@@ -18,6 +18,14 @@ class Report:
     reasons: tuple[str, ...]
     degraded: tuple[str, ...]
 
+    def as_json(self) -> dict[str, Any]:
+        """In one word, and why; for JSON."""
+        return {
+            "status": "ready" if self.ready else "not_ready",
+            "reasons": self.reasons,
+            "degraded": self.degraded,
+        }
+
 
 class Value(Protocol):
     """Reads one sample of the metrics, by its name without the prefix."""
@@ -30,9 +38,7 @@ def status_body(place: Mapping[str, str], report: Report, value: Value, models: 
     return {
         "version": __version__,
         **place,
-        "status": "ready" if report.ready else "not_ready",
-        "reasons": report.reasons,
-        "degraded": report.degraded,
+        **report.as_json(),
         "broker_connected": bool(value("broker_connected")),
         "triton_ready": bool(value("triton_ready")),
         "snapshots_received": int(value("snapshots_received_total")),

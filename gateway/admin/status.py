@@ -15,6 +15,7 @@ from gateway.config import Settings
 from gateway.errors import BrokerError, Outcome
 from gateway.messages import JSON_TYPE, Publication
 from gateway.ports import Broker
+from gateway.tasks import while_connected
 from gateway.topics import fill
 
 if TYPE_CHECKING:  # the front of several workers has no catalogue
@@ -72,17 +73,7 @@ class StatusPublisher:
 
     async def run(self) -> None:
         """Publish for ever."""
-        async for up in self._broker.sessions():
-            if up:
-                async with asyncio.TaskGroup() as group:
-                    watch = group.create_task(self._while_up(), name="status while connected")
-                    await self._lost()
-                    watch.cancel()
-
-    async def _lost(self) -> None:
-        async for up in self._broker.sessions():
-            if not up:
-                return
+        await while_connected(self._broker, self._while_up, "status while connected")
 
     async def _while_up(self) -> None:
         published: tuple[object, ...] | None = None
