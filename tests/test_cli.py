@@ -138,12 +138,13 @@ def test_a_wrong_setting_is_one_line_with_the_fix(settings: dict[str, str], said
     assert said in one_line("serve", **settings)
 
 
-def test_a_port_in_use_is_one_line_with_the_fix() -> None:
+def test_a_port_in_use_is_one_line_with_the_fix(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert "Choose a free port with HTTP_PORT" in one_line(
-            "serve", HTTP_HOST="127.0.0.1", HTTP_PORT=port, MODEL_REPOSITORY="model_repository", LOG_LEVEL="error"
-        )
+            "serve", HTTP_HOST="127.0.0.1", HTTP_PORT=port, MODEL_REPOSITORY="model_repository", LOG_LEVEL="error",
+            MODEL_STATE_DIR=str(tmp_path),
+        )  # fmt: skip
         assert f"port {port} for the MQTT broker is taken" in one_line("stack", "--mqtt-port", port)
         assert f"port {port} for Triton's grpc is taken" in one_line("triton", "--grpc-port", port)
 
@@ -230,7 +231,7 @@ def test_watch_waits_for_the_broker_and_says_so(tmp_path: Path) -> None:
 # --- serve ----------------------------------------------------------------------------------------------
 
 
-def serve(log_format: str, **more: str) -> list[str]:
+def serve(log_format: str, state: Path, **more: str) -> list[str]:
     """What a gateway without broker and Triton writes until it is stopped."""
     mqtt, triton = free_ports(2)
     settings = {
@@ -241,6 +242,7 @@ def serve(log_format: str, **more: str) -> list[str]:
         "HTTP_PORT": "0",
         "LOG_FORMAT": log_format,
         "MODEL_REPOSITORY": "model_repository",
+        "MODEL_STATE_DIR": str(state),
         "AIO_BROKER_HOSTNAM": "typo",
     }
     with start("serve", **settings | more) as gateway:
@@ -252,8 +254,8 @@ def serve(log_format: str, **more: str) -> list[str]:
     return gateway.err
 
 
-def test_the_log_is_one_json_object_a_line() -> None:
-    entries = [json.loads(line) for line in serve("json")]
+def test_the_log_is_one_json_object_a_line(tmp_path: Path) -> None:
+    entries = [json.loads(line) for line in serve("json", tmp_path)]
     assert all({"event", "level", "timestamp"} <= set(entry) for entry in entries)
     events = [entry["event"] for entry in entries]
     reasons = [entry.get("reason") for entry in entries]
@@ -265,8 +267,8 @@ def test_the_log_is_one_json_object_a_line() -> None:
 
 
 @pytest.mark.parametrize("colour", [{}, {"NO_COLOR": "1"}])
-def test_the_log_as_text_has_no_colours_in_a_pipe(colour: dict[str, str]) -> None:
-    lines = serve("text", **colour)
+def test_the_log_as_text_has_no_colours_in_a_pipe(tmp_path: Path, colour: dict[str, str]) -> None:
+    lines = serve("text", tmp_path, **colour)
     assert any("Waiting for Triton" in line for line in lines)
     assert not [line for line in lines if "\x1b" in line or line.startswith("{")]
 
@@ -279,6 +281,6 @@ def test_a_layout_of_the_user_is_known_before_models_are_read(tmp_path: Path) ->
     layouts = tmp_path / "layouts"
     layouts.mkdir()
     (layouts / "mine.py").write_text(LAYOUT)
-    lines = serve("json", MODEL_REPOSITORY=str(folder.parent), LAYOUTS_DIR=str(layouts))
+    lines = serve("json", tmp_path / "state", MODEL_REPOSITORY=str(folder.parent), LAYOUTS_DIR=str(layouts))
     (starts,) = (entry for entry in map(json.loads, lines) if entry["event"] == "Gateway starts")
     assert starts["models"] == ["one"]

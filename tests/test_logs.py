@@ -180,6 +180,7 @@ async def test_the_password_never_appears_in_the_log(tmp_path: Path, right: bool
         "HTTP_PORT": "0",
         "LOG_LEVEL": "debug",
         "MODEL_REPOSITORY": "model_repository",
+        "MODEL_STATE_DIR": str(tmp_path / "state"),
     }
     try:
         with start("serve", **settings) as gateway:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 
@@ -114,6 +115,8 @@ def _start_parts(stack: contextlib.ExitStack, repository: Path, started: float) 
             "TRITON_GRPC_URL": triton.grpc_url,
             "TRITON_METRICS_URL": triton.metrics_url,
             "MODEL_REPOSITORY": str(repository),
+            # A gateway that runs on the same repository, with a Triton of its own, would decide for both.
+            "MODEL_STATE_DIR": stack.enter_context(TemporaryDirectory(prefix="edge-gateway-demo-")),
             "HTTP_HOST": LOOPBACK,
             "HTTP_PORT": str(http_port),
             "LOG_FORMAT": "text",

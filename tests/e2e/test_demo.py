@@ -32,10 +32,17 @@ def figure(lines: list[str], name: str) -> int:
     return int(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
 
+def remembered() -> list[tuple[Path, int]]:
+    """What gateways have written into the repository, and when."""
+    return sorted((path, path.stat().st_mtime_ns) for path in (ROOT / "model_repository").glob(".edge-gateway/*"))
+
+
 @pytest.mark.triton
 def test_the_demo_ends_by_itself_with_results_pictures_and_a_summary(tmp_path: Path) -> None:
+    states = remembered()
     with start("demo", "--seconds", "8", "--output", str(tmp_path)) as demo:
         demo.says("Cameras  ")
+        assert remembered() == states  # of a gateway that serves the same repository beside it
         children = family(demo)
         assert len(children) >= 4
         assert demo.wait(120) == 0, demo.err
