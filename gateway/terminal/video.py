@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import io
 import re
@@ -85,43 +86,66 @@ class Video:
 
     def _frames(self, rate: float | None) -> Iterator[tuple[int, float | None, bytes]]:
         """Number from 1, time in the video in seconds, and JPEG; blocks. At most `rate` a second, others left out."""
+        due = 0.0
+        for number, frame in enumerate(self.pictures(threads=not self.live), 1):
+            if (number - 1) % self.every or (rate and time.monotonic() < due):
+                continue
+            due = time.monotonic() + 1 / rate if rate else 0.0
+            yield number, frame.time, self.jpeg(frame)
+
+    def pictures(self, *, keyframes: bool = False, threads: bool = False) -> Iterator[Any]:
+        """Each frame as PyAV decodes it, or the key frames alone, which costs a fraction; blocks. Raises UserError.
+
+        With `threads` on several cores, at the price of some frames' delay and memory.
+        """
         options = {"protocol_whitelist": PROTOCOLS[self.live]}
         if self.place.lower().startswith("rtsp"):
             options["rtsp_transport"] = "tcp"  # a lost UDP packet is half a picture
-        due = 0.0
+        with (
+            self._readable(),
+            self.av.open(self.place, options=options, timeout=(OPEN_LIMIT_S, READ_LIMIT_S)) as container,
+        ):
+            yield from self._decoded(container, keyframes=keyframes, threads=threads)
+
+    def jpeg(self, frame: Any, quality: int = JPEG_QUALITY, max_width: int | None = None) -> bytes:
+        """One of the `pictures`, no wider than `max_width` pixels; raises UserError."""
+        self._require_size(frame)
+        with self._readable():
+            if max_width is None or frame.width <= max_width:
+                image = frame.to_image()
+            else:
+                height = max(1, round(frame.height * max_width / frame.width))
+                image = frame.to_image(width=max_width, height=height, interpolation="AREA")
+            file = io.BytesIO()
+            image.save(file, "JPEG", quality=quality)
+        return file.getvalue()
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
         try:
-            with self.av.open(self.place, options=options, timeout=(OPEN_LIMIT_S, READ_LIMIT_S)) as container:
-                for number, frame in enumerate(self._decoded(container), 1):
-                    if (number - 1) % self.every or (rate and time.monotonic() < due):
-                        continue
-                    due = time.monotonic() + 1 / rate if rate else 0.0
-                    yield number, frame.time, self._jpeg(frame)
+            yield
         except self.av.FFmpegError as error:
             raise self._unreadable(error.strerror or type(error).__name__) from error
         except (ValueError, MemoryError, OSError) as error:  # of damaged files, from the layers between
             raise self._unreadable(str(error) or type(error).__name__) from error
 
-    def _decoded(self, container: Any) -> Iterator[Any]:
+    def _decoded(self, container: Any, *, keyframes: bool, threads: bool) -> Iterator[Any]:
         if not container.streams.video:
             raise self._unreadable("it has no picture")
         stream = container.streams.video[0]
         self._require_size(stream.codec_context)  # as the file says; frames can turn out larger
         # ffmpeg counts some hundred pixels around each frame too, so this bounds memory, not exactly the size.
         stream.codec_context.options = {"max_pixels": str(2 * self.max_pixels + 2**20)}
-        if not self.live:
-            stream.thread_type = "AUTO"  # several cores, at the price of some frames' delay
+        if keyframes:
+            stream.codec_context.skip_frame = "NONKEY"
+        if threads:
+            stream.thread_type = "AUTO"
         return iter(container.decode(stream))
 
     def _require_size(self, picture: Any) -> None:
         if picture.width * picture.height > self.max_pixels:
             what = f"has {picture.width}x{picture.height} pixels a frame, MAX_IMAGE_PIXELS is {self.max_pixels}"
             raise UserError(what, where=self.name, fix="Send a smaller video, or raise MAX_IMAGE_PIXELS")
-
-    def _jpeg(self, frame: Any) -> bytes:
-        self._require_size(frame)
-        file = io.BytesIO()
-        frame.to_image().save(file, "JPEG", quality=JPEG_QUALITY)
-        return file.getvalue()
 
     def _unreadable(self, why: str) -> UserError:
         fix = (

@@ -1,0 +1,106 @@
+"""How the cameras stand, for the log and for a health check from outside by a file."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gateway.errors import ConfigError
+from gateway.regular_file import open_regular
+
+WRITE_EVERY_S = 5.0
+STALE_S = 30.0
+"""A file that is older is of a process that hangs or has ended; a camera that has sent nothing for so long is dark."""
+TURNS = 3
+"""Turns that a slow camera may miss."""
+MAX_BYTES = 1 << 20
+
+
+class Status:
+    """One camera: its reading thread writes what it finds, the event loop what it has sent."""
+
+    def __init__(self, rate: float) -> None:
+        self._limit_s = max(STALE_S, TURNS / rate)
+        self.readable = False
+        self.reason = "not read yet"
+        """Why nothing is sent; empty while all is well."""
+        self.sent = 0
+        self._last_sent_at = -math.inf
+
+    def found(self) -> None:
+        """It can be read."""
+        self.readable, self.reason = True, ""
+
+    def lost(self, reason: str) -> bool:
+        """It cannot be read; returns whether that is news."""
+        news = self.readable or self.reason != reason
+        self.readable, self.reason = False, reason
+        return news
+
+    def refused(self, reason: str) -> bool:
+        """The broker has not taken a snapshot of it; returns whether that is news."""
+        news = self.reason != reason
+        self.reason = reason
+        return news
+
+    def taken(self) -> None:
+        """The broker has one more snapshot of it."""
+        self.sent += 1
+        self.reason = ""
+        self._last_sent_at = time.monotonic()
+
+    def as_json(self) -> dict[str, Any]:
+        """What a file says of it."""
+        sends = time.monotonic() - self._last_sent_at <= self._limit_s
+        return {"sends": sends, "sent": self.sent, "reason": self.reason}
+
+
+def write_health(path: Path, cameras: Mapping[str, Status]) -> None:
+    """All of it or nothing; raises ConfigError."""
+    body = {"written_at": time.time(), "cameras": {device: status.as_json() for device, status in cameras.items()}}
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        beside.write_text(json.dumps(body))
+        beside.replace(path)
+    except OSError as error:
+        fix = "Name a file in a folder that can be written to"
+        raise ConfigError(f"cannot be written: {error.strerror}", where=str(path), fix=fix) from error
+
+
+class _Camera(msgspec.Struct):
+    sends: bool
+    sent: int
+    reason: str
+
+
+class _Health(msgspec.Struct):
+    written_at: float
+    cameras: dict[str, _Camera]
+
+
+def read_health(path: Path) -> tuple[bool, list[str]]:
+    """Whether a process writes it of which some camera sends, and a line for each; raises ConfigError."""
+    try:
+        with open_regular(path) as file:
+            health = msgspec.json.decode(file.read(MAX_BYTES), type=_Health)
+    except OSError as error:
+        fix = "Name the file of `edge-gateway camera --health-file`, which writes it once it runs"
+        raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), fix=fix) from error
+    except msgspec.MsgspecError as error:
+        raise ConfigError("is no such file", where=str(path), fix="Name that of --health-file") from error
+    age_s = time.time() - health.written_at
+    if age_s > STALE_S:
+        return False, [f"nothing has been written for {age_s:.0f} s"]
+    lines = [_line(device, camera) for device, camera in health.cameras.items()]
+    return any(camera.sends for camera in health.cameras.values()), lines
+
+
+def _line(device: str, camera: _Camera) -> str:
+    stands = "sends" if camera.sends else "does not send"
+    return f"{device} {stands}, {camera.sent} so far{': ' if camera.reason else ''}{camera.reason}"
