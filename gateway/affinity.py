@@ -91,6 +91,20 @@ def _refuse_foreign(name: str, cpus: Iterable[int], allowed: tuple[int, ...]) ->
             where=name,
             fix="Name some of those, or allow more (the container's cpuset, taskset, AllowedCPUs of systemd)",
         )
+    if cpus:
+        _require_permission(name)
+
+
+def _require_permission(name: str) -> None:
+    """Find out now: in a decoding thread that starts later it would fail every snapshot."""
+    try:
+        os.sched_setaffinity(0, os.sched_getaffinity(0))
+    except OSError as error:
+        raise ConfigError(
+            f"threads may not be pinned here: {error.strerror}",
+            where=name,
+            fix=f"Leave {name} out, or allow the system call (systemd: SystemCallFilter=sched_setaffinity)",
+        ) from error
 
 
 def as_list(cpus: Iterable[int]) -> str:
