@@ -1,4 +1,4 @@
-"""The two inference servers with the same models: one in memory, and one real Triton for all contract tests."""
+"""The inference servers with the same models: in memory and real, one alone and two behind the gateway's pool."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from gateway.adapters.triton import TritonServer
+from gateway.adapters.triton_pool import TritonPool
+from gateway.adapters.triton_pool_member import PoolServer
 from gateway.local.tritonserver import EmbeddedTriton
+from gateway.metrics import Metrics
 from gateway.ports import InferenceServer
 from gateway.testing import MemoryTriton
 from tests import triton_models as models
-from tests.contract.inference_servers import Controls, MemoryControls, TritonControls
+from tests.contract.inference_servers import All, Controls, MemoryControls, TritonControls
 
 BROKEN = 3
 """The version of `times` that cannot be loaded."""
@@ -45,17 +48,46 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]
         yield running
 
 
-@pytest.fixture(params=["memory", pytest.param("triton", marks=pytest.mark.triton)])
-async def both(request: pytest.FixtureRequest) -> AsyncIterator[tuple[InferenceServer, Controls]]:
-    server: InferenceServer
-    controls: Controls
+@pytest.fixture(scope="package")
+def second_triton(triton: EmbeddedTriton) -> Iterator[EmbeddedTriton]:
+    with EmbeddedTriton(repository=triton.repository) as running:
+        yield running
+
+
+def client(triton: EmbeddedTriton) -> TritonServer:
+    return TritonServer(triton.grpc_url, metrics_url=triton.metrics_url, shared_memory_bytes=8 * 2**20)
+
+
+def one_server(request: pytest.FixtureRequest) -> tuple[PoolServer, Controls]:
     if request.param == "memory":
         server = memory_server()
-        controls = MemoryControls(server)
+        return server, MemoryControls(server)
+    embedded: EmbeddedTriton = request.getfixturevalue("triton")
+    return client(embedded), TritonControls(embedded)
+
+
+def pool(request: pytest.FixtureRequest) -> tuple[TritonPool, Controls]:
+    servers: list[PoolServer]
+    controls: list[Controls]
+    if request.param == "memory pool":
+        servers = [memory_server(), memory_server()]
+        controls = [MemoryControls(each) for each in servers if isinstance(each, MemoryTriton)]
     else:
-        embedded: EmbeddedTriton = request.getfixturevalue("triton")
-        server = TritonServer(embedded.grpc_url, metrics_url=embedded.metrics_url, shared_memory_bytes=8 * 2**20)
-        controls = TritonControls(embedded)
+        tritons = [request.getfixturevalue(name) for name in ("triton", "second_triton")]
+        servers, controls = [client(each) for each in tritons], [TritonControls(each) for each in tritons]
+    return TritonPool({f"triton-{index}:8001": each for index, each in enumerate(servers)}, Metrics()), All(controls)
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("triton", marks=pytest.mark.triton),
+        "memory pool",
+        pytest.param("triton pool", marks=pytest.mark.triton),
+    ]
+)
+async def both(request: pytest.FixtureRequest) -> AsyncIterator[tuple[InferenceServer, Controls]]:
+    server, controls = pool(request) if request.param.endswith("pool") else one_server(request)
     yield server, controls
     await server.close()
 

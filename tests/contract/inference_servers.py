@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,6 +58,29 @@ class TritonControls:
 
     def thaw(self) -> None:
         os.kill(self._triton.pid, signal.SIGCONT)
+
+
+class All:
+    """Does to all servers behind a pool what a test does to the one."""
+
+    def __init__(self, controls: Sequence[Controls]) -> None:
+        self._controls = controls
+
+    def freeze(self) -> None:
+        for each in self._controls:
+            each.freeze()
+
+    def thaw(self) -> None:
+        for each in self._controls:
+            each.thaw()
+
+    def kill(self) -> None:
+        for each in self._controls:
+            each.kill()
+
+    def start(self) -> None:
+        for each in self._controls:
+            each.start()
 
 
 def ask(model: str, rows: NDArray[Any] = ROWS, *, timeout_s: float = DEADLINE_S, version: str = "") -> InferRequest:

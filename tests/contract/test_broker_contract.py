@@ -157,6 +157,27 @@ async def test_shared_subscription_gives_each_message_to_one_member(site: Site, 
     assert sorted(received) == sent
 
 
+async def test_who_leaves_a_group_gets_what_was_its_own_and_nothing_new(site: Site, camera: Running) -> None:
+    async with (
+        running(site.client("one", "$share/gateways/in/#", "all", receive_maximum=1)) as one,
+        running(site.client("two", "$share/gateways/in/#", "all")) as two,
+    ):
+        for number in range(10):
+            await camera.broker.publish(Publication(f"in/{number}", b""))
+        first = await one.next()  # the others of its half wait at the broker, for its Receive Maximum
+        await one.broker.leave_groups()
+        for topic in ("in/10", "in/11", "all"):
+            await camera.broker.publish(Publication(topic, b""))
+        received = {1: [first.topic], 2: []}
+        one.broker.acknowledge(first)
+        for name, member in ((1, one), (2, two)):
+            while (message := await member.next()).topic != "all":
+                received[name].append(message.topic)
+                member.broker.acknowledge(message)
+    assert len(received[1]) == 5
+    assert sorted(received[1] + received[2]) == sorted(f"in/{number}" for number in range(12))
+
+
 async def test_quality_of_service_0_arrives_and_needs_no_acknowledgement(site: Site, camera: Running) -> None:
     async with running(site.client("gateway", "in")) as gateway:
         await camera.broker.publish(Publication("in", b"x", qos=0))
