@@ -30,7 +30,7 @@ from gateway.rollout.transaction import Tools, Transaction, failure_of, unload
 log = structlog.get_logger(__name__)
 
 ATTEMPTS = 3
-"""How often a rollout is begun again that the gateway's death has broken off."""
+"""How often a rollout is begun again that the death of the gateway, or of its Triton, has broken off."""
 BEGIN_LIMIT_S = 5.0
 """For a rollout by command to begin; one that is under way has to be undone before."""
 
@@ -49,6 +49,8 @@ class Caretaker:
         """The version before, while it is still loaded."""
         self.problem = ""
         """What people should know although the model serves."""
+        self.said = ""
+        """Why nothing serves, as this gateway has said it while another one runs the rollouts."""
         self._may_be_unmanaged = False
         self.returning = False  # to a version that served before; then nothing else is begun
         self._order: tuple[int, bool] | None = None
@@ -240,15 +242,8 @@ class Caretaker:
 
     async def _roll_out(self, record: RolloutRecord) -> None:
         refused = {each.version: each.weights for each in self.tools.ledger.get(self.name).refused}
-        transaction = Transaction(
-            self.tools,
-            self.name,
-            self.path,
-            record.version,
-            record,
-            self.stable,
-            refused.get(record.version) or record.weights,
-        )
+        weights = refused.get(record.version) or record.weights
+        transaction = Transaction(self.tools, self.name, self.path, record.version, record, self.stable, weights)
         log.info("A rollout begins", model=self.name, version=record.version, attempt=record.attempts)
         failure: GatewayError | None = None
         if record.attempts > ATTEMPTS:
@@ -256,8 +251,8 @@ class Caretaker:
                 await transaction.look()
             transaction.was_loaded = True  # most likely
             failure = StepFailed(
-                f"the gateway has ended {ATTEMPTS} times in the middle of its rollout",
-                fix="See the gateway's log and the machine's memory; then drop it as the next version",
+                f"the gateway or its Triton has gone away {ATTEMPTS} times in the middle of its rollout",
+                fix="See their logs and the machine's memory; then drop it as the next version",
             )
         else:
             failure = await self._carried_out(transaction, transaction.run())
@@ -282,9 +277,11 @@ class Caretaker:
                     await self._give_way(transaction)
             return failure_of(self._work, transaction)
         except asyncio.CancelledError:
-            # An orderly stop, after which the rollout goes on; it does not count as a death in the middle.
-            orderly = msgspec.structs.replace(transaction.record, attempts=max(0, transaction.record.attempts - 1))
-            self.tools.ledger.write_now(self.name, rollout=orderly)
+            # An orderly stop, after which the rollout goes on, does not count as a death in the middle. Without Triton
+            # it does: a version that ends one Triton after the other must not go round among the gateways for ever.
+            attempts = transaction.record.attempts - self.tools.loader.triton_ready
+            ended = msgspec.structs.replace(transaction.record, attempts=max(0, attempts))
+            self.tools.ledger.write_now(self.name, rollout=ended)
             raise
         finally:
             self._work.cancel()

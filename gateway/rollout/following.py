@@ -8,6 +8,7 @@ import structlog
 
 from gateway.errors import ConfigError
 from gateway.models.catalog import State
+from gateway.models.loader import AWAY
 from gateway.models.trial import Observation
 from gateway.rollout.caretaker import Caretaker
 from gateway.rollout.state import ReleaseRecord, RolloutRecord
@@ -28,14 +29,15 @@ class Bystander:
         """Nothing: who runs the rollout judges by what he sees himself."""
 
 
-async def follow(caretaker: Caretaker) -> bool:
-    """Let this gateway serve a model as its state says now; False when that has to be tried again."""
+async def follow(caretaker: Caretaker, roller: str) -> bool:
+    """Let this gateway serve a model as its state says now; False when that has to be tried again.
+
+    `roller` is the gateway that runs the rollouts; "" where that is not known.
+    """
     tools, name = caretaker.tools, caretaker.name
     state = tools.ledger.get(name)
     if state.stable is None:
-        rollout = state.rollout
-        if rollout is not None and rollout.ending is Ending.REFUSED and caretaker.on_disk is not None:
-            tools.fleet.announce(caretaker.on_disk, rollout.reason, refused=True)
+        _say_why_not(caretaker, state.rollout, roller)
         return True
     try:
         await _serve(caretaker, state.stable, state.rollout)
@@ -51,6 +53,42 @@ async def follow(caretaker: Caretaker) -> bool:
     else:
         tools.fleet.bring_back(name)
     return True
+
+
+def begin_anew(caretaker: Caretaker) -> None:
+    """Who runs the rollouts has changed: what a model of which nothing serves was said to wait for holds no more."""
+    caretaker.said = ""
+    if caretaker.stable is None and caretaker.on_disk is not None and not _is_refused(_rollout_of(caretaker)):
+        caretaker.tools.fleet.announce(caretaker.on_disk, "being checked")
+
+
+def _rollout_of(caretaker: Caretaker) -> RolloutRecord | None:
+    return caretaker.tools.ledger.get(caretaker.name).rollout
+
+
+def _is_refused(rollout: RolloutRecord | None) -> bool:
+    return rollout is not None and rollout.ending is Ending.REFUSED
+
+
+def _say_why_not(caretaker: Caretaker, rollout: RolloutRecord | None, roller: str) -> None:
+    """Of a model of which nothing serves yet: it has been refused, or the roller is still to check it."""
+    model = caretaker.on_disk
+    if model is None or caretaker.stable is not None:
+        return
+    refused = _is_refused(rollout)
+    if rollout is not None and refused:
+        why = rollout.reason
+    elif not caretaker.tools.loader.triton_ready:
+        why = AWAY
+    else:
+        who = f"gateway '{roller}', which runs the rollouts," if roller else "the gateway that runs the rollouts"
+        why = f"waits for {who} to check it"
+    if why == caretaker.said:
+        return
+    caretaker.said = why
+    caretaker.tools.fleet.announce(model, why, refused=refused)
+    if roller and not refused and why != AWAY:
+        log.info("A model waits for the gateway that runs the rollouts", model=caretaker.name, gateway=roller)
 
 
 async def _serve(caretaker: Caretaker, record: ReleaseRecord, rollout: RolloutRecord | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from gateway.models.release import Release
 from gateway.models.repository import LogicalModel, read_served
 from gateway.rollout.caretaker import Caretaker
 from gateway.rollout.commands import Command
-from gateway.rollout.following import follow
+from gateway.rollout.following import begin_anew, follow
 from gateway.rollout.lease import Lease
 from gateway.rollout.orders import execute
 from gateway.rollout.releases import refuse_other_weights
@@ -23,6 +24,10 @@ from gateway.rollout.transaction import Tools
 log = structlog.get_logger(__name__)
 
 FOLLOW_INTERVAL_S = 1.0
+DECIDE_LIMIT_S = 2.0
+LET_GO_AFTER_S = 15.0
+"""Seconds without Triton after which the lease is given back: longer than a Triton that has crashed takes to come back,
+which a rollout outlives, and short for gateways that wait for their first models."""
 
 
 class Roller:
@@ -41,6 +46,7 @@ class Roller:
         self._not_followed: set[str] = set()
         tools.loader.guard = self._refuse_changed
         self._asked = asyncio.Event()
+        self._decided = asyncio.Event()
         self.acting = False
         """Whether this gateway runs the rollouts: it holds the lease, or nobody can have it."""
         self.unreadable: tuple[str, ...] = ()
@@ -160,13 +166,19 @@ class Roller:
     # --- the lease ----------------------------------------------------------------------------------
 
     async def _hold_lease(self, group: asyncio.TaskGroup) -> None:
-        """Act while the lease is held, else follow."""
+        """Act while the lease is held, else follow.
+
+        It is held only where Triton can be reached: without it no version can be tried, and all others would wait.
+        """
         await self._watched.wait()  # until then nobody knows which files are at rest
         was_held = False
         try:
             while True:
-                held = await self._lease.hold()
-                acting = held or bool(self._lease.problem)
+                contends = self._tools.loader.away_s < LET_GO_AFTER_S if self.acting else self._has_triton
+                if self.acting and not contends:
+                    await self._give_way(group)
+                held = contends and await self._lease.hold()
+                acting = held or (contends and bool(self._lease.problem))
                 if acting and not self.acting:
                     await self._follow()  # what the one before has written last
                 if acting is not self.acting:
@@ -175,15 +187,42 @@ class Roller:
                     for caretaker in self._caretakers.values():
                         caretaker.nudge()
                 was_held = held
+                if contends:
+                    self._decided.set()
+                else:
+                    self._decided.clear()
                 self._tools.metrics.roller.set(held)
                 if not acting:
                     await self._follow()
-                await asyncio.sleep(self._lease.interval_s if acting else FOLLOW_INTERVAL_S)
+                await self._pause(self._lease.interval_s if acting else FOLLOW_INTERVAL_S)
         finally:
             await self._lease.release()
 
+    @property
+    def _has_triton(self) -> bool:
+        return self._tools.loader.triton_ready
+
+    async def _pause(self, seconds: float) -> None:
+        """Until the lease is due again, or Triton has come."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._has_triton or self.acting:
+                    await asyncio.sleep(seconds)
+                while not self._has_triton:
+                    await self._tools.fleet.moved()
+
+    async def _give_way(self, group: asyncio.TaskGroup) -> None:
+        """Let a gateway run the rollouts whose Triton can be reached."""
+        log.info("Triton is away: the rollouts are left to a gateway that can reach one")
+        ending = list(self._tasks.values())
+        self._change_sides(False, group)
+        await asyncio.gather(*ending, return_exceptions=True)
+        await self._lease.release()
+
     def _change_sides(self, acting: bool, group: asyncio.TaskGroup) -> None:
         self.acting = acting
+        for caretaker in self._caretakers.values():
+            begin_anew(caretaker)
         if acting:
             for name in self._caretakers:
                 self._start(name, group)
@@ -202,7 +241,7 @@ class Roller:
         for name, caretaker in list(self._caretakers.items()):
             if name in due or caretaker.stable is None:
                 try:
-                    followed = await follow(caretaker)
+                    followed = await follow(caretaker, self._lease.holder)
                 except Exception:
                     log.exception("A defect of the gateway", model=name)
                     followed = False
@@ -256,10 +295,23 @@ class Roller:
         if caretaker is None:
             known = ", ".join(sorted(self._caretakers)) or "none"
             raise CommandRefused("MODEL_UNKNOWN", f"no model '{command.model[:100]}' (known: {known})")
+        await self._refuse_unless_roller()
+        return await execute(caretaker, command)
+
+    async def _refuse_unless_roller(self) -> None:
+        """Raise CommandRefused; right after a start, or when Triton has just come, who is the roller shows first."""
+        if not self.acting and not self._has_triton:
+            raise CommandRefused(
+                "NOT_THE_ROLLER",
+                "this gateway runs no rollouts while it cannot reach Triton",
+                fix="Bring Triton back, or send the command to a gateway that reaches one",
+            )
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DECIDE_LIMIT_S):
+                await self._decided.wait()
         if not self.acting:
             raise CommandRefused(
                 "NOT_THE_ROLLER",
                 f"gateway '{self._lease.holder or 'unknown'}' runs the rollouts",
                 fix="Send the command there",
             )
-        return await execute(caretaker, command)
