@@ -6,6 +6,7 @@ import click
 
 from gateway.commands.models.actions import ACTIONS
 from gateway.commands.models.check import check_drops
+from gateway.commands.models.fetch import fetch
 from gateway.commands.models.layouts import list_layouts
 from gateway.commands.models.listing import list_models
 from gateway.commands.models.manifest import write_manifest
@@ -24,5 +25,5 @@ def models() -> None:
 
 
 # In the order in which the help shows them.
-for _command in (list_models, check_drops, new, write_manifest, sign, verify, *ACTIONS, list_layouts):
+for _command in (list_models, check_drops, new, fetch, write_manifest, sign, verify, *ACTIONS, list_layouts):
     models.add_command(_command)

@@ -63,20 +63,30 @@ def list_models(config: Path | None, as_json: bool) -> None:
 
 
 async def _index(settings: Settings) -> tuple[tuple[IndexEntry, ...], str]:
-    """How models stand at Triton, or () and why nobody knows."""
+    """How models stand at Triton, of several at the first that answers; or () and why nobody knows."""
+    reasons = []
+    for endpoint in settings.triton_endpoints:
+        index, reason = await _index_of(endpoint, settings)
+        if not reason:
+            return index, ""
+        reasons.append(reason)
+    return (), "; ".join(reasons)
+
+
+async def _index_of(endpoint: str, settings: Settings) -> tuple[tuple[IndexEntry, ...], str]:
     from gateway.adapters.triton_probe import TritonProbe
 
-    probe = TritonProbe(settings.triton_grpc_url, tls=triton_tls(settings))
+    probe = TritonProbe(endpoint, tls=triton_tls(settings))
     try:
         async with asyncio.timeout(TRITON_LIMIT_S):
             return await probe.index(), ""
     except BackendUnavailable as error:
         return (
             (),
-            f"unreachable at {settings.triton_grpc_url} {error.message.removeprefix('Triton cannot be reached ')}",
+            f"unreachable at {endpoint} {error.message.removeprefix('Triton cannot be reached ')}",
         )
     except TimeoutError:
-        return (), f"no answer from {settings.triton_grpc_url} within {TRITON_LIMIT_S:g} s"
+        return (), f"no answer from {endpoint} within {TRITON_LIMIT_S:g} s"
     finally:
         await probe.close()
 

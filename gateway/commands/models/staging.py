@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from gateway.errors import ConfigError
 from gateway.regular_file import open_regular
@@ -47,8 +47,13 @@ class Staging:
             file = open_regular(source)
         except (OSError, ValueError) as error:
             raise _unreadable(source, error) from error
-        with file, _told(self._repository / relative), self._new(relative) as number:
-            while chunk := file.read(CHUNK_BYTES):
+        with file:
+            self.save(file, relative, advance)
+
+    def save(self, stream: IO[bytes], relative: str, advance: Callable[[int], None]) -> None:
+        """What is left of a stream; what reading it raises is passed on, but for OSError."""
+        with _told(self._repository / relative), self._new(relative) as number:
+            while chunk := stream.read(CHUNK_BYTES):
                 _write_all(number, chunk)
                 advance(len(chunk))
 
@@ -75,6 +80,17 @@ class Staging:
                 with contextlib.suppress(OSError):
                     (self._repository / folder).rename(self.root / folder)
             raise
+
+    def put(self, path: str) -> None:
+        """Move one file or folder to the same place in the repository; in place of a file or folder that is there."""
+        target = self._repository / path
+        with _told(target):
+            if (self.root / path).is_dir():
+                _sync_folders(self.root / path)
+            if target.is_dir():
+                target.rename(self.root / f"{path}.before")
+            (self.root / path).replace(target)
+            _sync(target.parent)
 
     def _place(self, folder: str) -> None:
         target = self._repository / folder
