@@ -10,7 +10,8 @@ RELEASE := .venv-release
 IMAGE := .venv-image
 
 .PHONY: help demo test test-rollouts test-exports check format sample-models measure bench-resources stack docs clean \
-	dashboards screenshots bench guard chaos soak overload fuzz lock sbom audit
+	dashboards screenshots bench guard chaos soak overload fuzz lock sbom audit chart chart-files \
+	replicas images images-save images-load test-images
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -33,6 +34,9 @@ chaos: $(VENV)/.installed ## 15 minutes of faults at a real broker, Triton and g
 
 soak: $(VENV)/.installed ## An hour at half capacity: memory, files and threads must stay as they are
 	$(BIN)/python -m tests.chaos.soak
+
+replicas: $(VENV)/.installed ## Three gateways and two Tritons go in turn for five minutes while cameras send, and what became of each snapshot
+	$(BIN)/python -m tests.replicas --leave
 
 fuzz: $(VENV)/.fuzz ## Ten minutes of coverage-guided input for each parser, then for the HTTP surface (over an hour on 2 cores; FUZZ="--target pictures")
 	$(BIN)/python -m tests.fuzz --minutes 10 $(FUZZ)
@@ -83,18 +87,44 @@ screenshots: $(VENV)/.installed ## Take docs/img/console-*.jpg and watch.svg ane
 dashboards: $(VENV)/.installed ## Write the dashboards of compose/grafana/ anew, and the runbook into the alerts (DASHBOARDS="--console URL --runbook URL")
 	$(BIN)/python compose/grafana/write_dashboards.py $(DASHBOARDS)
 
+chart-files: $(VENV)/.installed ## Write what the Helm chart has from elsewhere: schema, README's table, rules, dashboards
+	$(BIN)/python helm/write_chart.py
+
+chart: chart-files ## Lint the Helm chart strictly, render it with every file of helm/*/ci/, and pack it into dist/
+	$(BIN)/python helm/package_chart.py
+
+images: ## Build the images by docker or podman, and say how large they are (BUILD="--network=host")
+	@$(PYTHON) image/images.py build -- $(BUILD)
+
+images-save: ## All images of compose in one archive in dist/ for a site without a network (IMAGES="--profile gpu")
+	@$(PYTHON) image/images.py save $(IMAGES)
+
+images-load: ## Load that archive (IMAGES="--archive FILE")
+	@$(PYTHON) image/images.py load $(IMAGES)
+
+test-images: $(VENV)/.installed ## Build the images and start compose from them, as root on Debian (10 minutes; IMAGES="--offline-bases")
+	$(BIN)/python -m tests.images $(IMAGES)
+
 clean: ## Remove the environment and what the targets made
 	rm -rf $(VENV) $(EXPORTS) $(RELEASE) $(IMAGE) build dist chaos-report demo-output model_repository/.edge-gateway \
 		.cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis
 
 # Versions and hashes of everything that is installed; on site the same as in the tests. torch and what only its CUDA
-# build needs are left out: the CPU build of the same version comes from another index, and has other hashes.
+# build needs are left out: the CPU build of the same version comes from another index, and has other hashes. Of
+# nvidia-pytriton the image runs the server alone, so what else it asks for is left out there.
 lock: $(RELEASE)/.installed ## Write requirements/*.txt anew from pyproject.toml
 	@set -e; compile="$(RELEASE)/bin/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header"; \
 	cuda=$$($$compile --extra local | sed -nE 's/^((nvidia-(cu|n[cv])|cuda-)[a-z0-9-]*)==.*/--no-emit-package \1/p'); \
 	$$compile --extra test --extra check --no-emit-package torch --no-emit-package triton $$cuda -o requirements/development.txt; \
 	$$compile -c requirements/development.txt -o requirements/gateway.txt; \
 	$$compile --extra fuzz -c requirements/development.txt -o requirements/fuzz.txt; \
+	for extra in signing tracing video; do \
+		$$compile --extra $$extra -c requirements/development.txt -o requirements/$$extra.txt; done; \
+	only="$(RELEASE)/bin/uv pip compile -q - --universal --python-version 3.11 --generate-hashes --no-header -c requirements/development.txt"; \
+	echo 'hatchling>=1.27' | $$only -o requirements/build.txt; \
+	torch=$$(sed -nE 's/^  "(torch==[^"]+)".*/\1/p' pyproject.toml); \
+	{ printf '%s\n' onnxruntime numpy "$$torch" | $$only --no-emit-package torch --no-emit-package triton $$cuda; \
+		echo nvidia-pytriton | $$only --no-deps; } > requirements/triton-cpu.txt; \
 	$$compile --extra release -o requirements/release.txt
 
 sbom: $(RELEASE)/.installed $(IMAGE)/.installed ## Software bill of materials (dist/gateway.cdx.json) and docs/licences.md of what runs on site
@@ -103,7 +133,8 @@ sbom: $(RELEASE)/.installed $(IMAGE)/.installed ## Software bill of materials (d
 	$(RELEASE)/bin/python docs/licences.py $(IMAGE)/bin/python
 
 audit: $(RELEASE)/.installed ## Known vulnerabilities of what runs on site (asks a public database)
-	$(RELEASE)/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/gateway.txt
+	$(RELEASE)/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/gateway.txt \
+		-r requirements/signing.txt -r requirements/tracing.txt
 
 # Only what the lock names is installed, then what is left: torch. pip itself is left as it is; the CPU build of torch is
 # taken where your package index offers one.
@@ -121,10 +152,11 @@ $(RELEASE)/.installed: requirements/release.txt
 	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-# As in the image: the gateway alone, from the lock alone.
-$(IMAGE)/.installed: requirements/gateway.txt $(RELEASE)/.installed
+# As in the image: the gateway with its extras, from locks alone.
+$(IMAGE)/.installed: requirements/gateway.txt requirements/signing.txt requirements/tracing.txt $(RELEASE)/.installed
 	@test -x $(IMAGE)/bin/python || $(PYTHON) -m venv --without-pip $(IMAGE)
-	$(RELEASE)/bin/uv pip sync --quiet --python $(IMAGE)/bin/python --require-hashes $<
+	$(RELEASE)/bin/uv pip sync --quiet --python $(IMAGE)/bin/python --require-hashes requirements/gateway.txt \
+		requirements/signing.txt requirements/tracing.txt
 	@touch $@
 
 .cache/exports/.made: $(EXPORTS)/.installed $(wildcard tests/exports/*_models.py)
