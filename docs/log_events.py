@@ -13,7 +13,7 @@ LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "erro
 """The level of what each method of a logger writes."""
 LOGGERS = ("log", "_log")
 AREAS = {
-    "Start, stop and defects": ("app.py", "tasks.py", "commands/"),
+    "Start, stop and defects": ("app.py", "leaving.py", "tasks.py", "service_manager.py", "commands/"),
     "Configuration and log": ("config", "log"),
     "The broker": ("adapters/mqtt", "adapters/spool"),
     "Triton": ("adapters/triton", "models/loader.py", "models/memory.py"),
@@ -23,6 +23,7 @@ AREAS = {
     "HTTP, commands and what is announced": ("admin/",),
     "Workers": ("workers/",),
     "Traces": ("adapters/otlp.py",),
+    "Cameras of `edge-gateway camera`": ("cameras/",),
 }
 """Each with the beginnings of the paths of its files; the first that fits."""
 KEY = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")

@@ -22,8 +22,16 @@ REMEDIES = {
     "Not closed in time; what was to be stored may be lost": "The disk of SPOOL_DIR hangs. Check it, and the volume "
     "behind it.",
     "Second signal: ending at once": "Somebody did not want to wait. Unacknowledged snapshots come again.",
+    "The service manager could not be told how the gateway stands": "With `Type=notify` systemd ends a gateway that it "
+    "hears nothing of. In a container leave NOTIFY_SOCKET out of the environment, or give the container that socket.",
     "A setting may not do what is meant": "The gateway runs. Correct the setting that `reason` names; "
     "`edge-gateway config check` says the same.",
+    # --- cameras of `edge-gateway camera`
+    "A camera cannot be read; it is tried again": "Said once for each `reason`. Check the camera, its network, and the "
+    'address with user and password; "A camera is read" follows when it is back.',
+    "A file is passed over": "Of `edge-gateway camera` with files; the others go on. Mend the file, or take it away.",
+    "A camera's snapshot was not sent": "Newer ones follow. Where the broker refuses it, let its user write to "
+    "`topic`; where it is too slow, look at the broker and the network.",
     # --- configuration
     "A file of the configuration changes all the time; it is read as it is": "Something writes gateway.yaml or a "
     "model.yaml without end. Find out what; write a file beside it and rename it.",
@@ -64,6 +72,12 @@ REMEDIES = {
     "lost yet. Receivers tell repeated answers by their result_id.",
     # --- Triton
     "Waiting for Triton": "Snapshots wait until their deadline. It is said again when the reason changes.",
+    "An endpoint of Triton is given up until it answers again": "The others answer, with as much less room; it is "
+    "looked at again and again, and used once it serves what they serve.",
+    "An endpoint of Triton cannot be brought to what the others serve": "It takes no requests for this model until it "
+    "loads it; that is tried again. Usually it has less memory than the others, or sees another model volume.",
+    "An endpoint of Triton could not be put back after a refused load": "Another one has refused the load, and this "
+    "one does not serve again what it did before. The others answer; it is tried again.",
     "A model is gone from Triton; loading it again": "Triton was restarted, or somebody else unloads models there. "
     "Growing `model_repairs_total`: see Triton's log.",
     "A model is refused": "Triton does not load this variant, or it does not fit its model.yaml; while it is to "

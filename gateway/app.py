@@ -35,6 +35,7 @@ from gateway.config import Settings
 from gateway.config_reload import Reloader
 from gateway.errors import BrokerError
 from gateway.flow.pipeline import Pipeline
+from gateway.leaving import leave_groups
 from gateway.live import Live
 from gateway.logs import count_lines, finish_logging
 from gateway.metrics import Metrics
@@ -53,6 +54,7 @@ from gateway.rollout.roller import Roller
 from gateway.rollout.store import StateStore
 from gateway.rollout.transaction import Tools
 from gateway.rollout.verify import Checks
+from gateway.service_manager import ServiceManager
 from gateway.tasks import has_failed
 from gateway.traces import Traces
 
@@ -172,9 +174,10 @@ class Gateway:
         """Read the configuration again."""
         self._reloader.request()
 
-    async def run(self) -> int:
+    async def run(self, manager: ServiceManager | None = None) -> int:
         """Serve until `stop`; returns the exit code: 0, or 1 after an unexpected error."""
         self.http_port = await self._http.start()
+        telling = asyncio.create_task((manager or ServiceManager()).tell(self._stop), name="service manager")
         log.info(
             "Gateway starts",
             version=__version__,
@@ -196,6 +199,7 @@ class Gateway:
             await self._http.stop()
             if self._spans is not None:
                 await self._spans.close()
+            telling.cancel()
         log.info("Gateway stopped", failed=self._failed)
         return 1 if self._failed else 0
 
@@ -262,9 +266,11 @@ class Gateway:
         self.health.stopping = True
         self._pipeline.wind_down()
         log.info("Stopping: finishing what was accepted", limit_s=self.live.current.drain_timeout_s)
+        deadline = time.monotonic() + self.live.current.drain_timeout_s
+        if self._settings.mqtt_leave_group and self._part is None:
+            await leave_groups(self._broker, lambda: self._pipeline.idle, self.live.current.drain_timeout_s / 2)
         by_name = {task.get_name(): task for task in tasks}
         by_name["intake"].cancel()
-        deadline = time.monotonic() + self.live.current.drain_timeout_s
         while not self._all_said and time.monotonic() < deadline and not by_name["broker"].done():
             await asyncio.sleep(POLL_S)
         for name, task in by_name.items():

@@ -15,6 +15,7 @@ import click
 from gateway import __version__
 from gateway.commands.bench import bench
 from gateway.commands.broker import mqtt_settings
+from gateway.commands.camera import camera
 from gateway.commands.completion import completion
 from gateway.commands.config import config
 from gateway.commands.doctor import doctor
@@ -53,7 +54,7 @@ def cli(context: click.Context) -> None:
 
 
 # In the order in which the overview shows them.
-for _command in (demo, stack, triton, serve, send, watch, doctor, bench, models, config, completion):
+for _command in (demo, stack, triton, serve, camera, send, watch, doctor, bench, models, config, completion):
     cli.add_command(_command)
 
 

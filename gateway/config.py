@@ -16,6 +16,15 @@ from gateway.config_broker import BrokerSettings
 from gateway.config_contradictions import contradictions
 from gateway.cpu_list import CpuList
 from gateway.schema import output_topic
+from gateway.triton_endpoints import (
+    Listed,
+    OptionallyListed,
+    PlacementRule,
+    PlacementRules,
+    endpoints_of,
+    parse_rule,
+    urls_of,
+)
 
 RELOADABLE = frozenset((
     "log_level", "log_format", "default_backend", "enable_dual_backend", "infer_timeout_ms", "gpu_enabled",
@@ -32,8 +41,11 @@ class Settings(BrokerSettings):
     """The configuration of one gateway; the environment wins over gateway.yaml."""
 
     # Triton and the models.
-    triton_grpc_url: str = "localhost:8001"
-    """Triton's gRPC endpoint as host:port."""
+    triton_grpc_url: Listed = "localhost:8001"
+    """Triton's gRPC endpoint as host:port; of several Tritons with the same models each, separated by commas."""
+    triton_placement: PlacementRules = ()
+    """Which of several Tritons answer which model, such as `model=detector-*,tenant=north -> gpu-0:8001`;
+    rules are separated by `;`, the first that matches holds; what none matches goes to all. See several-tritons.md."""
     triton_use_tls: bool = False
     """Whether the connection to Triton is encrypted with TLS."""
     triton_tls_ca_file: Path | None = None
@@ -42,9 +54,9 @@ class Settings(BrokerSettings):
     """PEM file of the gateway's own certificate for mutual TLS; needs TRITON_TLS_KEY_FILE and TRITON_USE_TLS."""
     triton_tls_key_file: Path | None = None
     """PEM file of the private key that belongs to TRITON_TLS_CERT_FILE."""
-    triton_metrics_url: str | None = None
+    triton_metrics_url: OptionallyListed = None
     """Triton's metrics page as a URL, for the memory of each model in comparisons; without it that is null. Over https
-    the TRITON_TLS_ files hold for it too."""
+    the TRITON_TLS_ files hold for it too. Of several Tritons the page of each, in the order of TRITON_GRPC_URL."""
     model_repository: Path = Path("model_repository")
     """Folder of the models, as Triton sees it too; each folder in it with a model.yaml is served."""
     model_config_path: Path | None = None
@@ -65,7 +77,7 @@ class Settings(BrokerSettings):
     model_idle_unload_s: float | None = Field(None, gt=0)
     """Seconds without a snapshot after which a model is unloaded, to be loaded at its next one; without it never."""
     model_memory_budget_mb: float | None = Field(None, gt=0)
-    """Megabytes that all loaded models may take together; without it there is no such limit."""
+    """Megabytes that all loaded models may take together, at each of several Tritons; without it there is no limit."""
     model_memory_policy: Literal["refuse", "evict"] = "refuse"
     """What happens to a load beyond the budget: it is refused, or the least recently used model is unloaded for it."""
     rollout_lease: Literal["file", "kubernetes"] = "file"
@@ -88,8 +100,9 @@ class Settings(BrokerSettings):
     """`auto`: input tensors go to Triton through shared memory where it can read them, else in the request; `off`:
     always in the request."""
     shared_memory_max_bytes: int = Field(16 * 2**20, ge=2**20, le=2**36)
-    """Bytes of /dev/shm that the input tensors of each process may take; those beyond go in the request. No model has
-    more snapshots in flight than have room in it, one at least, also where shared memory is off."""
+    """Bytes of /dev/shm that the input tensors of each process may take, an equal part for each of several Tritons;
+    those beyond go in the request. No model has more snapshots in flight than have room in it, one at least, also where
+    shared memory is off."""
     infer_concurrency: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
     """Snapshots in flight for one variant at once, those that are being decoded among them; `auto` finds how many bring
     more answers. Either way no more of one model than have room in SHARED_MEMORY_MAX_BYTES: one where its input is
@@ -188,11 +201,8 @@ class Settings(BrokerSettings):
 
     @field_validator("triton_grpc_url")
     @classmethod
-    def _host_and_port(cls, value: str) -> str:
-        found = re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", value)
-        if not found or not 1 <= int(found[2]) <= 65535:
-            raise ValueError(f"must be host:port, such as localhost:8001, not '{shown(value)}'")
-        return value
+    def _hosts_and_ports(cls, value: str) -> str:
+        return ",".join(endpoints_of(value))
 
     @field_validator("home_assistant_topic")
     @classmethod
@@ -201,7 +211,15 @@ class Settings(BrokerSettings):
             raise ValueError("the first levels of a topic, such as homeassistant, without '$' and empty levels")
         return output_topic(value, ()) if value else None
 
-    @field_validator("triton_metrics_url", "otel_exporter_otlp_endpoint")
+    @field_validator("triton_metrics_url")
+    @classmethod
+    def _http_urls(cls, value: str | None) -> str | None:
+        for each in () if value is None else urls_of(value):
+            if not _is_url(each):
+                raise ValueError(f"must be a URL, such as http://localhost:8002/metrics, not '{shown(each)}'")
+        return value and ",".join(urls_of(value))
+
+    @field_validator("otel_exporter_otlp_endpoint")
     @classmethod
     def _http_url(cls, value: str | None) -> str | None:
         if value is not None and not _is_url(value):
@@ -232,6 +250,22 @@ class Settings(BrokerSettings):
         """The templates of what the gateway publishes, and the filter of all that is said to Home Assistant."""
         announced = () if self.home_assistant_topic is None else (f"{self.home_assistant_topic}/#",)
         return (*super().output_topics, *announced)
+
+    @property
+    def triton_endpoints(self) -> tuple[str, ...]:
+        """Each Triton as host:port."""
+        return endpoints_of(self.triton_grpc_url)
+
+    @property
+    def triton_metrics_urls(self) -> tuple[str | None, ...]:
+        """The metrics page of each Triton, in the same order."""
+        given = self.triton_metrics_url
+        return (None,) * len(self.triton_endpoints) if given is None else urls_of(given)
+
+    @property
+    def placement_rules(self) -> tuple[PlacementRule, ...]:
+        """TRITON_PLACEMENT, read."""
+        return tuple(parse_rule(text) for text in self.triton_placement)
 
     @property
     def state_dir(self) -> Path:

@@ -63,6 +63,9 @@ class BrokerSettings(BaseSettings):
     """Version of MQTT to speak with the broker."""
     mqtt_input_topics: Annotated[tuple[str, ...], NoDecode] = DEFAULT_INPUT_TOPICS
     """Topics of snapshots and readings; a level may be a `{name}`, `+` or a final `#`, and `$share/group/` may lead."""
+    mqtt_leave_group: bool = False
+    """Whether an orderly stop first ends the subscriptions with `$share/group/` in front, so that the other gateways
+    of the group get what comes from then on. Only where another one is always there: else what comes is lost."""
 
     # Where this gateway stands; fills the parts that an input topic lacks.
     business_unit: str = "default"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway import topics
+from gateway.triton_endpoints import unknown_endpoints
 
 if TYPE_CHECKING:
     from gateway.config import Settings
@@ -42,8 +43,18 @@ def contradictions(settings: Settings) -> list[str]:
         "MODEL_PUBLIC_KEY_FILE and MODEL_CERTIFICATE_FILE exclude each other; give one": (
             settings.model_public_key_file and settings.model_certificate_file
         ),
+        "MQTT_LEAVE_GROUP needs a topic in MQTT_INPUT_TOPICS with $share/<group>/ in front": (
+            settings.mqtt_leave_group and not any(each.startswith("$share/") for each in settings.mqtt_input_topics)
+        ),
+        "TRITON_METRICS_URL must name one page for each endpoint of TRITON_GRPC_URL, in the same order, or be left "
+        "out": (len(settings.triton_metrics_urls) != len(settings.triton_endpoints)),
+        "TRITON_PLACEMENT needs several endpoints in TRITON_GRPC_URL": (
+            settings.triton_placement and len(settings.triton_endpoints) == 1
+        ),
     }
-    return [text for text, holds in found.items() if holds]
+    several = len(settings.triton_endpoints) > 1
+    wrong = unknown_endpoints(settings.triton_placement, settings.triton_endpoints) if several else []
+    return [*(text for text, holds in found.items() if holds), *wrong]
 
 
 def _dead_letters_are_used(settings: Settings) -> bool:

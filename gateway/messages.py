@@ -378,6 +378,7 @@ class InferRequest:
     """One question to one model; `version` empty means the highest that is ready.
 
     `trace` is the W3C trace context that the server's own spans belong under; where it is empty it makes none.
+    `tenant` is the business unit that asks, which may decide who of several servers answers.
     """
 
     model: str
@@ -387,6 +388,7 @@ class InferRequest:
     version: str = ""
     request_id: str = ""
     trace: tuple[tuple[str, str], ...] = ()
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -147,6 +147,18 @@ CATALOGUE = (
             "Within days: renew the file in place; no restart is needed.", ("setting",)),
     Meaning("triton_ready", "gauge", "1 while Triton can be reached and is live.",
             "0: check that Triton runs and that TRITON_GRPC_URL names it."),
+    Meaning("triton_endpoint_up", "gauge",
+            "1 while an endpoint takes requests for all its models; of several Tritons alone.",
+            "0: it is away or catching up; /ready and the log say which and why.", ("endpoint",)),
+    Meaning("triton_endpoint_outstanding", "gauge", "Requests under way at an endpoint; of several Tritons alone.",
+            "Much higher at one: it is slower than the others, or hangs.", ("endpoint",)),
+    Meaning("triton_endpoint_requests_total", "counter",
+            "Requests to an endpoint by outcome; of several Tritons alone. One repeated elsewhere counts at both.",
+            "unavailable: it cannot be reached. not_served: it has lost a model. timeout: it is overloaded or hangs.",
+            ("endpoint", "outcome")),
+    Meaning("triton_endpoint_ejections_total", "counter",
+            "How often an endpoint was given up until it answers again; of several Tritons alone.",
+            "Growing: it comes and goes; the log says why, see also Triton's own log and the network.", ("endpoint",)),
     Meaning("model_ready", "gauge", "1 while the variant of the model answers.",
             "0: /ready gives the reason.", ("model", "variant")),
     Meaning("model_version", "gauge", "The version of the model that serves; 0 where Triton decides which one.",
@@ -175,7 +187,7 @@ CATALOGUE = (
             "error growing: look into the log; docs/log-events.md says what to do about each event.",
             ("level",), values=("debug", "info", "warning", "error")),
     Meaning("roller", "gauge", "1 while this gateway is the one that runs the rollouts of its model volume.",
-            "0 on all of them: the log says why the lease cannot be had."),
+            "0 on all of them: none reaches its Triton, or the log says why the lease cannot be had."),
     Meaning("config_last_reload_successful", "gauge", "1 while the configuration that was read last holds.",
             "0: the log says what is wrong with it; the one before holds."),
     Meaning("config_last_reload_success_timestamp_seconds", "gauge", "When the configuration that holds was read.",
@@ -245,6 +257,10 @@ class Metrics:
     broker_events: Counter
     certificate_expiry_timestamp_seconds: Gauge
     triton_ready: Gauge
+    triton_endpoint_up: Gauge
+    triton_endpoint_outstanding: Gauge
+    triton_endpoint_requests: Counter
+    triton_endpoint_ejections: Counter
     model_ready: Gauge
     model_version: Gauge
     model_repairs: Counter

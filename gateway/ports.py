@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from gateway.errors import GatewayError
 from gateway.messages import (
@@ -59,6 +59,15 @@ class ModelStatistics:
     memory_bytes: int | None = None
     last_inference_at: float | None = None
     """Seconds since 1970 by Triton's clock; None when it has not been asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """How one of several servers stands that answer together; `reason` says why it takes no requests, or not all."""
+
+    address: str
+    state: Literal["in service", "catching up", "away"]
+    reason: str = ""
 
 
 class Broker(Protocol):
@@ -114,6 +123,14 @@ class Broker(Protocol):
         """
         ...
 
+    async def leave_groups(self) -> None:
+        """End every subscription with `$share/` in front, for good: others of the group get what comes from now on.
+
+        Returns when the broker has confirmed it, or when there is no session. What the broker holds for this client
+        already still comes.
+        """
+        ...
+
     async def close(self) -> None:
         """Disconnect in order, so that the last will is not sent; end `run`, `messages` and `sessions`.
 
@@ -128,6 +145,11 @@ class InferenceServer(Protocol):
     @property
     def trouble(self) -> GatewayError | None:
         """Why the server cannot be reached, where more is known than that, such as a certificate that has expired."""
+        ...
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """How each of several servers behind this one port stands; () where it is one."""
         ...
 
     async def is_ready(self) -> bool:

@@ -72,7 +72,7 @@ def without_share(text: str) -> str:
 
 def specificity(pattern: str) -> int:
     """How narrow a filter is: literal levels count most, `#` least; for choosing the best of several matches."""
-    return sum(0 if level == "#" else 1 if level == "+" else 100 for level in pattern.split("/"))
+    return sum(0 if level == "#" else 1 if level == "+" else 100 for level in without_share(pattern).split("/"))
 
 
 def fill(template: str, parts: Mapping[str, str]) -> str:

@@ -17,17 +17,21 @@ import yaml
 from numpy.typing import NDArray
 
 from gateway.adapters.spooling import with_spool
+from gateway.adapters.triton_pool import TritonPool
+from gateway.adapters.triton_pool_member import Limits
 from gateway.admin.status import status_publication
 from gateway.app import Gateway
 from gateway.errors import Outcome
 from gateway.messages import MessageProperties
 from gateway.metrics import Metrics
-from gateway.ports import Broker, SpanSink
+from gateway.ports import Broker, InferenceServer, SpanSink
 from gateway.rollout.verify import Checks
 from gateway.testing import MemoryBroker, MemoryTriton
 from tests.flow.builders import LABELS, SNAPSHOT_TOPIC, head, settings, signature
 
 TIMEOUT_S = 20.0
+QUICK = Limits(first_pause_s=0.02, longest_pause_s=0.1)
+"""Of a pool of Tritons."""
 
 
 async def until(condition: Callable[[], bool], what: str = "") -> None:
@@ -142,21 +146,34 @@ async def site(
     wait: bool = True,
     checks: Checks | None = None,
     spans: SpanSink | None = None,
+    pool_of: Mapping[str, MemoryTriton] | None = None,
     **environment: Any,
 ) -> AsyncIterator[Site]:
-    """A gateway between a MemoryBroker and a MemoryTriton, with a detector unless the repository has another."""
+    """A gateway between a MemoryBroker and a MemoryTriton, with a detector unless the repository has another.
+
+    `pool_of` are several Tritons by their endpoint in place of `triton`.
+    """
     broker, triton = broker or MemoryBroker(), triton or MemoryTriton()
     _prepare(repository, triton)
+    if pool_of is not None:
+        for each in pool_of.values():
+            _prepare(repository, each)
+        environment = {"triton_grpc_url": ",".join(pool_of), **environment}
     config = settings(model_repository=repository, **environment)
     metrics = Metrics()
     client = broker.client(
-        "gateway",
+        config.aio_mqtt_client_id or "gateway",
         [*(pattern.subscription for pattern in config.patterns), *config.command_topics],
         status_publication(config, "offline", reason="connection lost"),
     )
     session: Broker = client if config.spool_dir is None else with_spool(client, config, config.spool_dir, metrics)
-    gateway = Gateway(config, session, triton, metrics, checks=checks, spans=spans)
-    viewer = broker.client("viewer", ["edge-ai/+/+/+/ai/#", "edge-ai/+/+/ai/#"])
+    server: InferenceServer = triton
+    if pool_of is not None:
+        server = TritonPool(pool_of, metrics, config.placement_rules, QUICK)
+    gateway = Gateway(config, session, server, metrics, checks=checks, spans=spans)
+    viewer = broker.client(
+        f"viewer {config.aio_mqtt_client_id or ''}".strip(), ["edge-ai/+/+/+/ai/#", "edge-ai/+/+/ai/#"]
+    )
     running = asyncio.create_task(gateway.run(), name="gateway")
     place = Site(gateway, broker, triton, metrics, running, session)
 

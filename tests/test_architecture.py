@@ -26,6 +26,7 @@ ALLOWED = {
     "workers": {"workers", "admin", "flow"},
     "testing": {"testing"},
     "terminal": {"terminal"},
+    "cameras": {"cameras", "terminal"},
     "doctor": {"doctor", "adapters", "models", "layouts", "terminal"},
     "local": {"local", "adapters", "terminal", "flow"},
     "bench": {"bench", "local", "adapters", "terminal", "flow", "models", "layouts"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -551,3 +552,61 @@ def test_files_for_triton_and_secrets_are_read_too(certificates: Path) -> None:
         "TRITON_TLS_KEY_FILE: '/b.key' does not belong to the certificate '/a.pem'",
         "AIO_MQTT_PASSWORD_FILE: '/empty' is empty",
     ]
+
+
+def test_several_tritons_are_named_in_one_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRITON_GRPC_URL", "gpu-0:8001, gpu-1:8001")
+    monkeypatch.setenv("TRITON_METRICS_URL", "http://gpu-0:8002/metrics?a=1,2,http://gpu-1:8002/metrics")
+    monkeypatch.setenv("TRITON_PLACEMENT", "model=det*,version=[12],tenant=north->gpu-0:8001 ; model=* -> gpu-1:8001")
+    found = load_settings()
+    assert found.triton_endpoints == ("gpu-0:8001", "gpu-1:8001")
+    assert found.triton_metrics_urls == ("http://gpu-0:8002/metrics?a=1,2", "http://gpu-1:8002/metrics")
+    first, second = found.placement_rules
+    assert (first.endpoints, first.model, first.version, first.tenant) == (("gpu-0:8001",), "det*", "[12]", "north")
+    assert (second.endpoints, second.model, second.version, second.tenant) == (("gpu-1:8001",), "*", "*", "*")
+
+    for name in ("TRITON_GRPC_URL", "TRITON_METRICS_URL", "TRITON_PLACEMENT"):
+        monkeypatch.delenv(name)
+    path = tmp_path / "gateway.yaml"
+    path.write_text(
+        "triton_grpc_url: [gpu-0:8001, gpu-1:8001]\ntriton_metrics_url:\n- http://gpu-0/m\n- http://gpu-1/m\n"
+        "triton_placement:\n- model=det* -> gpu-0:8001|gpu-1:8001\n"
+    )
+    read = load_settings(path)
+    assert read.triton_endpoints == ("gpu-0:8001", "gpu-1:8001")
+    assert read.triton_metrics_urls == ("http://gpu-0/m", "http://gpu-1/m")
+    assert read.placement_rules[0].endpoints == ("gpu-0:8001", "gpu-1:8001")
+
+
+def test_one_triton_has_no_pool_about_it() -> None:
+    alone = Settings()
+    assert alone.triton_endpoints == ("localhost:8001",)
+    assert alone.triton_metrics_urls == (None,)
+    assert alone.placement_rules == ()
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"TRITON_GRPC_URL": "a:1,b:2,A:1"}, "names A:1 twice"),
+        ({"TRITON_GRPC_URL": "a:1,,b:2"}, "must be host:port"),
+        ({"TRITON_GRPC_URL": ",".join(f"a:{port}" for port in range(1, 100))}, "at most 64"),
+        ({"TRITON_GRPC_URL": "a:1,b:2", "TRITON_METRICS_URL": "http://a/m"}, "one page for each endpoint"),
+        ({"TRITON_METRICS_URL": "http://a/m,http://b/m"}, "one page for each endpoint"),
+        ({"TRITON_PLACEMENT": "model=* -> localhost:8001"}, "needs several endpoints"),
+        ({"TRITON_GRPC_URL": "gpu-0:1,gpu-1:1", "TRITON_PLACEMENT": "model=* -> gpu0:1"}, "did you mean gpu-0:1"),
+        ({"TRITON_GRPC_URL": "a:1,b:2", "TRITON_PLACEMENT": "model=*"}, "says where a model goes"),
+        ({"TRITON_GRPC_URL": "a:1,b:2", "TRITON_PLACEMENT": "modle=* -> a:1"}, "none of model="),
+        ({"TRITON_GRPC_URL": "a:1,b:2", "TRITON_PLACEMENT": "model=a,model=b -> a:1"}, "none of model="),
+        ({"TRITON_GRPC_URL": "a:1,b:2", "TRITON_PLACEMENT": "model= -> a:1"}, "none of model="),
+        ({"TRITON_GRPC_URL": "a:1,b:2", "TRITON_PLACEMENT": "-> a:1"}, "none of model="),
+        ({"TRITON_GRPC_URL": "a:1,b:2", "TRITON_PLACEMENT": "model=x -> a:1|a:1"}, "names a:1 twice"),
+        ({"TRITON_GRPC_URL": "a:1,b:2", "TRITON_PLACEMENT": "model=x -> a"}, "must be host:port"),
+        ({"TRITON_GRPC_URL": "a:1,b:2", "TRITON_PLACEMENT": "model=x -> a:1;" * 65}, "at most 64"),
+    ],
+)
+def test_what_several_tritons_cannot_be(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_settings()

@@ -41,9 +41,15 @@ OTHERS |= {
 OTHERS |= {f"OTEL_{name}" for name in ("SERVICE_NAME", "RESOURCE_ATTRIBUTES")}  # of OpenTelemetry itself
 OTHERS |= {f"OTEL_EXPORTER_OTLP_{name}" for name in ("HEADERS", "CERTIFICATE", "TIMEOUT", "COMPRESSION")}
 OTHERS |= {"MODEL_SIGNING_PASSWORD", "SHA256SUMS", *COMMAND_CODES}  # and the codes of commands
+OTHERS |= set(re.findall(r"(?m)^#? ?([A-Z_]+)=", (ROOT / "compose" / ".env.example").read_text()))  # of compose
+OTHERS |= {"NOTIFY_SOCKET"}  # of systemd
+for _name in ("Dockerfile", "triton/Dockerfile.cpu"):
+    OTHERS |= set(re.findall(r"(?m)^ARG ([A-Z_]+)", (ROOT / _name).read_text()))
+OTHERS |= {"POD_INDEX"}  # of Kubernetes
 # Options of the programs beside ours that the pages show.
 FOREIGN_OPTIONS = {"--model-control-mode", "--strict-readiness", "--check", "--grid", "--decode", "--end", "--max-wh"}
-FOREIGN_OPTIONS |= {"--ignore-paths", "--allow-client-shm", "--trace-config"}
+FOREIGN_OPTIONS |= {"--ignore-paths", "--allow-client-shm", "--trace-config", "--no-index", "--device"}
+FOREIGN_OPTIONS |= {"--model-repository"}
 # Programs beside ours: what they take on their lines is not ours to check.
 FOREIGN_PROGRAMS = (
     "docker ",
@@ -56,6 +62,12 @@ FOREIGN_PROGRAMS = (
     "mosquitto_rr ",
     "model_signing ",
     "make ",
+    "helm ",
+    "kubectl ",
+    "python3 ",
+    "systemctl ",
+    "useradd ",
+    "/opt/edge-gateway/",
 )
 # What is written down for a time when it was different.
 HISTORY = {"CHANGELOG.md"}

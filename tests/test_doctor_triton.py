@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2 as messages
 
 from gateway.doctor.findings import Finding, Level
 from gateway.doctor.triton import check_triton
+from gateway.doctor.triton_endpoints import check_tritons
 from gateway.doctor.triton_metrics import MetricsPage
 from gateway.models.repository import read_served
 from tests.adapters.triton_wire import Wire, listening
@@ -107,3 +108,28 @@ async def test_a_request_from_the_future_tells_of_the_clock(tmp_path: Path) -> N
     assert "s or more behind that of Triton's machine" in clock
     past = await examined(tmp_path, None, last_inference=time.time() - 600)
     assert not [each for each in past if each.area == "Clock"], "a model may not have been asked for long"
+
+
+async def test_of_several_each_is_looked_at_and_one_that_is_away_is_a_warning(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    models, _ = read_served(tmp_path, None)
+    loop = asyncio.get_running_loop()
+    async with listening() as (wire, address):
+        serve(wire)
+        both = {"triton_grpc_url": f"{address},127.0.0.1:1", "triton_placement": ("model=*-torch -> 127.0.0.1:1",)}
+        pages = [loop.create_future(), loop.create_future()]
+        for page in pages:
+            page.set_result(None)
+        found = await check_tritons(settings(**both, model_repository=tmp_path), models, pages)
+        nowhere = {"triton_grpc_url": "127.0.0.1:1,localhost:1"}
+        none = await check_tritons(settings(**nowhere, model_repository=tmp_path), models, pages)
+
+    assert all(each.where.startswith((address, "127.0.0.1:1")) for each in found)
+    (away,) = (each for each in found if each.where == "127.0.0.1:1")
+    assert (away.level, away.what.startswith("cannot be reached")) == (Level.WARNING, True)
+    assert [each.where for each in found if each.area == "Models" and each.level is Level.OK]
+    assert not any(each.where.endswith("detector/torch") for each in found), "it is not placed there"
+    assert [each.where for each in none if each.level is Level.PROBLEM and each.area == "Triton"] == [
+        "127.0.0.1:1",
+        "localhost:1",
+    ]

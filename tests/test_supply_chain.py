@@ -70,9 +70,10 @@ def test_a_lock_holds_what_the_project_asks_for(name: str, extras: tuple[str, ..
         assert any(wanted.specifier.contains(version) for version in versions), f"{wanted}: run `make lock`"
 
 
-def test_on_site_runs_what_the_tests_ran_with() -> None:
+@pytest.mark.parametrize("lock_name", ["gateway", "signing", "tracing", "video", "triton-cpu", "build"])
+def test_on_site_runs_what_the_tests_ran_with(lock_name: str) -> None:
     tested = lock("development.txt")
-    for name, entries in lock("gateway.txt").items():
+    for name, entries in lock(f"{lock_name}.txt").items():
         given = {str(requirement.specifier) for requirement, _ in entries}
         assert given <= {str(requirement.specifier) for requirement, _ in tested[name]}, f"{name}: run `make lock`"
 

@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.topics import topic_matches
+from gateway.topics import specificity, topic_matches
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,7 @@ def test_matches(topic_filter: str, topic: str) -> None:
 )
 def test_does_not_match(topic_filter: str, topic: str) -> None:
     assert not topic_matches(topic_filter, topic)
+
+
+def test_a_share_makes_no_filter_narrower() -> None:
+    assert specificity("$share/gateways/a/+") == specificity("a/+") < specificity("a/b")

@@ -146,7 +146,7 @@ async def worker_site(
         relayed = RelayedBroker(lambda: give_metrics(relayed, metrics))
         path = place.sockets[index]
         path.unlink(missing_ok=True)
-        lease = None if index == LEAD else FollowingLease(config.gateway_id)
+        lease = None if index == LEAD else FollowingLease()
         part = Part(path, speaks_of_models=index == LEAD)
         gateway = Gateway(config, relayed, triton(), metrics, lease=lease, part=part)
         channel = relay.attach(index, lambda: None)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from itertools import chain
 
 import structlog
@@ -99,6 +101,14 @@ class MqttBroker:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
         self._states.close()
+
+    async def leave_groups(self) -> None:
+        shared = [each for each in self._settings.subscriptions if each.startswith("$share/")]
+        own = tuple(each for each in self._settings.subscriptions if each not in shared)
+        self._settings = replace(self._settings, subscriptions=own)  # for the connections that may follow
+        if shared and self._connection is not None and self.connected:
+            with contextlib.suppress(ConnectionEnded):
+                await self._connection.unsubscribe(shared)
 
     def ask_again(self, why: str) -> None:
         """Have the broker send again all that is unacknowledged: on a new connection with the same session."""

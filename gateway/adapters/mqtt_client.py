@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from paho.mqtt import client as paho
 from paho.mqtt._packet import decode_puback
@@ -13,6 +13,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from gateway.adapters.mqtt_connack import Learned, Limits
 from gateway.adapters.mqtt_framing import FramedSocket, Framing
@@ -193,6 +194,15 @@ def _notice_dead_links(sock: socket.socket, within_s: int) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, min(within_s, 3600) // 2))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, min(within_s, 3600) // 6))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+
+
+def subscriptions(settings: MqttSettings, topic_filters: tuple[str, ...]) -> list[Any]:
+    """What paho's `subscribe` takes."""
+    if settings.protocol == "3.1.1":
+        return [(topic_filter, 1) for topic_filter in topic_filters]
+    # Retained messages come with a new subscription only, not again at each reconnect.
+    options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
+    return [(topic_filter, options) for topic_filter in topic_filters]
 
 
 def _connect_properties(settings: MqttSettings) -> Properties:

@@ -18,9 +18,8 @@ from paho.mqtt import client as paho
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
-from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from gateway.adapters.mqtt_client import FramedClient
+from gateway.adapters.mqtt_client import FramedClient, subscriptions
 from gateway.adapters.mqtt_connack import (
     NO_QOS_1,
     RETAIN_NOT_SUPPORTED,
@@ -133,9 +132,16 @@ class Connection:
         self._attach()
         session = await self._answer(self._connack, "CONNACK")
         if wanted := self._possible():
-            self._client.subscribe(_subscriptions(self._settings, wanted))
+            self._client.subscribe(subscriptions(self._settings, wanted))
             self._judge(wanted, await self._answer(self._suback, "SUBACK"))
         return session
+
+    async def unsubscribe(self, topic_filters: list[str]) -> None:
+        """Return when the broker has confirmed it; raises ConnectionEnded."""
+        unsuback: asyncio.Future[None] = self._loop.create_future()
+        self._client.on_unsubscribe = lambda *_said: unsuback.set_result(None)
+        self._client.unsubscribe(topic_filters)
+        await self._answer(unsuback, "UNSUBACK")
 
     async def until_ended(self) -> ConnectionEnded:
         """Keep the connection alive; return how it ended."""
@@ -384,11 +390,3 @@ class Connection:
 def filters(settings: MqttSettings) -> tuple[str, ...]:
     """All topic filters, the optional ones last."""
     return (*settings.subscriptions, *settings.optional_subscriptions)
-
-
-def _subscriptions(settings: MqttSettings, topic_filters: tuple[str, ...]) -> list[Any]:
-    if settings.protocol == "3.1.1":
-        return [(topic_filter, 1) for topic_filter in topic_filters]
-    # Retained messages come with a new subscription only, not again at each reconnect.
-    options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
-    return [(topic_filter, options) for topic_filter in topic_filters]

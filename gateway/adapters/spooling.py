@@ -104,6 +104,9 @@ class SpooledBroker:
     def acknowledge(self, message: Message) -> None:
         self._broker.acknowledge(message)
 
+    async def leave_groups(self) -> None:
+        await self._broker.leave_groups()
+
     async def publish(self, publication: Publication) -> None:
         attributes = dict(publication.user_properties)
         if attributes.get("type") not in ANSWERS or self._closed:

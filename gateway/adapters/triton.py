@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import numpy as np
+from google.protobuf import text_format  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from gateway.adapters.memory_segment import SHARED_MEMORY
@@ -38,7 +39,7 @@ from gateway.adapters.triton_shared_memory import SharedMemory, on_this_machine
 from gateway.credentials import TlsFiles
 from gateway.errors import BackendUnavailable, GatewayError, ModelUnavailable, SnapshotError
 from gateway.messages import InferRequest, InferResponse, ModelSignature, TensorSpec
-from gateway.ports import GpuMemory, ModelStatistics
+from gateway.ports import Endpoint, GpuMemory, ModelStatistics
 
 UNLOAD_POLL_S = 0.02
 
@@ -111,6 +112,10 @@ class TritonServer:
     @property
     def trouble(self) -> GatewayError | None:
         return self._channel.trouble
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return ()
 
     async def is_ready(self) -> bool:
         """True when Triton can be reached and is live, whatever its models do; never raises."""
@@ -191,6 +196,16 @@ class TritonServer:
     def tensor(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Memory for one input tensor, shared with Triton where it is large enough to gain by that."""
         return self._shared.tensor(shape, dtype) if self._shared is not None else np.empty(shape, dtype)
+
+    def holds(self, array: NDArray[Any]) -> bool:
+        """Whether this is an array of `tensor` that Triton reads where it is."""
+        return self._shared is not None and self._shared.holds(array)
+
+    async def configuration(self, model: str) -> str:
+        """The configuration with which a loaded model runs, as the text of a config.pbtxt; raises as `load` does."""
+        answer = await self._call("ModelConfig", messages.ModelConfigRequest(name=model), model=model)
+        text: str = text_format.MessageToString(answer.config)
+        return text
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Ask one model; the arrays of the answer are read-only. Raises what the port says."""

@@ -149,6 +149,15 @@ class SharedMemory:
             self._begin(self._prove(epoch, again, places, response), "prove shared memory")
         return response
 
+    def holds(self, array: NDArray[Any]) -> bool:
+        """Whether an array lies in this memory."""
+        epoch = self._epoch
+        if epoch is None or array.nbytes < SMALLEST:
+            return False
+        memory = epoch.slots.memory
+        address: int = array.__array_interface__["data"][0]
+        return 0 <= address - memory.address < memory.size
+
     def counts(self) -> Mapping[str, int]:
         """How many slots are free, leased and quarantined."""
         epoch = self._epoch

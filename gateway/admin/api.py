@@ -67,8 +67,9 @@ class Api:
 
     def status(self) -> dict[str, Any]:
         """How the gateway is, in short."""
-        models = self._models.current.models
-        return status_body(self._live.current.place, self._health.report(), self._metrics.value, models)
+        settings, models = self._live.current, self._models.current.models
+        report = self._health.report()
+        return status_body(settings.place, report, self._metrics.value, models, settings.triton_endpoints)
 
     async def _all_models(self, _request: web.Request) -> web.Response:
         names = sorted(known_models(self._models, self._commands))

@@ -28,6 +28,11 @@ class TritonWatch(Protocol):
         """Why not, where that is known."""
         ...
 
+    @property
+    def triton_degraded(self) -> tuple[str, ...]:
+        """Which of several are away or catching up, and why."""
+        ...
+
 
 class Health:
     """Puts together what the parts of a running gateway say of themselves."""
@@ -58,6 +63,7 @@ class Health:
             reasons.append(_because("the broker session is not up", self._broker.trouble))
         if not self._triton.triton_ready:
             reasons.append(_because("Triton cannot be reached", self._triton.triton_trouble))
+        degraded += self._triton.triton_degraded
         models = self._models.current.models
         unreadable = self._commands.unreadable
         if not models and not unreadable:

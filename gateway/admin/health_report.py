@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from gateway.admin.model_report import CLOSED
 from gateway.admin.process_usage import process_usage
+from gateway.admin.report import endpoints_in
 from gateway.admin.steps import wall_clock_shift
 from gateway.camera_counts import FAILED
 from gateway.errors import DROPPED, Outcome
@@ -80,7 +81,14 @@ class HealthReport:
                 "backlog_bytes": self._broker.backlog,
                 "address": f"{settings.aio_broker_hostname}:{settings.aio_broker_tcp_port}",
             },
-            "triton": {"ready": bool(value("triton_ready")), "address": settings.triton_grpc_url},
+            "triton": {
+                "ready": bool(value("triton_ready")),
+                "address": settings.triton_grpc_url,
+                "endpoints": endpoints_in(
+                    self._labelled("triton_endpoint_up", "endpoint"),
+                    self._labelled("triton_endpoint_outstanding", "endpoint"),
+                ),
+            },
             "shared_memory": {
                 "bytes": int(value("shared_memory_bytes")),
                 "max_bytes": settings.shared_memory_max_bytes,

@@ -270,6 +270,7 @@ def _schemas() -> dict[str, Any]:
             version=TEXT, business_unit=TEXT, facility=TEXT, gateway_id=TEXT,
             status={"enum": ["ready", "not_ready"]}, reasons=TEXTS, degraded=TEXTS,
             broker_connected={"type": "boolean"}, triton_ready={"type": "boolean"},
+            triton_endpoints={"type": "object", "additionalProperties": {"type": "boolean"}},
             snapshots_received={"type": "integer"},
             snapshots={"type": "object", "additionalProperties": {"type": "integer"}},
             queue=object_of(messages={"type": "integer"}, bytes={"type": "integer"}), models=TEXTS,

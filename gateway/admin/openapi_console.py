@@ -65,7 +65,10 @@ def _health() -> dict[str, Any]:
         status=ref("Status"), rates={"type": "object", "additionalProperties": NUMBER}, series=_SERIES, drops=_COUNTS,
         errors=_COUNTS, breakers={"type": "array", "items": breaker}, queue=_COUNTS,
         broker=object_of(connected=_YES_OR_NO, backlog_bytes=_COUNT, address=TEXT),
-        triton=object_of(ready=_YES_OR_NO, address=TEXT),
+        triton=object_of(
+            ready=_YES_OR_NO, address=TEXT,
+            endpoints={"type": "array", "items": object_of(address=TEXT, up=_YES_OR_NO, outstanding=_COUNT)},
+        ),
         shared_memory=object_of(bytes=_COUNT, max_bytes=_COUNT, slots=_COUNTS, transfers=_COUNTS, fallbacks=_COUNTS),
         process=object_of(resident_bytes=MAYBE_NUMBER, cpu_seconds=NUMBER, uptime_s=NUMBER, workers=_COUNT),
         missing=_MISSING,

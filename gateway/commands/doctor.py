@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,16 +64,20 @@ async def _examine(settings: Settings, config: Path | None) -> list[Finding]:
     from gateway.doctor.traces import AREA as TRACES
     from gateway.doctor.traces import check_traces
     from gateway.doctor.triton import AREA as TRITON
-    from gateway.doctor.triton_metrics import check_metrics
+    from gateway.doctor.triton_endpoints import check_metrics_of, settings_of_each
     from gateway.terminal.threads import apart
 
-    page: asyncio.Future[MetricsPage | None] = asyncio.get_running_loop().create_future()
-
+    pages: dict[str, asyncio.Future[MetricsPage | None]] = {
+        endpoint: asyncio.get_running_loop().create_future() for endpoint in settings.triton_endpoints
+    }
     checks = [
         Check(CONFIGURATION, apart(lambda: check_configuration(settings, config)), LIMIT_S),
         _broker(settings),
-        Check(TRITON, _triton_and_models(settings, page), LIMIT_S),
-        Check(TRITON, check_metrics(settings, page), LIMIT_S),
+        Check(TRITON, _triton_and_models(settings, list(pages.values())), LIMIT_S),
+        *(
+            Check(TRITON, check_metrics_of(one, pages[one.triton_grpc_url], settings), LIMIT_S)
+            for one in settings_of_each(settings)
+        ),
         Check(TRACES, check_traces(settings), LIMIT_S),
         Check(MACHINE, apart(lambda: check_machine(settings)), LIMIT_S),
     ]
@@ -103,13 +108,13 @@ def _broker(settings: Settings) -> Check:
     return Check(AREA, work(), LIMIT_S)
 
 
-async def _triton_and_models(settings: Settings, page: asyncio.Future[MetricsPage | None]) -> list[Finding]:
+async def _triton_and_models(settings: Settings, pages: Sequence[asyncio.Future[MetricsPage | None]]) -> list[Finding]:
     from gateway.doctor.machine import check_models
-    from gateway.doctor.triton import check_triton
+    from gateway.doctor.triton_endpoints import check_tritons
     from gateway.terminal.threads import apart
 
     models, errors = await apart(lambda: _read_models(settings))
-    return [*check_models(settings, models, errors), *await check_triton(settings, models, page)]
+    return [*check_models(settings, models, errors), *await check_tritons(settings, models, pages)]
 
 
 def _read_models(settings: Settings) -> tuple[list[LogicalModel], list[ConfigError]]:

@@ -24,6 +24,7 @@ from gateway.errors import ConfigError
 if TYPE_CHECKING:
     from gateway.adapters.mqtt import MqttBroker
     from gateway.adapters.triton import TritonServer
+    from gateway.adapters.triton_pool import TritonPool
     from gateway.app import Gateway, Part
     from gateway.metrics import Metrics
     from gateway.models.repository import LogicalModel
@@ -73,13 +74,14 @@ def serve(
 async def _serve(settings: Settings, config_file: Path | None, cores: Cores) -> int:
     from gateway.allocator import set_start_aside
     from gateway.app import stop_on_signals
+    from gateway.service_manager import ServiceManager
     from gateway.thread_pool import use_fixed_threads
 
     use_fixed_threads()
     gateway = compose(settings, config_file, cores=cores)
     stop_on_signals(gateway)
     set_start_aside()
-    return finish(await gateway.run(), gateway.stuck)
+    return finish(await gateway.run(ServiceManager.of(os.environ)), gateway.stuck)
 
 
 def finish(code: int, stuck: bool) -> int:
@@ -157,25 +159,36 @@ def session(settings: Settings, metrics: Metrics) -> tuple[Broker, MqttBroker]:
     return own, own
 
 
-def _triton(settings: Settings, metrics: Metrics) -> TritonServer:
-    """Triton, with its share of the metrics."""
+def _triton(settings: Settings, metrics: Metrics) -> TritonServer | TritonPool:
+    """Triton, or several as one, with their share of the metrics."""
     from gateway.adapters.triton import TransferEvents, TritonServer
 
-    triton = TritonServer(
-        settings.triton_grpc_url,
-        metrics_url=settings.triton_metrics_url,
-        tls=triton_tls(settings),
-        shared_memory_bytes=settings.shared_memory_max_bytes if settings.triton_shared_memory == "auto" else 0,
-        transfers=TransferEvents(
-            sent=lambda transport: metrics.tensor_transfers.labels(transport).inc(),
-            fell_back=lambda reason: metrics.shared_memory_fallbacks.labels(reason).inc(),
-        ),
+    transfers = TransferEvents(
+        sent=lambda transport: metrics.tensor_transfers.labels(transport).inc(),
+        fell_back=lambda reason: metrics.shared_memory_fallbacks.labels(reason).inc(),
     )
-    metrics.shared_memory_bytes.set_function(lambda: triton.shared_memory_bytes)
+    endpoints = settings.triton_endpoints
+    room = settings.shared_memory_max_bytes if settings.triton_shared_memory == "auto" else 0
+    tritons = {
+        endpoint: TritonServer(
+            endpoint,
+            metrics_url=metrics_url,
+            tls=triton_tls(settings),
+            shared_memory_bytes=room // len(endpoints),
+            transfers=transfers,
+        )
+        for endpoint, metrics_url in zip(endpoints, settings.triton_metrics_urls, strict=True)
+    }
+    each = tuple(tritons.values())
+    metrics.shared_memory_bytes.set_function(lambda: sum(triton.shared_memory_bytes for triton in each))
     for state in ("free", "leased", "quarantined"):
-        slots = partial(lambda state: triton.shared_memory_slots.get(state, 0), state)
+        slots = partial(lambda state: sum(triton.shared_memory_slots.get(state, 0) for triton in each), state)
         metrics.shared_memory_slots.labels(state).set_function(slots)
-    return triton
+    if len(each) == 1:
+        return each[0]
+    from gateway.adapters.triton_pool import TritonPool
+
+    return TritonPool(tritons, metrics, settings.placement_rules)
 
 
 def _spans(settings: Settings, metrics: Metrics, *, one_of_several: bool) -> SpanSink | None:

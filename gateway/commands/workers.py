@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gateway.affinity import cores_for
 from gateway.commands.serve import WorkerParts, compose, finish, session
 from gateway.config import Settings
+from gateway.service_manager import ServiceManager
 
 if TYPE_CHECKING:
     from gateway.workers.front import Front
@@ -27,11 +28,12 @@ def run_front(settings: Settings, config_file: Path | None) -> int:
     require_linux()
     for index in range(settings.workers):
         cores_for(settings, index, settings.workers)  # what is wrong with them is said once, and here
+    manager = ServiceManager.of(os.environ)
     with private_folder() as folder:
-        return asyncio.run(_front(settings, config_file, folder))
+        return asyncio.run(_front(settings, config_file, folder, manager))
 
 
-async def _front(settings: Settings, config_file: Path | None, folder: Path) -> int:
+async def _front(settings: Settings, config_file: Path | None, folder: Path, manager: ServiceManager) -> int:
     from gateway.live import Live
     from gateway.metrics import Metrics
     from gateway.thread_pool import use_fixed_threads
@@ -59,7 +61,7 @@ async def _front(settings: Settings, config_file: Path | None, folder: Path) -> 
     place = settings.http_host, settings.http_port
     surface = Surface(place, relay.seats, sockets, standing, metrics, front.merged, settings)
     _pass_on_signals(front)
-    return await front.run(surface)
+    return await front.run(surface, manager)
 
 
 def _pass_on_signals(front: Front) -> None:
@@ -108,7 +110,7 @@ def run_worker(settings: Settings, config_file: Path | None, as_worker: tuple[in
         use_fixed_threads()
         metrics = Metrics()
         broker = RelayedBroker(lambda: give_metrics(broker, metrics))
-        lease = None if index == LEAD else FollowingLease(settings.gateway_id)
+        lease = None if index == LEAD else FollowingLease()
         parts = WorkerParts(broker, Part(http_socket, speaks_of_models=index == LEAD), lease)
         gateway = compose(settings, config_file, metrics, parts, cores)
         stop_on_signals(gateway)

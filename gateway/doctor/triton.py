@@ -23,6 +23,7 @@ from gateway.models.signature import fit
 from gateway.terminal.threads import apart
 
 AREA = Area("Triton")
+AWAY = "cannot be reached"
 MODELS = Area("Models")
 CLOCK = Area("Clock")
 NEEDED = {"model_repository": "models could not be loaded", "statistics": "times and memory would be missing"}
@@ -63,7 +64,7 @@ async def check_triton(
     except BackendUnavailable as error:
         reason = error.message.removeprefix("Triton cannot be reached ")
         fix = probe.trouble.fix if probe.trouble else "Start Triton, or correct TRITON_GRPC_URL; the gateway waits"
-        found = AREA.problem(f"cannot be reached {reason}", where=settings.triton_grpc_url, fix=fix)
+        found = AREA.problem(f"{AWAY} {reason}", where=settings.triton_grpc_url, fix=fix)
         return [found, *await apart(lambda: _from_files(settings.model_repository, models))]
     finally:
         await probe.close()

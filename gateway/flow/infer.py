@@ -160,6 +160,7 @@ class Inference:
             version=variant.version if variant.pinned else "",
             request_id=prepared.job.snapshot.origin.result_id,
             trace=trace,
+            tenant=prepared.job.snapshot.origin.place.business_unit,
         )
 
     async def _ask_all(self, requests: list[InferRequest]) -> list[InferResponse]:

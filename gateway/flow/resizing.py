@@ -3,7 +3,8 @@
 `cykooz_resizer` does Pillow's convolution with the processor's vector instructions and lets other threads run. It
 reads and writes Pillow's own pixels, so nothing is copied: its fast way relies on how Pillow lays a picture out in
 memory. That is looked at once, before the first use, and the sizes and boxes that it gets are checked each time.
-Where any of that is not as it should be, and where exact pixels are asked for, Pillow resizes.
+Where any of that is not as it should be, where exact pixels are asked for, and on arm64, for which it has no wheel,
+Pillow resizes.
 """
 
 from __future__ import annotations
@@ -12,17 +13,21 @@ import ctypes
 import functools
 from math import ceil, floor, nextafter
 
-import cykooz_resizer
 import structlog
 from PIL import Image
 from PIL import __version__ as pillow_version
 
 from gateway.flow.tiles import Box
 
+try:
+    import cykooz_resizer
+except ImportError:
+    cykooz_resizer = None
+
 log = structlog.get_logger(__name__)
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_ALGORITHMS = {
+_ALGORITHMS = cykooz_resizer and {
     "bilinear": cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.bilinear),
     "bicubic": cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.catmull_rom),
 }
@@ -124,6 +129,8 @@ _address = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 @functools.cache
 def _layout_is_known() -> bool:
     """Whether this Pillow lays pictures out as the resizer takes for granted; anything else would be a crash."""
+    if cykooz_resizer is None:
+        return False
     known = all(_is_laid_out(mode, rows) for mode, rows in (("RGB", "rows32"), ("L", "rows8")))
     if not known:
         log.warning("Pillow has another memory layout than the fast resizer knows: Pillow resizes, which takes longer")

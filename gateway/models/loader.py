@@ -59,6 +59,7 @@ class Loader:
         self._under_way: asyncio.Task[None] | None = None
         self._looked = asyncio.Event()
         self._waiting = False
+        self._reached_at = float("-inf")
         self.triton_ready = False
         self.triton_trouble = ""
         """Why Triton cannot be reached, where more is known than that."""
@@ -70,6 +71,17 @@ class Loader:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch(), name="models: watch")
             group.create_task(self._load_and_unload(group), name="models: load")
+
+    @property
+    def away_s(self) -> float:
+        """Seconds for which Triton has not been reached: 0.0 while it is, infinite where it never was."""
+        return 0.0 if self.triton_ready else time.monotonic() - self._reached_at
+
+    @property
+    def triton_degraded(self) -> tuple[str, ...]:
+        """What is to be said of each of several Tritons that takes no requests, or not all."""
+        away = (each for each in self._server.endpoints if each.state != "in service")
+        return tuple(f"Triton at {each.address} is {each.state}: {each.reason}" for each in away)
 
     def serves(self, triton_model: str, version: int) -> bool:
         """Whether Triton served that version at the last look, whatever we make of it."""
@@ -139,7 +151,7 @@ class Loader:
         self._metrics.triton_ready.set(answering)
         why, self.triton_trouble = self.triton_trouble, ""
         if answering:
-            self._waiting = False
+            self._waiting, self._reached_at = False, time.monotonic()
             return
         trouble = self._server.trouble
         self.triton_trouble = trouble.message if trouble else ""

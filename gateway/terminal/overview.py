@@ -8,7 +8,7 @@ import click
 
 GROUPS = {
     "Try it on this machine": ("demo", "stack", "triton"),
-    "Run it": ("serve",),
+    "Run it": ("serve", "camera"),
     "Send and see": ("send", "watch"),
     "Look into it": ("doctor", "bench", "models", "config"),
 }

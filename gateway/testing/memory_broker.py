@@ -87,6 +87,10 @@ class MemoryBroker:
         """Publish as some camera would, with any properties and without a session."""
         self._route(_Stored(topic, payload, qos, retain, properties or MessageProperties()))
 
+    def members(self, shared: str) -> set[str]:
+        """The clients that share a subscription, those that are away among them."""
+        return {name for name, session in self._sessions.items() if shared in session.subscriptions}
+
     def deny(self, topic_filter: str) -> None:
         """Refuse publications of clients on these topics from now on."""
         self._denied.append(topic_filter)
@@ -121,6 +125,10 @@ class MemoryBroker:
         session = self._sessions.get(client.client_id)
         if session is not None and session.client is client:
             session.client = None
+
+    def leave_groups(self, client_id: str) -> None:
+        session = self._sessions[client_id]
+        session.subscriptions = [each for each in session.subscriptions if not each.startswith("$share/")]
 
     def accept(self, publication: Publication) -> None:
         """Take a client's publication; raises PublishRefused on a denied topic or one with a wildcard."""
@@ -279,6 +287,11 @@ class MemoryBrokerClient:
             await asyncio.sleep(self._broker.latency_s)  # a real broker's acknowledgement does not come at once either
         finally:
             self._backlog -= held_by(publication)
+
+    async def leave_groups(self) -> None:
+        self.subscriptions = tuple(each for each in self.subscriptions if not each.startswith("$share/"))
+        if self._connection is not None:
+            self._broker.leave_groups(self.client_id)
 
     async def close(self) -> None:
         self._closed = True

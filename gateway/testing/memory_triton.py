@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gateway.errors import BackendTimeout, BackendUnavailable, ModelUnavailable, SnapshotError
 from gateway.messages import InferRequest, InferResponse, ModelSignature
-from gateway.ports import GpuMemory, ModelStatistics
+from gateway.ports import Endpoint, GpuMemory, ModelStatistics
 from gateway.testing.memory_models import (
     Answer,
     Faults,
@@ -160,6 +160,10 @@ class MemoryTriton:
     def trouble(self) -> None:
         return None  # it has no network that could be at fault
 
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return ()
+
     async def is_ready(self) -> bool:
         """True unless stopped or frozen."""
         try:
@@ -217,6 +221,17 @@ class MemoryTriton:
     def tensor(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Memory for one input tensor; ordinary memory."""
         return np.empty(shape, dtype)
+
+    def holds(self, array: NDArray[Any]) -> bool:
+        """Whether the server reads this array where it is; never."""
+        return False
+
+    async def configuration(self, model: str) -> str:
+        """The configuration that the last load of a loaded model came with, "" where it came with none."""
+        with _time_limit_of(model):
+            await self._answer_within(self._call_timeout_s)
+        self._model(model).find("")
+        return next((config for name, _, config in reversed(self.load_calls) if name == model), None) or ""
 
     async def infer(self, request: InferRequest) -> InferResponse:
         """Ask the function of the version, after the same checks that Triton makes."""

@@ -29,6 +29,8 @@ RULES: dict[str, Rule] = {
     "broker_connected": "front",
     "certificate_expiry_timestamp_seconds": "front",
     "triton_ready": "min",
+    "triton_endpoint_up": "min",
+    "triton_endpoint_outstanding": "sum",
     "model_ready": "min",
     "model_version": "max",
     "rollout_percent": "max",

@@ -14,6 +14,7 @@ import msgspec
 from gateway.admin.compare_report import MOST_PAIRS, latency_of
 from gateway.admin.console_entries import within_limit
 from gateway.admin.process_usage import process_usage
+from gateway.admin.report import endpoints_in
 from gateway.workers.aggregation import Merged
 
 MOST_STEPS = 360
@@ -131,7 +132,13 @@ def health(bodies: Sequence[bytes], status: Body, merged: Merged, started_at: fl
         "breakers": _breakers(told),
         "queue": _sum(body["queue"] for body in told),
         "broker": {**first["broker"], **broker},
-        "triton": {**first["triton"], "ready": all(body["triton"]["ready"] for body in told)},
+        "triton": {
+            **first["triton"],
+            "ready": all(body["triton"]["ready"] for body in told),
+            "endpoints": endpoints_in(
+                merged.by_label("triton_endpoint_up"), merged.by_label("triton_endpoint_outstanding")
+            ),
+        },
         "shared_memory": {
             "bytes": int(value("shared_memory_bytes")),
             "max_bytes": sum(body["shared_memory"]["max_bytes"] for body in told),

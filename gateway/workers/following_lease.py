@@ -8,9 +8,6 @@ INTERVAL_S = 1.0
 class FollowingLease:
     """As `gateway.rollout.lease.Lease`. Of all workers only the lead contends, for it alone is told the commands."""
 
-    def __init__(self, gateway_id: str) -> None:
-        self._gateway_id = gateway_id
-
     @property
     def interval_s(self) -> float:
         """As Lease.interval_s."""
@@ -18,8 +15,8 @@ class FollowingLease:
 
     @property
     def holder(self) -> str:
-        """As Lease.holder: the lead, as far as one can tell here."""
-        return self._gateway_id
+        """As Lease.holder: not known here, for the lead may follow another gateway itself."""
+        return ""
 
     @property
     def problem(self) -> str:

@@ -17,10 +17,12 @@ from gateway import __version__
 from gateway.admin.status import StatusPublisher, status_publication
 from gateway.allocator import Allocator
 from gateway.errors import BrokerError
+from gateway.leaving import leave_groups
 from gateway.live import Live
 from gateway.logs import LEVEL, count_lines
 from gateway.metrics import Metrics
 from gateway.ports import Broker
+from gateway.service_manager import ServiceManager
 from gateway.tasks import has_failed
 from gateway.workers.aggregation import Merged, families
 from gateway.workers.processes import Workers
@@ -78,10 +80,11 @@ class Front:
         self._metrics.workers.set(sum(seat.channel is not None for seat in self._relay.seats))
         return Merged(families(self._metrics.registry), samples)
 
-    async def run(self, surface: Surface) -> int:
+    async def run(self, surface: Surface, manager: ServiceManager) -> int:
         """Serve until `stop`; returns the exit code, the worst of all processes."""
         settings = self._live.current
         port = await surface.start()
+        telling = asyncio.create_task(manager.tell(self._stop), name="service manager")
         log.info(
             "Gateway starts",
             version=__version__,
@@ -104,6 +107,7 @@ class Front:
                 await self._drain(kept, tasks)
         finally:
             await surface.stop()
+            telling.cancel()
         code = max(self._workers.exit_code, int(self._failed))
         log.info("Gateway stopped", exit_code=code)
         return code
@@ -149,8 +153,10 @@ class Front:
 
     async def _drain(self, kept: list[asyncio.Task[None]], tasks: list[asyncio.Task[None]]) -> None:
         self._standing.stopping = True
-        self._relay.stop()
         limit_s = self._live.current.drain_timeout_s
+        if self._live.current.mqtt_leave_group:
+            await leave_groups(self._broker, lambda: self._relay.idle, limit_s / 2)
+        self._relay.stop()
         log.info("Stopping: the workers finish what was accepted", limit_s=limit_s)
         await self._relay.scrape()
         self._workers.stop()

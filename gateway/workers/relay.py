@@ -209,6 +209,11 @@ class Relay:
         """Pass on nothing more; what comes stays with the broker."""
         self._dispatching = False
 
+    @property
+    def idle(self) -> bool:
+        """Whether the broker waits for no acknowledgement."""
+        return not self._acks
+
     async def tell_sessions(self) -> None:
         """Tell the workers how the session stands, at each change, for ever."""
         async for up in self._broker.sessions():

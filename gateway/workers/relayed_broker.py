@@ -125,6 +125,9 @@ class RelayedBroker:
             self._backlog -= held
             self._waiting.pop(number, None)
 
+    async def leave_groups(self) -> None:
+        """Nothing: the front has the session, and leaves for all."""
+
     async def close(self) -> None:
         self._closed = True
         self.channel.close()

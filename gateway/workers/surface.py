@@ -80,6 +80,7 @@ class Surface:
         self._standing = standing
         self._merged = merged
         self._place_of_gateway = settings.place
+        self._endpoints = settings.triton_endpoints
         self._guard = TokenGuard(settings.api_token_file, settings.api_read_token_file)
         self._turns = itertools.count()
         self._sessions: list[aiohttp.ClientSession] = []
@@ -162,7 +163,7 @@ class Surface:
     def _status_of(self, merged: Merged) -> dict[str, Any]:
         """What one gateway would say; asks no worker, for it is wanted most while one of them is away."""
         models = self._standing.serving()
-        return status_body(self._place_of_gateway, self._standing.report(), merged.value, models)
+        return status_body(self._place_of_gateway, self._standing.report(), merged.value, models, self._endpoints)
 
     async def _logs_of_workers(self, request: web.Request) -> list[bytes]:
         answers = await self._ask_all(request, LOG_S)

@@ -270,6 +270,19 @@ async def test_a_lease_that_its_holder_gave_back_is_taken_at_once(server: ApiSer
     assert await new_lease().hold()
 
 
+async def test_given_back_without_an_end_it_can_be_had_again(server: ApiServer, new_lease: NewLease) -> None:
+    """As a gateway does whose Triton was away."""
+    first, second = new_lease("first"), new_lease("second")
+    assert await first.hold()
+    await first.release()
+    assert not first.check()
+    assert await second.hold()
+    assert not await first.hold()
+    assert first.holder == "second"
+    await second.release()
+    assert await first.hold()
+
+
 async def test_an_edit_by_somebody_costs_no_lease(server: ApiServer, new_lease: NewLease) -> None:
     lease, other = new_lease("gw"), new_lease("other")
     assert await lease.hold()

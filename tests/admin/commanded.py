@@ -110,6 +110,7 @@ class Watch:
 
     triton_ready = True
     triton_trouble = ""
+    triton_degraded = ()
 
 
 @dataclass

@@ -158,3 +158,15 @@ def test_no_side_is_longer_than_that_of_a_jpeg() -> None:
     assert prepare(within, spec(), plan())[1][0].height == 65_535
     with pytest.raises(ImageTooLarge, match="1x65536 pixels, more than 65535 along a side"):
         prepare(beyond, spec(), plan(), LIMIT)
+
+
+def test_without_the_fast_resizer_pillow_resizes() -> None:
+    program = (
+        "import sys; sys.modules['cykooz_resizer'] = None\n"
+        "from PIL import Image; from gateway.flow.resizing import FILTERS, resized\n"
+        "picture = Image.linear_gradient('L').resize((90, 70))\n"
+        "for name, kind in FILTERS.items():\n"
+        "    assert resized(picture, (33, 21), name, (0, 0, 90, 70)) == picture.resize((33, 21), kind)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -30,8 +30,9 @@ ALL = dict.fromkeys(("instance", "model", "device", "triton", "triton_model"), "
 DEFAULT = " or vector(0)"
 """What a panel shows where there is nothing."""
 
-# What this machine or these few seconds do not have: a GPU, certificates, a rollout with an error in it, a camera that
-# was there. As Triton documents it and the gateway says it; the scrape has other instances than the real ones.
+# What this machine or these few seconds do not have: a GPU, several Tritons, certificates, a rollout with an error in
+# it, a camera that was there. As Triton documents it and the gateway says it; the scrape has other instances than the
+# real ones.
 TRITON_WITH_GPU = """\
 # HELP nv_gpu_utilization GPU utilization rate [0.0 - 1.0)
 # TYPE nv_gpu_utilization gauge
@@ -56,6 +57,14 @@ edge_gateway_build_info{version="recorded"} 1
 edge_gateway_camera_last_snapshot_timestamp_seconds{device_id="silent"} 1700000000
 # TYPE edge_gateway_certificate_expiry_timestamp_seconds gauge
 edge_gateway_certificate_expiry_timestamp_seconds{setting="AIO_TLS_CA_FILE"} 4102444800
+# TYPE edge_gateway_triton_endpoint_up gauge
+edge_gateway_triton_endpoint_up{endpoint="gpu-1:8001"} 0
+# TYPE edge_gateway_triton_endpoint_outstanding gauge
+edge_gateway_triton_endpoint_outstanding{endpoint="gpu-1:8001"} 0
+# TYPE edge_gateway_triton_endpoint_requests_total counter
+edge_gateway_triton_endpoint_requests_total{endpoint="gpu-1:8001",outcome="answered"} 4
+# TYPE edge_gateway_triton_endpoint_ejections_total counter
+edge_gateway_triton_endpoint_ejections_total{endpoint="gpu-1:8001"} 1
 # TYPE edge_gateway_trial_answers_total counter
 edge_gateway_trial_answers_total{model="industrial-safety"} 25
 # TYPE edge_gateway_trial_errors_total counter

@@ -54,9 +54,18 @@ function partsOf(health) {
         .filter(Boolean)
         .join(" · "),
     ),
-    tile("Triton", triton.ready ? "ready" : "not ready", triton.ready ? "good" : "bad", triton.address ?? ""),
+    tritonTile(triton),
     queueTile,
   ];
+}
+
+/** Of one Triton whether it is there, of several how many take requests, and how busy each is. */
+function tritonTile({ ready, address, endpoints }) {
+  if (!endpoints?.length) return tile("Triton", ready ? "ready" : "not ready", ready ? "good" : "bad", address ?? "");
+  const up = endpoints.filter((each) => each.up).length;
+  const each = endpoints.map(({ address, up, outstanding }) => `${address} ${up ? `${outstanding} under way` : "not in service"}`);
+  const tone = !ready ? "bad" : up < endpoints.length ? "warn" : "good";
+  return tile("Triton", `${up} of ${endpoints.length}`, tone, each.join(" · "));
 }
 
 /** Counts by name, the largest first, with their share as a bar. */
