@@ -32,7 +32,7 @@ RUN /opt/build/bin/python -m pip wheel --no-cache-dir --no-deps --no-build-isola
 
 FROM build AS root
 ARG UID=10001
-COPY image/collect_root.py ./
+COPY compose/images/collect_root.py ./
 RUN python3 collect_root.py /opt/edge-gateway /root-of-image "${UID}" \
  && python3 -m compileall -q --invalidation-mode unchecked-hash -s /root-of-image /root-of-image
 

@@ -94,13 +94,13 @@ chart: chart-files ## Lint the Helm chart strictly, render it with every file of
 	$(BIN)/python helm/package_chart.py
 
 images: ## Build the images by docker or podman, and say how large they are (BUILD="--network=host")
-	@$(PYTHON) image/images.py build -- $(BUILD)
+	@$(PYTHON) compose/images/images.py build -- $(BUILD)
 
 images-save: ## All images of compose in one archive in dist/ for a site without a network (IMAGES="--profile gpu")
-	@$(PYTHON) image/images.py save $(IMAGES)
+	@$(PYTHON) compose/images/images.py save $(IMAGES)
 
 images-load: ## Load that archive (IMAGES="--archive FILE")
-	@$(PYTHON) image/images.py load $(IMAGES)
+	@$(PYTHON) compose/images/images.py load $(IMAGES)
 
 test-images: $(VENV)/.installed ## Build the images and start compose from them, as root on Debian (10 minutes; IMAGES="--offline-bases")
 	$(BIN)/python -m tests.images $(IMAGES)

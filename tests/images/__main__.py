@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from compose.images.images import BUILDS, ROOT, Engine, ImageError, build, images_of_compose, load, save, version
 from gateway.local.processes import free_ports
-from image.images import BUILDS, ROOT, Engine, ImageError, build, images_of_compose, load, save, version
 from tests.chaos.site import end_in_order
 from tests.images import bases, checks, pip_of_host
 from tests.images.compose import read_compose, read_environment

@@ -11,7 +11,7 @@ import re
 import subprocess
 from dataclasses import dataclass
 
-from image.images import ROOT, Engine, ImageError, without_digest
+from compose.images.images import ROOT, Engine, ImageError, without_digest
 
 SUITE = "bookworm"
 CACHE = ROOT / ".cache" / "images"

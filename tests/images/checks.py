@@ -16,7 +16,7 @@ from typing import Any
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
 
-from image.images import ROOT, Engine, ImageError, compressed_size
+from compose.images.images import ROOT, Engine, ImageError, compressed_size
 from tests.images.site import TIMEOUT_S, Site, container, wait
 
 LARGEST_GATEWAY = 100e6

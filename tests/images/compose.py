@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from image.images import ROOT, Engine
+from compose.images.images import ROOT, Engine
 
 FOLDER = ROOT / "compose"
 PROJECT = "edge-gateway"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from image.images import Engine
+from compose.images.images import Engine
 
 PROGRAMS = {
     "podman": "podman",

@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from image.images import Engine, ImageError
+from compose.images.images import Engine, ImageError
 from tests.images.bases import STAND_IN_LABEL
 from tests.images.compose import PROJECT, Compose, Service
 

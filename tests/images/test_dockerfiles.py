@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from image.images import BUILDS, ROOT, Build, version
+from compose.images.images import BUILDS, ROOT, Build, version
 from tests.images.bases import base_of_dockerfile
 
 DOCKERFILES = [ROOT / name for name in dict.fromkeys(each.dockerfile for each in BUILDS)]

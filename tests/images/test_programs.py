@@ -14,9 +14,19 @@ from threading import Thread
 
 import pytest
 
-from image.collect_root import Root
-from image.images import ROOT, Engine, ImageError, digest, images_of_compose, load, manifest_of, save, without_digest
-from image.lay_out_triton import STUB, VERSION, lay_out
+from compose.images.collect_root import Root
+from compose.images.images import (
+    ROOT,
+    Engine,
+    ImageError,
+    digest,
+    images_of_compose,
+    load,
+    manifest_of,
+    save,
+    without_digest,
+)
+from compose.images.lay_out_triton import STUB, VERSION, lay_out
 from tests.images.__main__ import SKIPPED, main
 from tests.images.compose import Service, read_compose, read_environment
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from image.images import ImageError
+from compose.images.images import ImageError
 from tests.test_supply_chain import lock
 
 LOCKS = ("gateway.txt", "signing.txt", "tracing.txt", "video.txt", "triton-cpu.txt")

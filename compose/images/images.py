@@ -1,4 +1,4 @@
-"""Build the images, or carry them to a site without a network: `python3 image/images.py build | save | load`.
+"""Build the images, or carry them to a site without a network: `python3 compose/images/images.py build | save | load`.
 
 By docker, or podman where there is no docker; CONTAINER_ENGINE names the one to take. Needs nothing but Python 3.11,
 for it runs on the site too.
@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 VERSION_LINE = re.compile(r'^__version__ = "([^"]+)"', re.MULTILINE)
 VARIABLE = re.compile(r"^([A-Z_]+_IMAGE)=(\S+)$", re.MULTILINE)
 CHUNK = 2**20

@@ -1,0 +1,1 @@
+"""What runs on one machine with containers, and how its images are made."""
