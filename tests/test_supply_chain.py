@@ -12,6 +12,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from gateway import __version__
+
 ROOT = Path(__file__).parent.parent
 LOCKS = sorted(path.name for path in (ROOT / "requirements").glob("*.txt"))
 CUDA = re.compile(r"torch|triton|nvidia-(cu|n[cv]).*|cuda-.*")
@@ -93,10 +95,11 @@ def test_the_public_workflow_calls_what_there_is() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     called = {match for step in steps for match in re.findall(r"\bmake ([a-z-]+)", step.get("run", ""))}
-    assert called == {"check", "test", "audit", "sbom"}
+    assert called == {"check", "test", "audit", "sbom", "images", "chart"}
     assert called <= targets
     used = [step["uses"] for step in steps if "uses" in step]
     assert all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action) for action in used), "pinned by commit"
     scans = [step["with"] for step in steps if "trivy" in step.get("uses", "")]
-    assert {scan["scan-type"] for scan in scans} == {"rootfs", "fs"}
+    assert {scan["scan-type"] for scan in scans} == {"rootfs", "fs", "image"}
+    assert {scan.get("image-ref") for scan in scans} == {None, f"triton-edge-gateway:{__version__}"}
     assert all(scan["severity"] == "HIGH,CRITICAL" and scan["exit-code"] == "1" for scan in scans)
