@@ -97,6 +97,26 @@ def parse(model: type[M], data: dict[str, Any], where: str) -> M:
         raise ConfigError("; ".join(texts), where=where, fix=fix) from error
 
 
+def parse_secret(model: type[M], data: dict[str, Any], where: str) -> M:
+    """As `parse`, for what may hold passwords: no value and no unknown key is said, the line tells where it is."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        items = error.errors(include_url=False)[:MAX_PROBLEMS]
+        texts = [text for item in items for text in _without_values(dict(item), data)]
+        fix = "Correct the named key" + "s" * (len(texts) > 1)
+        raise ConfigError("; ".join(dict.fromkeys(texts)), where=where, fix=fix) from None
+
+
+def _without_values(item: dict[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
+    kind, loc = item["type"], _in_data(item["loc"], data)
+    if kind == _UNKNOWN:
+        for key, said in item["ctx"]["keys"].items():
+            yield in_line(Problem(_written(loc), f"unknown key {said[said.rindex('(') :]}", (*loc, key)), data)
+    else:
+        yield in_line(Problem(_written(loc), _one_line(_in_plain_words(kind, item["msg"])), loc), data)
+
+
 def in_line(problem: Problem, data: Mapping[str, Any]) -> str:
     """`line 3: key: what is wrong`, without the line where it is not known."""
     line = data.line(problem.loc) if isinstance(data, YamlMapping) else None

@@ -20,6 +20,7 @@ from tests.test_cli import PICTURES, all_commands
 NOT_FOR_MACHINES = {
     "serve": "its log is JSON already, and /api says the rest",
     "demo": "a show for people; `stack --json` is for machines",
+    "camera": "its log is JSON, and --health-file is for machines",
     "config schema": "it is JSON already",
     "completion": "it is a script for a shell",
 }

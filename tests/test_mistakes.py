@@ -179,7 +179,7 @@ ON_THE_COMMAND_LINE = (
     ('serve --config model_repository/detector/pipe', 'model_repository/detector/pipe: cannot be read: it is no regular file. Check the path and its permissions'),
     ('config check model_repository/detector/pipe', 'model_repository/detector/pipe: cannot be read: it is no regular file. Check the path and its permissions'),
     ('serve --config model_repository', 'model_repository: cannot be read: Is a directory. Check the path and its permissions'),
-    ('xyzzy', "no command 'xyzzy'; commands: demo, stack, triton, serve, send, watch, doctor, bench, models, config, completion. See edge-gateway --help"),
+    ('xyzzy', "no command 'xyzzy'; commands: demo, stack, triton, serve, camera, send, watch, doctor, bench, models, config, completion. See edge-gateway --help"),
 )  # fmt: skip
 
 

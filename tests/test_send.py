@@ -351,15 +351,13 @@ async def test_frames_that_are_too_large_are_refused(film: Path) -> None:
 def test_an_address_that_does_not_answer_is_one_line(at: dict[str, str]) -> None:
     (port,) = free_ports(1)
     said = one_line("send", f"rtsp://user:secret@127.0.0.1:{port}/stream", **at)
-    assert (
-        f"rtsp://***@127.0.0.1:{port}/stream: cannot be read as a video: Connection refused. Check the address" in said
-    )
+    assert f"rtsp://127.0.0.1:{port}: cannot be read as a video: Connection refused. Check the address" in said
     assert "secret" not in said
 
 
 def test_an_address_of_another_kind_is_one_line() -> None:
     said = one_line("send", "file:///etc/passwd")
-    assert "file:///etc/passwd: is no address that is read. Use one of rtsp, rtsps, http, https" in said
+    assert "file://***: is no address that is read. Use one of rtsp, rtsps, http, https" in said
 
 
 def test_without_pyav_it_says_what_to_install(film_without_av: Path, monkeypatch: pytest.MonkeyPatch) -> None:

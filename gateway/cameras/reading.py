@@ -12,13 +12,12 @@ from typing import Protocol
 
 import structlog
 
-from gateway.addresses import shown
+from gateway.addresses import endpoint, scheme_of
 from gateway.cameras.newest import Newest, Picture
 from gateway.cameras.spec import CameraSource
 from gateway.cameras.status import Status
 from gateway.errors import UserError
-from gateway.terminal.send import find_files
-from gateway.terminal.send import picture as still
+from gateway.terminal.send import find_files, read_picture
 from gateway.terminal.video import MAX_PAUSE_S, VIDEOS, Video, is_address, open_video
 
 log = structlog.get_logger(__name__)
@@ -28,6 +27,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 MOST_BEHIND_S = 5.0
 """How far a stream may fall behind: whoever decodes too slowly would see ever older frames, out of the network's and
 the camera's buffers."""
+ENVELOPE_BYTES = 2048
+"""Of a JSON snapshot beside its picture, at most."""
 
 
 class Source(Protocol):
@@ -52,30 +53,40 @@ class Lag:
 
 
 class Stream:
-    """A camera on the network: its frames come at their own pace."""
+    """A camera on the network: its frames come at their own pace, or it has one picture for each request."""
 
-    def __init__(self, camera: CameraSource, max_pixels: int) -> None:
+    def __init__(self, camera: CameraSource, max_pixels: int, max_bytes: int) -> None:
         self._camera = camera
         self._video = open_video(camera.source, 1, max_pixels)
+        self._may_be_picture = scheme_of(camera.source) in ("http", "https")
+        self._max_bytes = max_bytes
 
     def play(self, newest: Newest) -> Iterator[None]:
-        """Every frame; the next one replaces it. Ends with UserError: a camera's stream has no end of its own."""
-        lag = Lag()
+        """Every frame; the next one replaces it. Ends with UserError: a camera's stream has no end of its own.
+
+        An address of one picture ends when the next one is due.
+        """
+        lag, started, count = Lag(), time.monotonic(), 0
         for frame in self._video.pictures(keyframes=self._camera.keyframes):
             if frame.time is not None and lag.behind_s(frame.time, time.monotonic()) > MOST_BEHIND_S:
                 fix = "Set keyframes, or take a smaller stream of the camera"
                 raise UserError("it cannot be decoded as fast as it comes", where=self._video.name, fix=fix)
-            newest.put(_frame(self._video, frame, self._camera))
+            newest.put(_frame(self._video, frame, self._camera, self._max_bytes))
+            count += 1
             yield
+        if count == 1 and self._may_be_picture:
+            newest.rest(started + 1 / self._camera.rate - time.monotonic())
+            return
         raise UserError("the stream has ended", where=self._video.name, fix="See whether the camera restarts")
 
 
 class Files:
     """Pictures and videos of one path, looked up anew for each round."""
 
-    def __init__(self, camera: CameraSource, max_pixels: int) -> None:
+    def __init__(self, camera: CameraSource, max_pixels: int, max_bytes: int) -> None:
         self._camera = camera
         self._max_pixels = max_pixels
+        self._max_bytes = max_bytes
         self._path = Path(camera.source)
         self._unreadable: set[Path] = set()
         if not self._path.exists():
@@ -103,14 +114,14 @@ class Files:
         if path.suffix.lower() in VIDEOS:
             yield from self._film(open_video(path, 1, self._max_pixels), newest)
         else:
-            content = still(path).content()
+            content = read_picture(path, self._max_bytes)
             newest.hand_over(Picture(lambda: content))
             yield
 
     def _film(self, video: Video, newest: Newest) -> Iterator[None]:
         started, first_s = time.monotonic(), None
         for frame in video.pictures(keyframes=self._camera.keyframes):
-            picture = _frame(video, frame, self._camera)
+            picture = _frame(video, frame, self._camera, self._max_bytes)
             if frame.time is None:  # a bare stream of frames has no pace of its own
                 newest.hand_over(picture)
             else:
@@ -120,13 +131,25 @@ class Files:
             yield
 
 
-def _frame(video: Video, frame: object, camera: CameraSource) -> Picture:
-    return Picture(partial(video.jpeg, frame, camera.quality, camera.max_width), time.time())
+def _frame(video: Video, frame: object, camera: CameraSource, max_bytes: int) -> Picture:
+    def encoded() -> bytes:
+        content = video.jpeg(frame, camera.quality, camera.max_width)
+        if len(content) > max_bytes:
+            what = f"a frame is larger than MAX_PAYLOAD_BYTES allows ({max_bytes} bytes)"
+            raise UserError(what, where=video.name, fix="Set max_width, or a lower quality")
+        return content
+
+    return Picture(encoded, time.time())
 
 
-def source_of(camera: CameraSource, max_pixels: int) -> Source:
-    """Where its pictures come from; raises UserError for what can never be read here."""
-    return (Stream if is_address(camera.source) else Files)(camera, max_pixels)
+def source_of(camera: CameraSource, max_pixels: int, max_payload_bytes: int) -> Source:
+    """Where its pictures come from; raises UserError for what can never be read here.
+
+    A picture whose snapshot is larger than `max_payload_bytes` is refused here: the gateway would not read it.
+    """
+    base64 = camera.form == "json"
+    max_bytes = max(0, max_payload_bytes - ENVELOPE_BYTES) * 3 // 4 if base64 else max_payload_bytes
+    return (Stream if is_address(camera.source) else Files)(camera, max_pixels, max_bytes)
 
 
 def start_reading(camera: CameraSource, source: Source, newest: Newest, status: Status) -> None:
@@ -150,9 +173,8 @@ def _keep_reading(camera: CameraSource, source: Source, newest: Newest, status: 
             for _ in source.play(newest):
                 if newest.is_closed():
                     return
-                if not status.readable:
-                    log.info("A camera is read", device=camera.device, source=shown(camera.source))
-                    status.found()
+                if not status.readable and status.found():
+                    log.info("A camera is read", device=camera.device, source=endpoint(camera.source))
                 steps += 1
         except UserError as error:
             problem = error
@@ -172,7 +194,7 @@ def _complain(camera: CameraSource, status: Status, problem: UserError) -> None:
         log.warning(
             "A camera cannot be read; it is tried again",
             device=camera.device,
-            source=shown(camera.source),
+            source=endpoint(camera.source),
             reason=problem.message,
             fix=problem.fix,
         )

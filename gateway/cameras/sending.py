@@ -16,7 +16,7 @@ from gateway.cameras.newest import Newest, Picture
 from gateway.cameras.reading import Source, start_reading
 from gateway.cameras.spec import CameraSource
 from gateway.cameras.status import WRITE_EVERY_S, Status, write_health
-from gateway.errors import BrokerError, UserError
+from gateway.errors import BrokerError, ConfigError, UserError
 from gateway.messages import Publication
 from gateway.ports import Broker
 from gateway.terminal.send import json_snapshot
@@ -40,7 +40,8 @@ class Feed:
 async def run_cameras(broker: Broker, feeds: Sequence[Feed], stopping: asyncio.Event, health_file: Path | None) -> None:
     """Read and send all of them until `stopping` is set, then leave the broker in order.
 
-    Raises a BrokerError where the session cannot go on, and ConfigError where the file of the health cannot be written.
+    Raises a BrokerError where the session cannot go on, and ConfigError where the file of the health cannot be written
+    at the start.
     """
     cameras = {feed.camera.device: Status(feed.camera.rate) for feed in feeds}
     if health_file is not None:
@@ -73,8 +74,16 @@ async def _until_the_end(lasting: set[asyncio.Task[None]], stopping: asyncio.Eve
 
 
 async def _keep_writing(path: Path, cameras: Mapping[str, Status], stopping: asyncio.Event) -> None:
+    failed = False
     while not await _rest(stopping, WRITE_EVERY_S):
-        await apart(lambda: write_health(path, cameras))
+        try:
+            await apart(lambda: write_health(path, cameras))
+        except ConfigError as error:  # a full disk ends no camera
+            if not failed:
+                log.warning("The file of the health is not written", file=str(path), reason=error.message)
+            failed = True
+        else:
+            failed = False
 
 
 async def _rest(stopping: asyncio.Event, seconds: float) -> bool:
@@ -115,8 +124,9 @@ class _Sender:
             async with asyncio.timeout(PUBLISH_LIMIT_S):
                 await self._broker.publish(publication)
         except UserError as error:  # a frame that is too large
-            self._complain(error.message)
+            self._complain(f"{error.message}. {error.fix}")
         except BrokerError as error:
+            error.__traceback__ = None  # its frames and the snapshot in them would keep each other alive
             self._complain(str(error))
         except TimeoutError:
             self._complain(f"the broker has not acknowledged it within {PUBLISH_LIMIT_S:g} s")

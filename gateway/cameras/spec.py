@@ -9,10 +9,13 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from gateway.errors import ConfigError
-from gateway.schema import StrictModel, parse, read_yaml
+from gateway.schema import StrictModel, parse_secret, read_yaml
 from gateway.terminal.send import unpublishable
+from gateway.topics import fill
 
 MAX_CAMERAS = 256
+LOWEST_RATE = 1e-4
+"""Snapshots a second: one in nearly three hours."""
 
 
 class CameraSource(StrictModel):
@@ -23,7 +26,7 @@ class CameraSource(StrictModel):
     source: str = Field(min_length=1, max_length=4096)
     """An address (rtsp://, rtsps://, http://, https://), a video, a picture, or a folder of them; files again and
     again."""
-    rate: float = Field(1.0, gt=0, le=60)
+    rate: float = Field(1.0, ge=LOWEST_RATE, le=60)
     """Snapshots a second at most. Of what comes in between the newest is sent, and nothing waits."""
     form: Literal["json", "raw"] = "json"
     """JSON with the picture in base64, or the picture as it is."""
@@ -53,17 +56,19 @@ class _Cameras(StrictModel):
         twice = [device for device, count in Counter(camera.device for camera in value).items() if count > 1]
         if twice:
             raise ValueError(f"the device {twice[0]!r} stands there twice")
+        raw = Counter(fill("{device}", {"device": camera.device}) for camera in value if camera.form == "raw")
+        if alike := [name for name, count in raw.items() if count > 1]:
+            raise ValueError(f"two raw cameras would both be {alike[0]!r} in a topic; name one of them otherwise")
         return value
 
 
 def read_cameras(path: Path) -> tuple[CameraSource, ...]:
     """The cameras of a file; raises ConfigError."""
     data = read_yaml(path)
-    # What is wrong is said with what was found, and an address holds a password: only a mapping may be looked into.
     entries = data.get("cameras")
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         fix = "Write each camera with its keys: `- device: gate-2`, and below it `  source: rtsp://...`"
         raise ConfigError("has no list of cameras under `cameras`", where=str(path), fix=fix)
     if not all(isinstance(entry.get("source", ""), str) for entry in entries):
         raise ConfigError("has a camera whose source is no text", where=str(path), fix="Write one address or path")
-    return parse(_Cameras, data, str(path)).cameras
+    return parse_secret(_Cameras, data, str(path)).cameras

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,9 @@ STALE_S = 30.0
 """A file that is older is of a process that hangs or has ended; a camera that has sent nothing for so long is dark."""
 TURNS = 3
 """Turns that a slow camera may miss."""
+SAY_AGAIN_S = 600.0
+"""Before the same reason is said again: a camera that comes and goes would fill the log."""
+MAX_REASONS = 32
 MAX_BYTES = 1 << 20
 
 
@@ -32,21 +38,34 @@ class Status:
         """Why nothing is sent; empty while all is well."""
         self.sent = 0
         self._last_sent_at = -math.inf
+        self._said: dict[str, float] = {}
+        self._to_say = True
 
-    def found(self) -> None:
-        """It can be read."""
+    def found(self) -> bool:
+        """It can be read; returns whether that is news."""
         self.readable, self.reason = True, ""
+        news, self._to_say = self._to_say, False
+        return news
 
     def lost(self, reason: str) -> bool:
         """It cannot be read; returns whether that is news."""
-        news = self.readable or self.reason != reason
         self.readable, self.reason = False, reason
+        news = self._is_news(reason)
+        self._to_say |= news
         return news
 
     def refused(self, reason: str) -> bool:
-        """The broker has not taken a snapshot of it; returns whether that is news."""
-        news = self.reason != reason
+        """A snapshot of it was not sent; returns whether that is news."""
         self.reason = reason
+        return self._is_news(reason)
+
+    def _is_news(self, reason: str) -> bool:
+        now, reason = time.monotonic(), re.sub(r"\d+", "0", reason)  # each frame has another size
+        news = now - self._said.get(reason, -math.inf) > SAY_AGAIN_S
+        if news:
+            if len(self._said) >= MAX_REASONS:
+                self._said.clear()
+            self._said[reason] = now
         return news
 
     def taken(self) -> None:
@@ -57,8 +76,12 @@ class Status:
 
     def as_json(self) -> dict[str, Any]:
         """What a file says of it."""
-        sends = time.monotonic() - self._last_sent_at <= self._limit_s
-        return {"sends": sends, "sent": self.sent, "reason": self.reason}
+        age_s = time.monotonic() - self._last_sent_at
+        sends = age_s <= self._limit_s
+        reason = self.reason
+        if not (sends or reason):
+            reason = f"nothing has been sent for {age_s:.0f} s" if self.sent else "nothing has been sent yet"
+        return {"sends": sends, "sent": self.sent, "reason": reason}
 
 
 def write_health(path: Path, cameras: Mapping[str, Status]) -> None:
@@ -66,7 +89,10 @@ def write_health(path: Path, cameras: Mapping[str, Status]) -> None:
     body = {"written_at": time.time(), "cameras": {device: status.as_json() for device, status in cameras.items()}}
     beside = path.with_name(f".{path.name}.new")
     try:
-        beside.write_text(json.dumps(body))
+        beside.unlink(missing_ok=True)
+        # A new file, never one that somebody else has put there: a link would lead elsewhere.
+        with open(beside, "x", opener=partial(os.open, mode=0o644)) as file:
+            json.dump(body, file)
         beside.replace(path)
     except OSError as error:
         fix = "Name a file in a folder that can be written to"

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog=examples(
-        "edge-gateway camera rtsp://user:secret@192.0.2.7/stream --device gate-2 --rate 2",
-        "edge-gateway camera pictures/ --device camera-01",
         "edge-gateway camera --cameras cameras.yaml --health-file /run/cameras.json",
+        "edge-gateway camera rtsp://192.0.2.7/stream --device gate-2 --rate 2",
+        "edge-gateway camera pictures/ --device camera-01",
         "edge-gateway camera --check-health /run/cameras.json",
     )
 )
 @click.argument("source", required=False)
 @click.option("--device", help="Camera to appear as.  [default: camera-01]")
-@click.option("--rate", type=FiniteRange(0, 60, min_open=True), help="Snapshots a second at most.  [default: 1]")
+@click.option("--rate", type=FiniteRange(0.0001, 60), help="Snapshots a second at most.  [default: 1]")
 @click.option("--as", "form", type=click.Choice(["json", "raw"]), help="As with send.  [default: json]")
 @click.option("--topic", help="Topic to publish to.  [default: the first of MQTT_INPUT_TOPICS that fits]")
 @click.option("--quality", type=click.IntRange(1, 100), help="JPEG quality of frames.  [default: 90]")
@@ -44,7 +44,7 @@ def camera(
 
     SOURCE is the address of a camera (rtsp://, http://), a video, a picture, or a folder of them. A camera that does
     not answer is tried again, ever less often; without a broker pictures are left out, never queued. Ends with SIGTERM
-    or Ctrl-C.
+    or Ctrl-C. An address with a password belongs into the file of --cameras: other users see the command line.
     """
     given = {name: value for name, value in given.items() if value is not None}
     if check_health is not None:
@@ -56,12 +56,12 @@ def camera(
     from gateway.cameras.spec import CameraSource, read_cameras
     from gateway.config_reading import load_settings
     from gateway.logs import configure_logging
-    from gateway.schema import parse
+    from gateway.schema import parse_secret
 
     if listed is not None:
         cameras = read_cameras(listed)
     else:
-        cameras = (parse(CameraSource, {"device": "camera-01", "source": source} | given, "camera"),)
+        cameras = (parse_secret(CameraSource, {"device": "camera-01", "source": source} | given, "camera"),)
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     sys.exit(asyncio.run(_run(settings, cameras, health_file)))
@@ -97,4 +97,4 @@ def _feed(settings: Settings, camera: CameraSource) -> Feed:
     from gateway.terminal.send import default_topic
 
     topic = camera.topic or default_topic(settings, camera.form, camera.device)
-    return Feed(camera, source_of(camera, settings.max_image_pixels), topic)
+    return Feed(camera, source_of(camera, settings.max_image_pixels, settings.max_payload_bytes), topic)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from gateway.config import Settings
 from gateway.errors import BrokerUnavailable, ConfigError, UserError
 from gateway.messages import Publication
 from gateway.ports import Broker
+from gateway.regular_file import open_regular
 from gateway.terminal.printable import printable
 from gateway.terminal.progress import progress
 from gateway.terminal.session import session
@@ -83,17 +85,20 @@ def _files_of(path: Path, videos: Sequence[str]) -> list[Path]:
 
 def picture(path: Path) -> Still:
     """A file as it is."""
-    return Still(path.name, partial(_read, path))
+    return Still(path.name, partial(read_picture, path))
 
 
-def _read(path: Path) -> bytes:
+def read_picture(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """The bytes of a regular file; raises ConfigError, for one that is too large before anything of it is read."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(max_bytes + 1) if size <= max_bytes else b""
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path), fix="Check its permissions") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"is larger than {MAX_FILE_BYTES >> 20} MiB", where=str(path), fix="Send a smaller picture")
+    if max(size, len(content)) > max_bytes:
+        limit = f"{max_bytes >> 20} MiB" if max_bytes >= 1 << 20 else f"{max_bytes} bytes"
+        raise ConfigError(f"is larger than {limit}", where=str(path), fix="Send a smaller picture")
     return content
 
 

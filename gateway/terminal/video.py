@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import importlib
 import io
 import re
@@ -12,9 +13,8 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from gateway.addresses import shown
+from gateway.addresses import endpoint, scheme_of
 from gateway.errors import UserError
 from gateway.terminal.threads import apart
 
@@ -22,7 +22,12 @@ VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".flv", ".mpg
           ".mjpg", ".h264", ".264", ".h265", ".265", ".hevc", ".ogv", ".3gp")  # fmt: skip
 SCHEMES = ("rtsp", "rtsps", "http", "https")
 OPEN_LIMIT_S, READ_LIMIT_S = 10.0, 15.0
+"""Until the first answer, and from one frame to the next."""
+KEYFRAME_LIMIT_S = 60.0
+"""From one key frame to the next: cameras that save bandwidth send few."""
 JPEG_QUALITY = 90
+CLOCKLESS = 0x80
+"""ffmpeg's flag of a format whose packets have no times."""
 MAX_PAUSE_S = 10.0
 """Between two frames, whatever their times say."""
 PROTOCOLS = {True: "rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https,httpproxy,crypto", False: "file"}
@@ -36,11 +41,15 @@ def is_address(text: str) -> bool:
 
 def open_video(place: str | Path, every: int, max_pixels: int) -> Video:
     """A video to send; raises UserError for an address that is none, and when PyAV is not there."""
-    live = isinstance(place, str)
-    name = shown(place) if isinstance(place, str) else place.name
-    if isinstance(place, str) and urlsplit(place).scheme.lower() not in SCHEMES:
-        raise UserError("is no address that is read", where=name, fix=f"Use one of {', '.join(SCHEMES)}")
-    return Video(_pyav(name), str(place), name, live, every, max_pixels)
+    if isinstance(place, str):
+        name = endpoint(place)
+        if scheme_of(place) not in SCHEMES:
+            raise UserError("is no address that is read", where=name, fix=f"Use one of {', '.join(SCHEMES)}")
+        return Video(_pyav(name), place, name, True, every, max_pixels)
+    if place.exists() and not place.is_file():  # a pipe would keep its reader waiting
+        raise UserError("not a regular file", where=place.name, fix="Name a file or a folder of them")
+    # With the protocol said, a colon in the name is no address.
+    return Video(_pyav(place.name), f"file:{place}", place.name, False, every, max_pixels)
 
 
 def _pyav(name: str) -> Any:
@@ -66,6 +75,7 @@ class Video:
     place: str
     name: str
     live: bool
+    """Whether it comes at a pace of its own, from an address."""
     every: int
     max_pixels: int
 
@@ -140,7 +150,31 @@ class Video:
             stream.codec_context.skip_frame = "NONKEY"
         if threads:
             stream.thread_type = "AUTO"
-        return iter(container.decode(stream))
+        return self._frames_of(container, stream, KEYFRAME_LIMIT_S if keyframes else READ_LIMIT_S)
+
+    def _frames_of(self, container: Any, stream: Any, limit_s: float) -> Iterator[Any]:
+        single = container.format.name.endswith("_pipe")
+        # Frames of a format without times are counted as 25 a second, however fast a camera sends them.
+        clockless = self.live and (single or bool(container.format.flags & CLOCKLESS))
+        last = time.monotonic()
+        # All streams, of which one is decoded: the others would hide that this one has stopped.
+        for packet in self._packets(container, to_the_end=not (self.live and single)):
+            if packet.stream.index == stream.index:
+                for frame in packet.decode():
+                    if clockless:
+                        frame.pts = None
+                    yield frame
+                    last = time.monotonic()  # what the caller takes is not the camera's
+            if time.monotonic() - last > limit_s:
+                raise self._unreadable(f"no picture for {limit_s:.0f} s")
+
+    def _packets(self, container: Any, *, to_the_end: bool) -> Iterator[Any]:
+        try:
+            yield from container.demux()
+        except self.av.OSError as error:
+            # The end of an answer whose length was not said, as single pictures of HTTP/1.0 come.
+            if to_the_end or error.errno != errno.EIO:
+                raise
 
     def _require_size(self, picture: Any) -> None:
         if picture.width * picture.height > self.max_pixels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from itertools import pairwise
@@ -94,7 +95,7 @@ def camera(device: str = "gate", rate: float = 50, **more: object) -> CameraSour
 
 async def test_json_and_raw_snapshots(broker: MemoryBroker, seen: Seen, tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(jpeg())
-    files = source_of(camera(source=str(tmp_path)), 10_000)
+    files = source_of(camera(source=str(tmp_path)), 10_000, 2**20)
     async with sending(broker, Feed(camera(), Counting(), TOPIC), Feed(camera("b", form="raw"), files, TOPIC)):
         await until(lambda: len(seen.messages) >= 6)
     bodies = [json.loads(message.payload) for message in seen.messages if message.payload[:1] == b"{"]
@@ -107,7 +108,7 @@ async def test_json_and_raw_snapshots(broker: MemoryBroker, seen: Seen, tmp_path
 async def test_a_bad_file_stops_no_others_and_is_said_once(broker: MemoryBroker, seen: Seen, film: Path) -> None:
     (film.parent / "a.mp4").write_bytes(b"no film")
     (film.parent / "z.jpg").write_bytes(jpeg())
-    feed = Feed(camera(form="raw"), source_of(camera(source=str(film.parent)), 10_000), TOPIC)
+    feed = Feed(camera(form="raw"), source_of(camera(source=str(film.parent)), 10_000, 2**20), TOPIC)
     with capture_logs() as log:
         async with sending(broker, feed):
             await until(lambda: [message.payload for message in seen.messages].count(jpeg()) >= 2)
@@ -115,9 +116,52 @@ async def test_a_bad_file_stops_no_others_and_is_said_once(broker: MemoryBroker,
     assert len(seen.messages) > 2
 
 
+async def test_a_file_that_is_too_large_is_not_read(broker: MemoryBroker, seen: Seen, tmp_path: Path) -> None:
+    limit = 2**16
+    with (tmp_path / "a.jpg").open("wb") as file:
+        file.truncate(2**40)  # more than any memory
+    (tmp_path / "b.jpg").write_bytes(bytes(limit * 3 // 4))  # becomes more than the limit in base64
+    (tmp_path / "c.jpg").write_bytes(bytes((limit - 2048) * 3 // 4))
+    feed = Feed(camera(), source_of(camera(source=str(tmp_path)), 10_000, limit), TOPIC)
+    with capture_logs() as log:
+        async with sending(broker, feed):
+            await until(lambda: len(seen.messages) >= 3)
+    passed = {line["file"]: line["reason"] for line in log if line["event"] == "A file is passed over"}
+    assert passed == dict.fromkeys(("a.jpg", "b.jpg"), "is larger than 47616 bytes")
+    assert all(len(message.payload) <= limit for message in seen.messages)
+
+
+async def test_a_frame_that_is_too_large_is_said_once(broker: MemoryBroker, film: Path) -> None:
+    source = source_of(camera(source=str(film)), 10_000, 2048 + 100)
+    with capture_logs() as log:
+        async with sending(broker, Feed(camera(), source, TOPIC)):
+            await until(lambda: any("snapshot" in line["event"] for line in log))
+    (line,) = (line for line in log if "snapshot" in line["event"])
+    assert line["reason"].endswith("allows (75 bytes). Set max_width, or a lower quality")
+
+
+async def test_pipes_and_devices_hold_up_no_others(broker: MemoryBroker, seen: Seen, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    os.mkfifo(tmp_path / "b.mp4")
+    (tmp_path / "c.jpg").symlink_to("/dev/zero")
+    (tmp_path / "d:1.jpg").write_bytes(jpeg())
+    feed = Feed(camera(form="raw"), source_of(camera(source=str(tmp_path)), 10_000, 2**20), TOPIC)
+    with capture_logs() as log:
+        async with sending(broker, feed):
+            await until(lambda: len(seen.messages) >= 2)
+    assert [line["file"] for line in log if line["event"] == "A file is passed over"] == ["a.jpg", "b.mp4", "c.jpg"]
+
+
+def test_a_colon_in_the_name_of_a_film_is_no_address(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film.rename(film.with_name("cam:1.mp4"))
+    monkeypatch.chdir(film.parent)
+    source = source_of(camera(source="."), 10_000, 2**20)
+    assert sum(1 for _ in source.play(Newest())) == 10
+
+
 @pytest.mark.parametrize(("keyframes", "frames"), [(False, 10), (True, 1)])
 def test_of_a_film_every_frame_or_the_key_frames_alone(film: Path, keyframes: bool, frames: int) -> None:
-    source = source_of(camera(source=str(film), keyframes=keyframes), 10_000)
+    source = source_of(camera(source=str(film), keyframes=keyframes), 10_000, 2**20)
     assert sum(1 for _ in source.play(Newest())) == frames
 
 
@@ -139,7 +183,7 @@ async def test_while_the_broker_is_away_pictures_are_left_out(broker: MemoryBrok
 
 async def test_a_slow_broker_gets_newer_pictures_and_not_more(broker: MemoryBroker, seen: Seen, film: Path) -> None:
     broker.latency_s = 0.25
-    feed = Feed(camera(rate=60, form="raw"), source_of(camera(source=str(film)), 10_000), TOPIC)
+    feed = Feed(camera(rate=60, form="raw"), source_of(camera(source=str(film)), 10_000, 2**20), TOPIC)
     loop = asyncio.get_running_loop()
     async with sending(broker, feed):
         await until(lambda: len(seen.messages) >= 1)
@@ -151,7 +195,9 @@ async def test_a_slow_broker_gets_newer_pictures_and_not_more(broker: MemoryBrok
 async def test_a_camera_that_is_lost_is_tried_again_and_said_once(broker: MemoryBroker, seen: Seen) -> None:
     source = Counting([UserError("Connection refused", fix=""), UserError("Connection refused", fix="")])
     with capture_logs() as log:
-        async with sending(broker, Feed(camera(source="rtsp://operator:pass-word-7@host/x"), source, TOPIC)):
+        async with sending(
+            broker, Feed(camera(source="http://host/x?user=operator&password=pass-word-7"), source, TOPIC)
+        ):
             await until(lambda: len(seen.messages) >= 1)
     said = [line["event"] for line in log if line["event"].startswith("A camera")]
     assert said == ["A camera cannot be read; it is tried again", "A camera is read"]
