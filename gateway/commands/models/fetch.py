@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,10 +23,7 @@ from gateway.config_reading import load_settings
 from gateway.errors import ConfigError
 from gateway.regular_file import open_regular
 
-REMEMBERED = ".fetched"
-"""Hidden folder of the repository with a file for each digest whose archive has been unpacked: what was in it."""
 CHUNK_BYTES = 1 << 20
-MAX_REMEMBERED_BYTES = 1 << 20
 AS_IT_IS = {"Accept-Encoding": "identity"}
 """The digest is that of the archive, so nobody may compress it on the way."""
 TIMEOUT_S = 60.0
@@ -47,60 +46,76 @@ def _digest(context: click.Context, parameter: click.Parameter, value: str) -> s
 @click.argument("source")
 @click.option("--sha256", "sha256", default="", callback=_digest, help="Digest of the archive; needed for a URL.")
 @click.option("--repository", type=FILE, help="Folder of the models.  [default: MODEL_REPOSITORY]")
+@click.option("--check", type=FILE, help="Fetch nothing; make this file when all is there, else remove it.")
 @CONFIG
 @JSON
-def fetch(source: str, sha256: str, repository: Path | None, config: Path | None, as_json: bool) -> None:
+def fetch(
+    source: str, sha256: str, repository: Path | None, check: Path | None, config: Path | None, as_json: bool
+) -> None:
     """Bring model folders from an archive into the repository.
 
     SOURCE is a URL, a file, or - for standard input: a tar, compressed by gzip or not, of folders as they lie in the
     repository. The digest is compared before anything is unpacked. Version folders that are there already stay; with
-    another content they are refused. An archive with a digest that was unpacked before is not fetched again.
+    another content they are refused. An archive with a digest that was unpacked before is not fetched again while its
+    files are as they were in it. One fetch at a time works in a repository; others wait.
     """
+    from gateway.commands.models.fetched import alone, is_there
+    from gateway.commands.models.staging import remove_leftovers
+
     log_to_stderr()
     settings = load_settings(config)
     root = repository or settings.model_repository
     require_folder(root)
     name = _shown(source)
-    if _is_url(source) and not sha256:
-        raise ConfigError("a URL needs a digest", where=name, fix="Give --sha256, as `sha256sum` prints it")
-    if sha256 and _is_there(root, sha256):
-        _say(as_json, name, [])
+    if (_is_url(source) or check) and not sha256:
+        what = "--check" if check else "a URL"
+        raise ConfigError(f"{what} needs a digest", where=name, fix="Give --sha256, as `sha256sum` prints it")
+    if check:
+        _answer(check, is_there(root, sha256))
         return
-    content, moved = _fetch(source, name, sha256, root, settings.max_model_bytes)
-    if sha256:
-        mark = root / REMEMBERED / sha256
-        with _told(mark):
-            mark.parent.mkdir(exist_ok=True)
-            mark.write_text(json.dumps(content))
+    signal.signal(signal.SIGTERM, _stop)
+    with _told(root), alone(root):
+        remove_leftovers(root)
+        known = bool(sha256) and is_there(root, sha256)
+        moved = [] if known else _fetch(source, name, sha256, root, settings.max_model_bytes)
     _say(as_json, name, moved)
 
 
-def _is_there(root: Path, sha256: str) -> bool:
-    """Whether an archive with this digest was unpacked here, and all of it is still there."""
-    try:
-        with open_regular(root / REMEMBERED / sha256) as file:
-            content = json.loads(file.read(MAX_REMEMBERED_BYTES))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, list) and all((root / str(path)).exists() for path in content)
+def _stop(*_: object) -> None:
+    """End as SIGTERM would, but with what was staged removed."""
+    sys.exit(128 + signal.SIGTERM)
 
 
-def _fetch(source: str, name: str, sha256: str, root: Path, max_bytes: int) -> tuple[list[str], list[str]]:
-    """What was in the archive, down to versions, and what of that was moved into the repository."""
+def _answer(file: Path, is_so: bool) -> None:
+    with _told(file):
+        if is_so:
+            file.touch()
+        else:
+            file.unlink(missing_ok=True)
+
+
+def _fetch(source: str, name: str, sha256: str, root: Path, max_bytes: int) -> list[str]:
+    """What was moved into the repository, which remembers what was in the archive."""
     from gateway.commands.models.archive import put_in_place, unpack
-    from gateway.commands.models.staging import Staging
+    from gateway.commands.models.fetched import REMEMBERED
+    from gateway.commands.models.staging import FETCH, Staging
 
     # On the volume itself: who has room for the models has not always as much in TMPDIR.
-    with Staging(root, "fetch") as staging, _told(root), tempfile.TemporaryFile(dir=staging.root) as archive:
+    with Staging(root, FETCH) as staging, tempfile.TemporaryFile(dir=staging.root) as archive:
         found = _copy(source, name, archive, max_bytes)
         if sha256 and found != sha256:
             raise ConfigError(
                 f"has the digest {found}, not {sha256}", where=name, fix="Get the archive, or the digest, anew"
             )
         archive.seek(0)
-        folders = unpack(archive, staging, name, max_bytes)
-        content = [f"{each}/{entry.name}" for each in folders for entry in sorted((staging.root / each).iterdir())]
-        return content, put_in_place(staging, folders, root)
+        (staging.root / REMEMBERED).mkdir()
+        with (staging.root / REMEMBERED / found).open("w", encoding="utf-8") as sums:
+            folders = unpack(archive, staging, name, max_bytes, sums)
+            sums.flush()
+            os.fsync(sums.fileno())
+        moved = put_in_place(staging, folders, root)
+        staging.replace(f"{REMEMBERED}/{found}")
+        return moved
 
 
 def _copy(source: str, name: str, into: IO[bytes], max_bytes: int) -> str:
@@ -134,8 +149,16 @@ def _from_url(source: str, name: str) -> Iterator[bytes]:
     """Proxies and authorities are those of the environment: HTTPS_PROXY, SSL_CERT_FILE."""
     import httpx
 
+    def stay_safe(request: httpx.Request) -> None:
+        if source.startswith("https://") and request.url.scheme != "https":
+            fix = "Give the address that it leads to, if you trust the way there"
+            raise ConfigError("the server leads from https to http", where=name, fix=fix)
+
     try:
-        with httpx.stream("GET", source, headers=AS_IT_IS, follow_redirects=True, timeout=TIMEOUT_S) as answer:
+        with (
+            httpx.Client(follow_redirects=True, timeout=TIMEOUT_S, event_hooks={"request": [stay_safe]}) as client,
+            client.stream("GET", source, headers=AS_IT_IS) as answer,
+        ):
             if answer.status_code != httpx.codes.OK:
                 fix = "Check the address, and whether it still holds where it was signed for a time"
                 raise ConfigError(f"the server answers {answer.status_code}", where=name, fix=fix)

@@ -17,6 +17,8 @@ from gateway.regular_file import open_regular
 CHUNK_BYTES = 1 << 20
 PREFIX = ".new-"
 """Hidden folders are no models, neither for the gateway nor for Triton."""
+FETCH = ".fetch"
+"""Name of the stagings of `models fetch`; no model has one that begins with a dot."""
 
 
 class Staging:
@@ -81,15 +83,25 @@ class Staging:
                     (self._repository / folder).rename(self.root / folder)
             raise
 
-    def put(self, path: str) -> None:
-        """Move one file or folder to the same place in the repository; in place of a file or folder that is there."""
-        target = self._repository / path
-        with _told(target):
-            if (self.root / path).is_dir():
-                _sync_folders(self.root / path)
-            if target.is_dir():
-                target.rename(self.root / f"{path}.before")
-            (self.root / path).replace(target)
+    def replace(self, path: str) -> None:
+        """Move one file or folder to the same place in the repository, where one of its kind lies.
+
+        A file is there at every moment; a folder is away for one, and comes back when the new one cannot be moved.
+        """
+        new, target = self.root / path, self._repository / path
+        with _told(target, "run it again"):
+            if not new.is_dir():
+                new.replace(target)
+            else:
+                _sync_folders(new)
+                before = Path(tempfile.mkdtemp(dir=self.root)) / "before"
+                try:
+                    target.rename(before)
+                    new.rename(target)
+                except BaseException:
+                    with contextlib.suppress(OSError):
+                        before.rename(target)
+                    raise
             _sync(target.parent)
 
     def _place(self, folder: str) -> None:
@@ -100,6 +112,12 @@ class Staging:
             _sync_folders(self.root / folder)
             (self.root / folder).rename(target)
             _sync(target.parent)
+
+
+def remove_leftovers(repository: Path) -> None:
+    """Remove what fetches that were killed have left; only for who knows that no other fetch is at work."""
+    for folder in repository.glob(f"{PREFIX}{FETCH}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_all(number: int, content: bytes) -> None:
@@ -124,13 +142,13 @@ def _sync(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _told(where: Path) -> Iterator[None]:
-    """OSError as ConfigError: what could not be written."""
+def _told(where: Path, after: str = "nothing was put into the repository") -> Iterator[None]:
+    """OSError as ConfigError: what could not be written, and how it stands after that."""
     try:
         yield
     except OSError as error:
         raise ConfigError(
-            f"cannot be written: {error.strerror or error}; nothing was put into the repository",
+            f"cannot be written: {error.strerror or error}; {after}",
             where=str(where),
             fix="Check the free space of the volume, and that this user may write there",
         ) from error
