@@ -93,8 +93,10 @@ def _comment(lines: list[str], number: int) -> tuple[str, dict[str, Any]]:
 
 def values_schema(found: list[Value]) -> dict[str, Any]:
     """The schema of all values; what the chart does not know is refused at every level."""
-    root: dict[str, Any] = {"type": "object", "properties": {"global": {
-        "type": "object", "description": "Of a parent chart; not read here."}}}  # fmt: skip
+    root: dict[str, Any] = {"type": "object", "properties": {
+        "global": {"type": "object", "description": "Of a parent chart; not read here."},
+        "enabled": {"type": "boolean", "description": "The condition of a parent chart; not read here."},
+    }}  # fmt: skip
     for value in found:
         level = root
         for name in value.path[:-1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from gateway.commands.models.fetch import fetch
 from gateway.config import Settings
 from gateway.config_reading import load_settings
 from gateway.config_warnings import settings_warnings
@@ -20,7 +20,6 @@ from tests.helm.chart import (
     Document,
     ci,
     container,
-    containers,
     documents,
     environment,
     name_of,
@@ -31,8 +30,12 @@ from tests.helm.chart import (
 )
 
 BROKER = {"broker": {"host": "mosquitto"}}
-STAYING = {"gateway", "triton", "ready", "doctor"}
 NOT_SETTINGS = {"GATEWAY_CONFIG", "TMPDIR", "POD_INDEX"}
+PLACES = {
+    "metadata.name": "pod-0",
+    "spec.nodeName": "node-a",
+    "metadata.labels['apps.kubernetes.io/pod-index']": "0",
+}
 
 
 def gateway_of(case: Path) -> Document:
@@ -45,17 +48,18 @@ def settings_of(found: list[Document], folder: Path, monkeypatch: pytest.MonkeyP
     (folder / "gateway.yaml").write_text(config["data"]["gateway.yaml"])
     for name in [*Settings.model_fields, "gateway_config"]:
         monkeypatch.delenv(name.upper(), raising=False)
-    places = {
-        "metadata.name": "pod-0",
-        "spec.nodeName": "node-a",
-        "metadata.labels['apps.kubernetes.io/pod-index']": "0",
-    }
-    for each in container(found, "gateway")["env"]:
-        given = each.get("value")
-        monkeypatch.setenv(
-            each["name"], given if given is not None else places[each["valueFrom"]["fieldRef"]["fieldPath"]]
-        )
+    for name, value in filled(container(found, "gateway")["env"]).items():
+        monkeypatch.setenv(name, value)
     return load_settings(folder / "gateway.yaml")
+
+
+def filled(variables: list[Document]) -> dict[str, str]:
+    """As Kubernetes fills them in: $(NAME) is a variable that came before."""
+    values: dict[str, str] = {}
+    for each in variables:
+        value = each["value"] if "value" in each else PLACES[each["valueFrom"]["fieldRef"]["fieldPath"]]
+        values[each["name"]] = re.sub(r"\$\((\w+)\)", lambda found: values.get(found[1], found[0]), value)
+    return values
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
@@ -75,8 +79,8 @@ def test_one_gateway_has_its_topics_and_its_session_for_itself(tmp_path: Path, m
     settings = settings_of(ci("minimal"), tmp_path, monkeypatch)
     assert settings.mqtt_input_topics == Settings.model_fields["mqtt_input_topics"].default
     assert (settings.aio_mqtt_session_expiry, settings.mqtt_leave_group) == (86_400, False)
-    assert settings.rollout_lease == "file"
-    assert settings.gateway_id == "pod-0"
+    assert settings.rollout_lease == "kubernetes"  # another release may come to the volume, as for blue and green
+    assert (settings.gateway_id, settings.client_id) == ("pod-0", "edge-gateway-vision-pod-0")
 
 
 def test_several_gateways_share_topics_leave_in_order_and_agree_by_lease(
@@ -87,7 +91,7 @@ def test_several_gateways_share_topics_leave_in_order_and_agree_by_lease(
     assert (settings.aio_mqtt_session_expiry, settings.mqtt_leave_group) == (600, True)
     assert (settings.rollout_lease, settings.rollout_lease_name) == ("kubernetes", f"{NAME}-roller")
     assert (settings.queue_max_messages, settings.queue_max_bytes) == (256, 64 * 2**20)  # what waited comes at once
-    assert settings.aio_mqtt_client_id is None  # each has its own, from its name
+    assert settings.client_id == "edge-gateway-vision-pod-0"  # each has its own, from its name
     assert len(settings.triton_endpoints) == len(settings.triton_metrics_urls) == 2
 
 
@@ -100,15 +104,20 @@ def test_replicas_are_started_at_once_and_replaced_one_by_one() -> None:
 
 def test_one_to_be_several_later_can_share_from_the_beginning() -> None:
     env = environment(container(documents({"broker": {"host": "b", "sharedSubscription": "always"}}), "gateway"))
-    assert env["MQTT_INPUT_TOPICS"].startswith("$share/edge/")
+    assert env["MQTT_INPUT_TOPICS"].startswith("$share/vision.edge/")
     assert "MQTT_LEAVE_GROUP" not in env  # nobody would take what comes meanwhile
 
 
 def test_two_releases_can_be_one_group_on_one_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(ci("blue-green"), tmp_path, monkeypatch)
     assert settings.mqtt_leave_group
-    assert all(topic.startswith("$share/edge/") for topic in settings.mqtt_input_topics)
-    assert settings.rollout_lease_name == f"{NAME}-roller"
+    assert all(topic.startswith("$share/vision.edge/") for topic in settings.mqtt_input_topics)
+    assert (settings.rollout_lease, settings.rollout_lease_name) == ("kubernetes", f"{NAME}-roller")
+    blue = documents({"broker": {"host": "mosquitto", "sharedSubscription": "always", "leaveGroup": "always"}})
+    theirs = settings_of(blue, tmp_path, monkeypatch)
+    assert theirs.mqtt_input_topics == settings.mqtt_input_topics
+    assert (theirs.rollout_lease, theirs.rollout_lease_name) == (settings.rollout_lease, settings.rollout_lease_name)
+    assert one(blue, "PersistentVolumeClaim", f"{NAME}-models")
     (role,) = [each for each in ci("blue-green") if each["kind"] == "Role"]
     assert role["rules"][0]["resourceNames"] == [f"{NAME}-roller"]
     assert not [each for each in ci("blue-green") if each["kind"] == "PersistentVolumeClaim"]
@@ -158,7 +167,7 @@ def test_the_lease_alone_is_granted() -> None:
         (["get", "update"], [lease]),
         (["create"], None),
     ]
-    assert not [each for each in ci("minimal") if each["kind"] in ("Role", "RoleBinding")]
+    assert not [each for each in ci("host-path") if each["kind"] in ("Role", "RoleBinding")]
 
 
 def test_the_token_of_azure_iot_operations_has_its_audience() -> None:
@@ -168,12 +177,14 @@ def test_the_token_of_azure_iot_operations_has_its_audience() -> None:
     assert volume["projected"]["sources"][0]["serviceAccountToken"]["audience"] == "aio-internal"
     (authority,) = [each for each in spec["volumes"] if each["name"] == "broker-ca"]
     assert authority["configMap"]["name"] == "azure-iot-operations-aio-ca-trust-bundle"
-    authorization = one(found, "BrokerAuthorization", NAME)
+    authorization = one(found, "BrokerAuthorization", f"{NAME}-vision")  # other namespaces have some there too
     assert authorization["metadata"]["namespace"] == "azure-iot-operations"
     (rule,) = authorization["spec"]["authorizationPolicies"]["rules"]
-    assert rule["principals"]["serviceAccounts"] == [{"namespace": "vision", "name": NAME}]
+    assert rule["principals"] == {"attributes": [{"group": "edge-gateways"}]}
+    account = one(found, "ServiceAccount", NAME)
+    assert account["metadata"]["annotations"]["aio-broker-auth/group"] == "edge-gateways"
     assert [each["method"] for each in rule["brokerResources"]] == ["Connect", "Publish", "Subscribe"]
-    (method,) = one(found, "BrokerAuthentication", NAME)["spec"]["authenticationMethods"]
+    (method,) = one(found, "BrokerAuthentication", f"{NAME}-vision")["spec"]["authenticationMethods"]
     assert method["serviceAccountTokenSettings"]["audiences"] == ["aio-internal"]
 
 
@@ -297,25 +308,12 @@ def test_a_new_triton_has_time_to_be_warmed() -> None:
     assert (service["clusterIP"], service["publishNotReadyAddresses"]) == ("None", True)
 
 
-@pytest.mark.parametrize("case", ["download-job", "download-in-pod", "air-gap"])
-def test_a_drop_is_verified_by_a_command_that_there_is(case: str) -> None:
-    steps = [each for _, spec in pod_specs(ci(case)) for each in containers(spec) if each["name"] not in STAYING]
-    fetching = [each["args"] for each in steps if each["name"].startswith("fetch-")]
-    pulling = [each["args"] for each in steps if each["name"].startswith("pull-")]
-    assert fetching
-    for arguments in fetching:
-        assert arguments[:2] == ["models", "fetch"]
-        given = fetch.make_context("fetch", arguments[2:]).params
-        assert (len(given["sha256"]), str(given["repository"])) == (64, "/models")
-        source = given["source"]
-        brought = any(source in each or f"--output={Path(source).parent}" in each for each in pulling)
-        assert brought != source.startswith("https://")
-
-
 def test_a_triton_on_each_node_is_asked_by_the_gateway_of_that_node() -> None:
-    service = one(ci("daemonset-apart"), "Service", f"{NAME}-triton")["spec"]
+    found = ci("daemonset-apart")
+    service = one(found, "Service", f"{NAME}-triton-local")["spec"]  # Kubernetes would not change the other kind's
     assert service["internalTrafficPolicy"] == "Local"
     assert "clusterIP" not in service
+    assert environment(container(found, "gateway"))["TRITON_GRPC_URL"].startswith(f"{NAME}-triton-local.vision.svc.")
 
 
 def test_what_waits_for_the_broker_stays_with_its_replica() -> None:

@@ -90,7 +90,7 @@ def test_images_come_from_the_registry_of_the_site(case: Path) -> None:
 
 def test_what_stays_has_probes(case: Path) -> None:
     paths = {
-        "gateway": {"startupProbe": "/startup", "livenessProbe": "/live", "readinessProbe": "/ready"},
+        "gateway": {"startupProbe": "/live", "livenessProbe": "/live", "readinessProbe": "/ready"},
         "triton": {
             "startupProbe": "/v2/health/live", "livenessProbe": "/v2/health/live", "readinessProbe": "/v2/health/ready",
         },

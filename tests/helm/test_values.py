@@ -14,6 +14,11 @@ from gateway.config import Settings
 from tests.helm.chart import CHART, chart, documents, texts, write_chart
 
 BROKER = {"broker": {"host": "mosquitto"}}
+SOURCE = {"name": "x", "url": "https://x/y", "sha256": "0" * 64}
+GREEDY = {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1500m"}}
+APART = {
+    "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "kubernetes.io/hostname"}]}
+}
 
 
 def with_values(path: str, value: Any) -> dict[str, Any]:
@@ -60,6 +65,16 @@ def with_values(path: str, value: Any) -> dict[str, Any]:
         ("autoscaling.minReplicas", 1),
         ("security.runAsUser", 0),
         ("networkPolicy.enable", False),
+        ("nameOverride", "Bad_Name!"),
+        ("fullnameOverride", "A.B"),
+        ("commonLabels", {"app.kubernetes.io/name": "mine"}),  # the chart's own, which would be there twice
+        ("commonLabels", {"team": "x" * 64}),
+        ("gateway.podLabels", {"app.kubernetes.io/component": "mine"}),
+        ("gateway.podAnnotations", {"checksum/settings": "1"}),
+        ("commonAnnotations", {"helm.sh/resource-policy": "keep"}),
+        ("monitoring.labels", {"helm.sh/chart": "mine"}),
+        ("models.download.proxy", "proxy:3128"),
+        ("autoscaling.prometheusAddress", "http://x #a"),
     ],
 )
 def test_a_typo_is_refused(path: str, value: Any) -> None:
@@ -115,6 +130,14 @@ def both(*changes: tuple[str, Any]) -> dict[str, Any]:
         (both(("models.volume.type", "hostPath")), "models.volume.hostPath"),
         (both(("models.volume.hostPath", "/srv")), "type=hostPath"),
         (both(("models.volume.type", "emptyDir")), "nobody else would see or fill it"),
+        (both(("models.volume", {"type": "hostPath", "hostPath": "/srv"})), "which node has the folder"),
+        (both(("models.download.sources", [SOURCE, SOURCE])), "a name twice"),
+        (both(("models.download.noProxy", "a.example")), "needs models.download.proxy"),
+        (both(("gateway.replicas", 3), ("gateway.affinity", APART)), "ReadWriteMany"),
+        (both(("gateway.resources.requests", {"memory": "1Gi"})), "above its limit of 512Mi"),
+        (both(("triton.pools", {"large": {"resources": GREEDY}})), "triton.pools.large.resources.requests.cpu"),
+        (both(("triton.image.digest", "sha256:" + "0" * 64)), "does not tell which Triton"),
+        (both(("broker.azure.brokerAuthorization", True)), "aio-broker-auth/group"),
         (both(("models.signature.existingSecret", "x")), "one of publicKey and certificate"),
         (both(("gateway.tokens.existingSecret", "x")), "at least one of"),
         (

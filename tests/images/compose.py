@@ -19,6 +19,7 @@ FOLDER = ROOT / "compose"
 PROJECT = "edge-gateway"
 VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|\{(?P<name>\w+)(?::?-(?P<default>[^}]*)|:?\?[^}]*)?\})")
 PASSED_BY = {"healthcheck", "logging", "restart", "profiles", "depends_on", "stop_grace_period", "deploy"}
+PASSED_BY |= {"pull_policy"}
 """What podman is not told: whoever starts the services waits for them, checks their health and ends them."""
 AT_THE_END = {"image", "command"}
 FLAGS = {"user": "--user", "mem_limit": "--memory", "pids_limit": "--pids-limit", "network_mode": "--network"}

@@ -1,3 +1,19 @@
+{{/* A quantity as a number: (toString "500m"). */}}
+{{- define "edge-gateway.amount" -}}
+{{- $units := dict "" 1 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 -}}
+{{- mulf (regexFind "^[0-9.]+" . | float64) (get $units (regexFind "[a-zA-Z]*$" .) | float64) | printf "%f" }}
+{{- end }}
+
+{{/* Requests above their limits, as text: (dict "path" "..." "resources" map). */}}
+{{- define "edge-gateway.checkResources" -}}
+{{- range $name, $request := .resources.requests -}}
+{{- $limit := get $.resources.limits $name -}}
+{{- if and $limit (gt (include "edge-gateway.amount" (toString $request) | float64) (include "edge-gateway.amount" (toString $limit) | float64)) -}}
+{{- printf "%s.requests.%s is above its limit of %s" $.path $name (toString $limit) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{/* What a schema cannot say: values that would have no effect, or a wrong one, together. */}}
 
 {{- define "edge-gateway.check" -}}
@@ -70,6 +86,34 @@
 {{- with $v.gateway.tokens -}}
 {{- if ne (empty .existingSecret) (and (empty .commandKey) (empty .readKey)) }}{{- $wrong = append $wrong "gateway.tokens needs existingSecret and at least one of commandKey and readKey" }}{{- end -}}
 {{- if and .readKey (eq .readKey .commandKey) }}{{- $wrong = append $wrong "gateway.tokens.readKey and commandKey must differ, or whoever may look could act" }}{{- end -}}
+{{- end -}}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" (include "edge-gateway.fullname" .)) -}}
+  {{- $wrong = append $wrong (printf "'%s' can name no Service: begin the release's name with a letter and leave dots out, or give fullnameOverride" (include "edge-gateway.fullname" .)) -}}
+{{- end -}}
+{{- if and $v.broker.azure.brokerAuthorization (not (index $v.serviceAccount.annotations "aio-broker-auth/group")) -}}
+  {{- $wrong = append $wrong "broker.azure.brokerAuthorization needs serviceAccount.annotations with aio-broker-auth/group: the broker knows gateways by it" -}}
+{{- end -}}
+{{- if and (eq $v.models.volume.type "hostPath") $v.triton.enabled (eq $v.mode "apart") (eq $v.triton.kind "StatefulSet") (not (or $v.triton.nodeSelector $v.triton.affinity $v.triton.pools)) -}}
+  {{- $wrong = append $wrong "models.volume.type=hostPath with mode=apart needs triton.nodeSelector or triton.affinity: which node has the folder; the gateways follow" -}}
+{{- end -}}
+{{- $apart := dig "podAntiAffinity" "requiredDuringSchedulingIgnoredDuringExecution" list $v.gateway.affinity -}}
+{{- if and $apart (eq $v.gateway.kind "StatefulSet") $several (eq (include "edge-gateway.oneNode" .) "true") -}}
+  {{- $wrong = append $wrong "gateway.affinity keeps the replicas apart, and the volume of the models keeps them on one node: models.volume.accessModes=[ReadWriteMany] lets them run on several" -}}
+{{- end -}}
+{{- $names := list -}}
+{{- range $v.models.download.sources }}{{- $names = append $names .name }}{{- end -}}
+{{- if ne (len $names) (len (uniq $names)) }}{{- $wrong = append $wrong "models.download.sources has a name twice" }}{{- end -}}
+{{- if and $v.models.download.noProxy (not $v.models.download.proxy) }}{{- $wrong = append $wrong "models.download.noProxy needs models.download.proxy" }}{{- end -}}
+{{- with include "edge-gateway.checkResources" (dict "path" "gateway.resources" "resources" $v.gateway.resources) }}{{- $wrong = append $wrong . }}{{- end -}}
+{{- with include "edge-gateway.checkResources" (dict "path" "models.download.resources" "resources" $v.models.download.resources) }}{{- $wrong = append $wrong . }}{{- end -}}
+{{- if $v.triton.enabled -}}
+{{- range $name, $pool := include "edge-gateway.pools" . | fromYaml -}}
+{{- $path := $name | empty | ternary "triton" (printf "triton.pools.%s" $name) -}}
+{{- with include "edge-gateway.checkResources" (dict "path" (printf "%s.resources" $path) "resources" $pool.resources) }}{{- $wrong = append $wrong . }}{{- end -}}
+{{- if and (eq $pool.device "gpu") $pool.image.digest (not $pool.image.tag) (eq $v.triton.allowClientSharedMemory "auto") -}}
+  {{- $wrong = append $wrong (printf "%s.image.digest does not tell which Triton it is: give its tag too, or triton.allowClientSharedMemory" $path) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- if $wrong }}{{- fail (printf "\n\n%s\n" (join "\n" $wrong)) }}{{- end -}}
 {{- end }}

@@ -22,6 +22,8 @@
     fieldRef:
       fieldPath: {{ eq .Values.gateway.kind "DaemonSet" | ternary "spec.nodeName" "metadata.name" }}
   {{- end }}
+- name: AIO_MQTT_CLIENT_ID
+  value: {{ include "edge-gateway.clientId" . | quote }}
 {{- if eq (include "edge-gateway.usesPodIndex" .) "true" }}
 - name: POD_INDEX
   valueFrom:
@@ -40,7 +42,7 @@
   value: {{ $broker.tls.enabled | quote }}
 {{- if eq (include "edge-gateway.hasBrokerCa" .) "true" }}
 - name: AIO_TLS_CA_FILE
-  value: {{ $secrets }}/broker-ca/{{ $broker.tls.caKey }}
+  value: {{ printf "%s/broker-ca/%s" $secrets $broker.tls.caKey | quote }}
 {{- end }}
 {{- if eq $broker.auth.type "password" }}
 - name: AIO_MQTT_USERNAME
@@ -112,7 +114,7 @@
 - name: ROLLOUT_LEASE
   value: {{ include "edge-gateway.lease" . }}
 - name: ROLLOUT_LEASE_NAME
-  value: {{ include "edge-gateway.leaseName" . }}
+  value: {{ include "edge-gateway.leaseName" . | quote }}
 {{- if .Values.gateway.spool.enabled }}
 - name: SPOOL_DIR
   value: /var/lib/edge-gateway/spool
@@ -195,15 +197,15 @@
 {{- if $broker.tls.caConfigMap }}
 - name: broker-ca
   configMap:
-    name: {{ $broker.tls.caConfigMap }}
+    name: {{ $broker.tls.caConfigMap | quote }}
 {{- else if $broker.tls.caSecret }}
 - name: broker-ca
   secret:
-    secretName: {{ $broker.tls.caSecret }}
+    secretName: {{ $broker.tls.caSecret | quote }}
     defaultMode: 0440
     items:
-      - key: {{ $broker.tls.caKey }}
-        path: {{ $broker.tls.caKey }}
+      - key: {{ $broker.tls.caKey | quote }}
+        path: {{ $broker.tls.caKey | quote }}
 {{- end }}
 {{- if eq $broker.auth.type "serviceAccountToken" }}
 - name: broker-auth
@@ -212,30 +214,30 @@
     sources:
       - serviceAccountToken:
           path: token
-          audience: {{ $broker.auth.audience }}
+          audience: {{ $broker.auth.audience | quote }}
           expirationSeconds: {{ $broker.auth.expirationSeconds | int64 }}
 {{- else if ne $broker.auth.type "none" }}
 - name: broker-auth
   secret:
-    secretName: {{ eq $broker.auth.type "certificate" | ternary (include "edge-gateway.brokerCertificateSecret" .) $broker.auth.existingSecret }}
+    secretName: {{ eq $broker.auth.type "certificate" | ternary (include "edge-gateway.brokerCertificateSecret" .) $broker.auth.existingSecret | quote }}
     defaultMode: 0440
 {{- end }}
 {{- if and (not .Values.triton.enabled) .Values.triton.external.tlsSecret }}
 - name: triton-tls
   secret:
-    secretName: {{ .Values.triton.external.tlsSecret }}
+    secretName: {{ .Values.triton.external.tlsSecret | quote }}
     defaultMode: 0440
 {{- end }}
 {{- with .Values.models.signature.existingSecret }}
 - name: signature
   secret:
-    secretName: {{ . }}
+    secretName: {{ . | quote }}
     defaultMode: 0440
 {{- end }}
 {{- with .Values.gateway.tokens.existingSecret }}
 - name: api-tokens
   secret:
-    secretName: {{ . }}
+    secretName: {{ . | quote }}
     defaultMode: 0440
 {{- end }}
 {{- if eq (include "edge-gateway.lease" .) "kubernetes" }}
@@ -273,9 +275,10 @@ env:
 ports:
   - name: http
     containerPort: 8080
+{{- /* Not /startup, which waits for broker, Triton and a model: a new process would wait for them no shorter. */}}
 startupProbe:
   httpGet:
-    path: /startup
+    path: /live
     port: http
   periodSeconds: 5
   timeoutSeconds: 5
@@ -295,7 +298,7 @@ readinessProbe:
   timeoutSeconds: 5
   failureThreshold: 2
 resources:
-  {{- toYaml .Values.gateway.resources | nindent 2 }}
+  {{- include "edge-gateway.resources" .Values.gateway.resources | nindent 2 }}
 {{ include "edge-gateway.containerSecurity" . }}
 volumeMounts:
   {{- include "edge-gateway.mounts" . | nindent 2 }}

@@ -2,15 +2,17 @@
      the release, 8 for "-triton-" and 12 for a pool. */}}
 
 {{- define "edge-gateway.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 32 | trimSuffix "-" }}
+{{- default .Chart.Name .Values.nameOverride }}
 {{- end }}
 
 {{- define "edge-gateway.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 32 | trimSuffix "-" }}
+{{- .Values.fullnameOverride }}
 {{- else -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
-{{- (contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name)) | trunc 32 | trimSuffix "-" }}
+{{- $full := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
+{{- /* What is cut off still tells two releases apart. */}}
+{{- gt (len $full) 32 | ternary (printf "%s-%s" (trunc 26 $full | trimSuffix "-") (sha256sum $full | trunc 5)) $full }}
 {{- end }}
 {{- end }}
 
@@ -27,7 +29,7 @@ app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: triton-edge-gateway
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
-{{- with .root.Values.commonLabels }}
+{{- with merge (dict) (.labels | default dict) .root.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
@@ -44,13 +46,10 @@ app.kubernetes.io/part-of: triton-edge-gateway
 {{/* The metadata of an object: (dict "root" $ "component" "gateway" "name" "..." ["labels" map] ["annotations" map]). */}}
 {{- define "edge-gateway.metadata" -}}
 metadata:
-  name: {{ .name }}
+  name: {{ .name | quote }}
   namespace: {{ .namespace | default .root.Release.Namespace }}
   labels:
     {{- include "edge-gateway.labels" . | nindent 4 }}
-    {{- with .labels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
   {{- with merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
   annotations:
     {{- toYaml . | nindent 4 }}

@@ -9,8 +9,19 @@
 {{- or (eq $mode "always") (and (eq $mode "auto") (eq (include "edge-gateway.several" .) "true")) }}
 {{- end }}
 
+{{/* Another namespace may have a release of the same name, and the broker is the same. */}}
+{{- define "edge-gateway.shareGroup" -}}
+{{- .Values.broker.shareGroup | default (printf "%s.%s" .Release.Namespace .Release.Name) }}
+{{- end }}
+
+{{/* Nodes have one name for all DaemonSets. */}}
+{{- define "edge-gateway.clientId" -}}
+{{- $of := eq .Values.gateway.kind "DaemonSet" | ternary (printf "%s-" (include "edge-gateway.fullname" .)) "" -}}
+{{- printf "%s%s$(GATEWAY_ID)" (.Values.broker.clientIdPrefix | default (printf "edge-gateway-%s-" .Release.Namespace)) $of }}
+{{- end }}
+
 {{- define "edge-gateway.inputTopics" -}}
-{{- $prefix := (eq (include "edge-gateway.shares" .) "true") | ternary (printf "$share/%s/" (.Values.broker.shareGroup | default .Release.Name)) "" -}}
+{{- $prefix := (eq (include "edge-gateway.shares" .) "true") | ternary (printf "$share/%s/" (include "edge-gateway.shareGroup" .)) "" -}}
 {{- $topics := list -}}
 {{- range .Values.broker.inputTopics }}{{- $topics = append $topics (printf "%s%s" $prefix .) }}{{- end -}}
 {{- join "," $topics }}
@@ -48,11 +59,12 @@
 {{- end }}
 {{- end }}
 
-{{/* Only gateways that share a volume need more than a lock file on it. */}}
+{{/* Whoever may share a volume, with another release too, needs more than a lock file: not every volume knows locks, and a
+     roller with a Lease sees no file. */}}
 {{- define "edge-gateway.lease" -}}
 {{- if ne .Values.rollouts.lease "auto" -}}
 {{- .Values.rollouts.lease }}
 {{- else -}}
-{{- and (eq (include "edge-gateway.several" .) "true") (eq .Values.models.volume.type "persistentVolumeClaim") | ternary "kubernetes" "file" }}
+{{- eq .Values.models.volume.type "persistentVolumeClaim" | ternary "kubernetes" "file" }}
 {{- end }}
 {{- end }}

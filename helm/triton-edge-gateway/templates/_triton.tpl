@@ -6,9 +6,16 @@
 {{- $pools := dict -}}
 {{- range $name, $given := (.Values.triton.pools | default (dict "" (dict))) -}}
 {{- $pool := deepCopy $usual -}}
+{{- /* An image is of one device; and a digest that comes from above would win over a tag that is given here. */}}
+{{- $image := get $given "image" | default dict -}}
+{{- if ne ($given.device | default $usual.device) $usual.device -}}
+{{- $_ := set $pool "image" (dict "repository" "" "tag" "" "digest" "" "pullPolicy" $usual.image.pullPolicy) -}}
+{{- else if or $image.repository $image.tag -}}
+{{- $_ := set $pool.image "digest" "" -}}
+{{- end -}}
 {{- range $key, $value := $given -}}
 {{- if has $key (list "image" "gpu" "resources") -}}
-{{- $_ := set $pool $key (mergeOverwrite (dict) (get $usual $key | deepCopy) $value) -}}
+{{- $_ := set $pool $key (mergeOverwrite (dict) (get $pool $key) $value) -}}
 {{- else -}}
 {{- $_ := set $pool $key $value -}}
 {{- end -}}
@@ -22,6 +29,11 @@
 {{- printf "%s-triton" (include "edge-gateway.fullname" .) }}
 {{- end }}
 
+{{/* Kubernetes gives no Service another address, so each kind has its own. */}}
+{{- define "edge-gateway.tritonService" -}}
+{{- printf "%s%s" (include "edge-gateway.tritonName" .) (eq .Values.triton.kind "DaemonSet" | ternary "-local" "") }}
+{{- end }}
+
 {{- define "edge-gateway.poolName" -}}
 {{- printf "%s%s" (include "edge-gateway.tritonName" .root) (.pool | empty | ternary "" (printf "-%s" .pool)) }}
 {{- end }}
@@ -29,7 +41,7 @@
 {{/* Hosts of Triton in YAML by pool; stable names, so that the gateway knows each server. */}}
 {{- define "edge-gateway.tritonHosts" -}}
 {{- $hosts := dict -}}
-{{- $service := printf "%s.%s.svc.%s" (include "edge-gateway.tritonName" .) .Release.Namespace .Values.clusterDomain -}}
+{{- $service := printf "%s.%s.svc.%s" (include "edge-gateway.tritonService" .) .Release.Namespace .Values.clusterDomain -}}
 {{- if eq .Values.mode "colocated" -}}
 {{- $hosts = dict "" (list "localhost") -}}
 {{- else if eq .Values.triton.kind "DaemonSet" -}}
@@ -92,19 +104,24 @@
       "tag" ($gpu | ternary .root.Values.triton.gpuTag .root.Chart.AppVersion)) }}
 {{- end }}
 
+{{/* Whether the tag says that release or a later one: (dict "root" $ "pool" pool "release" number "unknown" bool). */}}
+{{- define "edge-gateway.atLeast" -}}
+{{- $tag := .pool.image.tag | default (eq .pool.device "gpu" | ternary .root.Values.triton.gpuTag "") -}}
+{{- $release := regexFind "^[0-9]{2}\\.[0-9]{2}" $tag -}}
+{{- $release | empty | ternary .unknown (ge ($release | default "0" | float64) .release) }}
+{{- end }}
+
 {{/* From 26.05 on Triton wants to be told; earlier ones do not start with the argument. */}}
 {{- define "edge-gateway.allowsSharedMemory" -}}
 {{- $wish := .root.Values.triton.allowClientSharedMemory -}}
 {{- if eq $wish "auto" -}}
-{{- $tag := .pool.image.tag | default .root.Values.triton.gpuTag -}}
-{{- $release := regexFind "^[0-9]{2}\\.[0-9]{2}" $tag -}}
-{{- and (eq .pool.device "gpu") (ne $release "") (ge ($release | default "0" | float64) 26.05) }}
+{{- and (eq .pool.device "gpu") (eq (include "edge-gateway.atLeast" (merge (dict "release" 26.05 "unknown" false) .)) "true") }}
 {{- else -}}
 {{- $wish }}
 {{- end }}
 {{- end }}
 
-{{/* (dict "root" $ "pool" pool ["waitSeconds" seconds]); with these it ends only when the gateway beside it has. */}}
+{{/* (dict "root" $ "pool" pool ["waitSeconds" seconds]); with these a gateway is beside it, and it ends only when that has. */}}
 {{- define "edge-gateway.tritonContainer" -}}
 {{- $triton := .root.Values.triton -}}
 name: triton
@@ -122,12 +139,25 @@ args:
   {{- if eq (include "edge-gateway.allowsSharedMemory" .) "true" }}
   - --allow-client-shm=true
   {{- end }}
+  {{- if .waitSeconds }}
+  {{- /* The kubelet asks the pod's address for health, Prometheus for metrics; nobody needs more of it. */}}
+  - --grpc-address=127.0.0.1
+  {{- if eq (include "edge-gateway.atLeast" (dict "root" .root "pool" .pool "release" 24.01 "unknown" true)) "true" }}
+  - --http-restricted-api=metadata,inference,shared-memory,model-config,model-repository,statistics,trace,logging:edge-gateway=$(POD_UID)
+  {{- end }}
+  {{- end }}
   {{- range .pool.extraArgs }}
   - {{ . | quote }}
   {{- end }}
 env:
   - name: HOME
     value: /tmp
+  {{- if .waitSeconds }}
+  - name: POD_UID
+    valueFrom:
+      fieldRef:
+        fieldPath: metadata.uid
+  {{- end }}
   {{- with $triton.extraEnv }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -169,12 +199,10 @@ lifecycle:
         - "for i in $(seq {{ . }}); do (: < /dev/tcp/127.0.0.1/8080) 2> /dev/null || exit 0; sleep 1; done"
 {{- end }}
 resources:
-  {{- $resources := deepCopy .pool.resources }}
+  {{- $resources := include "edge-gateway.resources" .pool.resources | fromYaml }}
   {{- if eq .pool.device "gpu" }}
   {{- $_ := set $resources "limits" (merge (dict .pool.gpu.resource (.pool.gpu.count | int)) $resources.limits) }}
-  {{- with $resources.requests }}
-  {{- $_ := set $resources "requests" (merge (dict $.pool.gpu.resource ($.pool.gpu.count | int)) .) }}
-  {{- end }}
+  {{- $_ := set $resources "requests" (merge (dict .pool.gpu.resource (.pool.gpu.count | int)) $resources.requests) }}
   {{- end }}
   {{- toYaml $resources | nindent 2 }}
 {{ include "edge-gateway.containerSecurity" .root }}
@@ -195,10 +223,10 @@ volumeMounts:
 - name: shared-memory
   emptyDir:
     medium: Memory
-    sizeLimit: {{ .Values.triton.sharedMemorySize }}
+    sizeLimit: {{ .Values.triton.sharedMemorySize | quote }}
 - name: triton-tmp
   emptyDir:
-    sizeLimit: {{ .Values.triton.tmpSize }}
+    sizeLimit: {{ .Values.triton.tmpSize | quote }}
 {{- with .Values.triton.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
