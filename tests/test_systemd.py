@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway import app
+from gateway.commands.camera import camera
 from gateway.config import Settings
 from gateway.config_warnings import suspicious_variables
 from gateway.workers import front
@@ -19,6 +20,7 @@ from tests.command_line import ROOT, run
 
 FOLDER = ROOT / "compose" / "systemd"
 UNIT = FOLDER / "edge-gateway.service"
+CAMERA_UNIT = FOLDER / "edge-gateway-camera.service"
 PINNING = FOLDER / "pinning.conf"
 LARGEST_EXPOSURE = 20
 """In tenths, of 10.0 for a service without any restriction."""
@@ -27,9 +29,9 @@ needs_systemd = pytest.mark.skipif(
 )
 
 
-def value(name: str) -> str:
+def value(name: str, unit: Path = UNIT) -> str:
     """The only value of a setting of the unit."""
-    [found] = re.findall(rf"(?m)^{name}=(.*)$", UNIT.read_text())
+    [found] = re.findall(rf"(?m)^{name}=(.*)$", unit.read_text())
     return str(found)
 
 
@@ -42,17 +44,18 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @needs_systemd
-def test_systemd_judges_it_as_hardened() -> None:
-    done = analyze("security", "--offline=true", f"--threshold={LARGEST_EXPOSURE}", UNIT)
+@pytest.mark.parametrize("unit", [UNIT, CAMERA_UNIT], ids=lambda unit: unit.stem)
+def test_systemd_judges_it_as_hardened(unit: Path) -> None:
+    done = analyze("security", "--offline=true", f"--threshold={LARGEST_EXPOSURE}", unit)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Overall exposure level" in done.stdout
 
 
 @needs_systemd
-@pytest.mark.parametrize("pinned", [False, True])
-def test_systemd_understands_every_line(tmp_path: Path, pinned: bool) -> None:
-    copy = tmp_path / UNIT.name
-    copy.write_text(re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={Path(sys.executable).resolve()}", UNIT.read_text()))
+@pytest.mark.parametrize(("unit", "pinned"), [(UNIT, False), (UNIT, True), (CAMERA_UNIT, False)])
+def test_systemd_understands_every_line(tmp_path: Path, unit: Path, pinned: bool) -> None:
+    copy = tmp_path / unit.name
+    copy.write_text(re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={Path(sys.executable).resolve()}", unit.read_text()))
     if pinned:
         drop_in = tmp_path / f"{UNIT.name}.d" / PINNING.name
         drop_in.parent.mkdir()
@@ -93,3 +96,16 @@ def test_the_variables_of_systemd_are_not_taken_for_misspelt_settings() -> None:
     names = "NOTIFY_SOCKET WATCHDOG_USEC WATCHDOG_PID INVOCATION_ID JOURNAL_STREAM SYSTEMD_EXEC_PID MAINPID"
     names += " STATE_DIRECTORY RUNTIME_DIRECTORY CONFIGURATION_DIRECTORY CREDENTIALS_DIRECTORY LISTEN_FDS LISTEN_PID"
     assert suspicious_variables(dict.fromkeys(names.split(), "1")) == []
+
+
+def test_the_camera_s_unit_gives_it_what_its_command_and_its_settings_name() -> None:
+    options = {option for parameter in camera.params for option in parameter.opts}
+    command = CAMERA_UNIT.read_text().partition("ExecStart=")[2].partition("\nEnvironmentFile")[0].split()
+    assert {word for word in command if word.startswith("--")} <= options
+    assert value("EnvironmentFile", CAMERA_UNIT).endswith("/camera.env")
+    lines = re.findall(r"(?m)^#? ?([A-Z_]+)=(.+)$", (FOLDER / "camera.env").read_text())
+    settings = Settings(**{name.lower(): text for name, text in lines})
+    identifier, _, _ = value("LoadCredential", CAMERA_UNIT).partition(":")
+    password = f"/run/credentials/{CAMERA_UNIT.name}/{identifier}_mqtt-password"
+    assert str(settings.aio_mqtt_password_file) == password
+    assert f"${{CREDENTIALS_DIRECTORY}}/{identifier}_cameras.yaml" in command

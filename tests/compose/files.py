@@ -13,7 +13,7 @@ from tests.command_line import ROOT
 FOLDER = ROOT / "compose"
 FILE, TLS_FILE = FOLDER / "compose.yaml", FOLDER / "compose.tls.yaml"
 EXAMPLE = FOLDER / ".env.example"
-_VARIABLE = re.compile(r"(?<!\$)\$\{([A-Z_]+):\?copy \.env\.example to \.env\}")
+_VARIABLE = re.compile(r"(?<!\$)\$\{([A-Z_]+):\?copy it from \.env\.example to \.env\}")
 
 
 def example() -> dict[str, str]:
