@@ -27,11 +27,13 @@ REMEDIES = {
     "A setting may not do what is meant": "The gateway runs. Correct the setting that `reason` names; "
     "`edge-gateway config check` says the same.",
     # --- cameras of `edge-gateway camera`
-    "A camera cannot be read; it is tried again": "Said once for each `reason`. Check the camera, its network, and the "
-    'address with user and password; "A camera is read" follows when it is back.',
+    "A camera cannot be read; it is tried again": "Said once for each `reason`, and again after ten minutes. Check the "
+    'camera, its network, and the address with user and password; "A camera is read" follows when it is back.',
     "A file is passed over": "Of `edge-gateway camera` with files; the others go on. Mend the file, or take it away.",
     "A camera's snapshot was not sent": "Newer ones follow. Where the broker refuses it, let its user write to "
     "`topic`; where it is too slow, look at the broker and the network.",
+    "The file of the health is not written": "The cameras go on, but a health check sees an old file. See `reason`; a "
+    "full disk, or a folder that was taken away.",
     # --- configuration
     "A file of the configuration changes all the time; it is read as it is": "Something writes gateway.yaml or a "
     "model.yaml without end. Find out what; write a file beside it and rename it.",
@@ -74,6 +76,10 @@ REMEDIES = {
     "Waiting for Triton": "Snapshots wait until their deadline. It is said again when the reason changes.",
     "An endpoint of Triton is given up until it answers again": "The others answer, with as much less room; it is "
     "looked at again and again, and used once it serves what they serve.",
+    "An endpoint of Triton could not be asked whether it is live": "A defect of the gateway, with its trace; the "
+    "endpoint counts as away, and is asked again.",
+    "A task of the pool of Tritons has failed": "A defect of the gateway, with its trace. The endpoint that the task "
+    "names is looked after again at the next look; if it stays away, restart the gateway.",
     "An endpoint of Triton cannot be brought to what the others serve": "It takes no requests for this model until it "
     "loads it; that is tried again. Usually it has less memory than the others, or sees another model volume.",
     "An endpoint of Triton could not be put back after a refused load": "Another one has refused the load, and this "

@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +79,8 @@ class Part:
     """Where the front asks it."""
     speaks_of_models: bool
     """Whether it is the one that publishes how each model stands."""
+    finish_by: Callable[[], float]
+    """Until when the front waits for it after a stop (monotonic clock)."""
 
 
 class Gateway:
@@ -267,8 +269,10 @@ class Gateway:
         self._pipeline.wind_down()
         log.info("Stopping: finishing what was accepted", limit_s=self.live.current.drain_timeout_s)
         deadline = time.monotonic() + self.live.current.drain_timeout_s
-        if self._settings.mqtt_leave_group and self._part is None:
-            await leave_groups(self._broker, lambda: self._pipeline.idle, self.live.current.drain_timeout_s / 2)
+        if self._part is not None:
+            deadline = min(deadline, self._part.finish_by())
+        elif self._settings.mqtt_leave_group:
+            await leave_groups(self._broker, self._pipeline.finished, self.live.current.drain_timeout_s / 2)
         by_name = {task.get_name(): task for task in tasks}
         by_name["intake"].cancel()
         while not self._all_said and time.monotonic() < deadline and not by_name["broker"].done():

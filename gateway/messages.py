@@ -378,7 +378,7 @@ class InferRequest:
     """One question to one model; `version` empty means the highest that is ready.
 
     `trace` is the W3C trace context that the server's own spans belong under; where it is empty it makes none.
-    `tenant` is the business unit that asks, which may decide who of several servers answers.
+    `tenant` is the business unit that asks, which may decide who of several servers answers; all do to a `warm_up`.
     """
 
     model: str
@@ -389,6 +389,7 @@ class InferRequest:
     request_id: str = ""
     trace: tuple[tuple[str, str], ...] = ()
     tenant: str = ""
+    warm_up: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -126,9 +126,14 @@ class Broker(Protocol):
     async def leave_groups(self) -> None:
         """End every subscription with `$share/` in front, for good: others of the group get what comes from now on.
 
-        Returns when the broker has confirmed it, or when there is no session. What the broker holds for this client
-        already still comes.
+        Waits for a session, and returns when the broker has confirmed it, or when `run` has ended. Given up before, it
+        is done by the next session all the same. What the broker holds for this client already still comes.
         """
+        ...
+
+    @property
+    def dealt_at(self) -> float:
+        """When the last message of a group came that has been left, by its `received_at`; 0.0 before the first one."""
         ...
 
     async def close(self) -> None:

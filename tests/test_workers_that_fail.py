@@ -24,11 +24,14 @@ from structlog.testing import capture_logs
 from gateway.live import Live
 from gateway.messages import Publication
 from gateway.metrics import Metrics
+from gateway.service_manager import ServiceManager
 from gateway.testing import MemoryBroker
+from gateway.workers import front as front_module
 from gateway.workers import processes as processes_module
 from gateway.workers import relay as relay_module
 from gateway.workers.aggregation import Merged
 from gateway.workers.frames import BUFFER_BYTES, Channel, Publish, ToFront, WorkerState
+from gateway.workers.front import Front
 from gateway.workers.processes import Workers
 from gateway.workers.relay import WINDOW_BYTES, Relay, Seat
 from gateway.workers.relayed_broker import RelayedBroker
@@ -149,6 +152,48 @@ async def test_a_worker_that_hangs_does_not_stop_the_others_and_nothing_is_lost(
         said = "was silent" if comes_back else "has started again"
         assert place.asked == [f"worker {first + 1} {said}"]
         assert (stopped.poll() is None) == comes_back
+
+
+DEAF = """
+import asyncio, signal, socket, sys
+from gateway.workers.frames import Samples, WorkerState
+from gateway.workers.relayed_broker import RelayedBroker
+
+async def main():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    broker = RelayedBroker(lambda: broker.channel.send(Samples([])))
+    await broker.channel.open(socket.socket(fileno=int(sys.argv[1])))
+    while True:
+        broker.channel.send(WorkerState(True, True, (), (), {}, None, 2.0, "info", "json"))
+        await asyncio.sleep(0.05)
+
+asyncio.run(main())
+"""
+"""A worker that finishes nothing, not even itself."""
+
+
+async def test_leaving_the_groups_and_the_drain_of_the_workers_have_one_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front_module, "MARGIN_S", 0.0)
+    shared = f"$share/gateways/{SNAPSHOT_TOPIC}"
+    config = settings(workers=1, drain_timeout_s=2.0, mqtt_leave_group=True, mqtt_input_topics=[shared])
+    live, broker, metrics = Live(config), MemoryBroker(), Metrics()
+    session = broker.client("gateway", [shared])
+    relay = Relay(live, session, 1, (), lambda _why: None, lambda: None)
+    workers = Workers(relay, lambda _index, channel: [sys.executable, "-c", DEAF, str(channel)], lambda: None)
+    standing = Standing(relay.seats, session)
+    front = Front(live, session, relay, workers, standing, metrics)
+    surface = Surface(("127.0.0.1", 0), relay.seats, [tmp_path / "0"], standing, metrics, front.merged, config)
+    running = asyncio.create_task(front.run(surface, ServiceManager()))
+    await until(lambda: session.connected, "the session")
+    broker.publish(SNAPSHOT_TOPIC, b"")
+    await until(lambda: not relay.finished(time.monotonic()), "the snapshot")
+    started = time.monotonic()
+    front.stop()
+    assert await running == 1  # the worker was killed
+    assert time.monotonic() - started < 2.8
+    assert broker.members(shared) == set()
 
 
 async def test_a_front_that_stood_still_itself_kills_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

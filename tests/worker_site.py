@@ -147,7 +147,7 @@ async def worker_site(
         path = place.sockets[index]
         path.unlink(missing_ok=True)
         lease = None if index == LEAD else FollowingLease()
-        part = Part(path, speaks_of_models=index == LEAD)
+        part = Part(path, index == LEAD, lambda: relayed.finish_by)
         gateway = Gateway(config, relayed, triton(), metrics, lease=lease, part=part)
         channel = relay.attach(index, lambda: None)
         await channel.open(mine)

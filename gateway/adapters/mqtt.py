@@ -20,6 +20,7 @@ from gateway.adapters.mqtt_settings import MqttSettings
 from gateway.errors import BrokerUnavailable
 from gateway.messages import Message, Publication
 from gateway.session_states import SessionStates
+from gateway.topics import topic_matches
 
 __all__ = ["MqttBroker", "MqttSettings"]
 
@@ -50,6 +51,10 @@ class MqttBroker:
         self._closed = False
         self._complaints = _Complaints(settings)
         self._learned = Learned()
+        self._left: tuple[str, ...] = ()
+        """The filters of groups that were left; a session that the broker has kept may still hold them."""
+        self._all_left = asyncio.Event()
+        self._dealt_at = 0.0
 
     @property
     def connected(self) -> bool:
@@ -102,13 +107,30 @@ class MqttBroker:
             await asyncio.wait({self._keeper})
         self._states.close()
 
+    @property
+    def dealt_at(self) -> float:
+        return self._dealt_at
+
     async def leave_groups(self) -> None:
-        shared = [each for each in self._settings.subscriptions if each.startswith("$share/")]
+        shared = tuple(each for each in self._settings.subscriptions if each.startswith("$share/"))
         own = tuple(each for each in self._settings.subscriptions if each not in shared)
         self._settings = replace(self._settings, subscriptions=own)  # for the connections that may follow
-        if shared and self._connection is not None and self.connected:
+        self._left += shared
+        if self._connection is not None and self.connected:
             with contextlib.suppress(ConnectionEnded):
-                await self._connection.unsubscribe(shared)
+                await self._leave_on(self._connection)
+        if self._left and self._keeper is not None:
+            left = asyncio.create_task(self._all_left.wait(), name="mqtt groups left")
+            try:
+                await asyncio.wait({left, self._keeper}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                left.cancel()
+
+    async def _leave_on(self, connection: Connection) -> None:
+        """UNSUBSCRIBE what was left, on each connection anew: only so a session that was kept forgets it."""
+        if self._left:
+            await connection.unsubscribe(self._left)
+            self._all_left.set()
 
     def ask_again(self, why: str) -> None:
         """Have the broker send again all that is unacknowledged: on a new connection with the same session."""
@@ -148,6 +170,7 @@ class MqttBroker:
         self._connection = connection
         try:
             session = await connection.open()
+            await self._leave_on(connection)
             opened_at = time.monotonic()
             self._up(connection, session)
             end = await connection.until_ended()
@@ -180,6 +203,8 @@ class MqttBroker:
         self._states.set(True)
 
     def _received(self, message: Message) -> bool:
+        if self._left and any(topic_matches(each, message.topic) for each in self._left):
+            self._dealt_at = message.received_at
         kept = self._inbox.put(message)
         if not kept:
             self._event("inbox_full")

@@ -136,11 +136,11 @@ class Connection:
             self._judge(wanted, await self._answer(self._suback, "SUBACK"))
         return session
 
-    async def unsubscribe(self, topic_filters: list[str]) -> None:
+    async def unsubscribe(self, topic_filters: tuple[str, ...]) -> None:
         """Return when the broker has confirmed it; raises ConnectionEnded."""
         unsuback: asyncio.Future[None] = self._loop.create_future()
         self._client.on_unsubscribe = lambda *_said: unsuback.set_result(None)
-        self._client.unsubscribe(topic_filters)
+        self._client.unsubscribe(list(topic_filters))
         await self._answer(unsuback, "UNSUBACK")
 
     async def until_ended(self) -> ConnectionEnded:

@@ -107,6 +107,10 @@ class SpooledBroker:
     async def leave_groups(self) -> None:
         await self._broker.leave_groups()
 
+    @property
+    def dealt_at(self) -> float:
+        return self._broker.dealt_at
+
     async def publish(self, publication: Publication) -> None:
         attributes = dict(publication.user_properties)
         if attributes.get("type") not in ANSWERS or self._closed:

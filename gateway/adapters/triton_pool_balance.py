@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.adapters.triton_pool_member import Member
+from gateway.adapters.triton_pool_member import Member, most_telling
 from gateway.adapters.triton_pool_roster import Roster, Route
 from gateway.adapters.triton_shared_memory import SMALLEST
 from gateway.errors import BackendTimeout, BackendUnavailable, ModelCrashed, ModelUnavailable, SnapshotError
 from gateway.messages import InferRequest, InferResponse
 
-WARM_UP = "warm-up"
-"""The id of requests that are there to warm a model up."""
 OWNER_MARGIN = 2
 """So many requests more may the member have whose shared memory holds the tensor: to copy it costs more than that."""
 MOST_ROUTES = 4096
@@ -35,18 +33,21 @@ class Balancer:
         self._turn = 0
         self._tensor_turn = 0
         """Of its own: with one count for tensors and requests each would always go to the same member."""
+        roster.on_eject = self._call_off
 
     def tensor(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Memory of the member with the fewest requests under way; called in threads."""
-        members = self._roster.here() or self._roster.members
+        """Memory of the member with the fewest requests under way that takes some; called in threads."""
+        here = self._roster.here()
+        taking = [member for member in here if member.admitted and not member.half_open]
+        members = taking or here or self._roster.members
         self._tensor_turn += 1
         start = self._tensor_turn % len(members)
-        chosen: Member = min((*members[start:], *members[:start]), key=lambda member: member.outstanding)
+        chosen: Member = min((*members[start:], *members[:start]), key=lambda member: len(member.under_way))
         return chosen.server.tensor(shape, dtype)
 
     async def infer(self, request: InferRequest) -> InferResponse:
-        """Ask one member; where it cannot be reached or has lost the model, the others within the same time."""
-        if request.request_id == WARM_UP:
+        """Ask one member; where it is given up or has lost the model, the others within the same time."""
+        if request.warm_up:
             return await self._everywhere(request)
         until = time.monotonic() + request.timeout_s
         route = self._routes.get(
@@ -62,13 +63,13 @@ class Balancer:
             self._roster.dismiss(member, request.model, "its process has crashed there")
             raise
         except (BackendUnavailable, ModelUnavailable) as error:
-            if self._roster.closed:
-                raise
             return await self._elsewhere(request, member, error, until)
 
     async def _ask(self, member: Member, request: InferRequest) -> InferResponse:
-        outcome = "cancelled"
-        member.outstanding += 1
+        """Raises BackendUnavailable also when the member is given up meanwhile and another one can be asked."""
+        outcome = "failed"
+        task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # a coroutine runs in one
+        member.under_way[task] = request
         try:
             response = await member.server.infer(request)
             outcome = "answered"
@@ -76,12 +77,34 @@ class Balancer:
             outcome = _outcome(error)
             self._roster.note(member, error, request.timeout_s)
             raise
+        except asyncio.CancelledError:
+            if member.under_way[task] is not None or task.cancelling() > 1:  # somebody wants no answer any more
+                outcome = "cancelled"
+                raise
+            outcome = "unavailable"
+            why = f"it was given up before it answered ({member.reason})"
+            raise BackendUnavailable(why, where=f"Triton at {member.name}") from None
         finally:
-            member.outstanding -= 1
+            if member.under_way.pop(task) is None:
+                task.uncancel()
             member.counts[outcome].inc()
         if member.troubled:
             self._roster.answered(member)
         return response
+
+    def _call_off(self, member: Member) -> None:
+        """End what is under way at a member that has been given up, where another one takes such requests.
+
+        By the cancellation of what waits for it, which each of our servers knows how to end, a slot of shared memory
+        that may still be read included; `_ask` takes it back. So it costs nothing where nothing is called off.
+        """
+        now = asyncio.current_task()
+        for task, request in member.under_way.items():
+            if request is None or task is now or task.cancelling():
+                continue
+            if any(request.model in other.admitted for other in self._left(request, (member,))):
+                member.under_way[task] = None
+                task.cancel()
 
     async def _everywhere(self, request: InferRequest) -> InferResponse:
         """A request that warms a model up, which each member needs for itself; raises what any of them says of it."""
@@ -89,8 +112,10 @@ class Balancer:
         members = self._left(request, ()) or placed
         results = await asyncio.gather(*(self._ask(each, request) for each in members), return_exceptions=True)
         errors = [each for each in results if isinstance(each, BaseException)]
-        refusals = [error for error in errors if not isinstance(error, BackendUnavailable)]
         answers = [each for each in results if isinstance(each, InferResponse)]
+        # Where another one has answered in time, the model is not what hangs.
+        of_the_member = (BackendUnavailable, BackendTimeout) if answers else BackendUnavailable
+        refusals = [error for error in errors if not isinstance(error, of_the_member)]
         if refusals or not answers:
             raise (refusals or errors)[0]
         return answers[0]
@@ -120,7 +145,7 @@ class Balancer:
                     if isinstance(why, ModelUnavailable):
                         self._roster.dismiss(each, request.model)
                 return response
-            raise errors.pop(_most_telling(errors))
+            raise most_telling(errors)
         finally:
             errors.clear()
 
@@ -151,26 +176,23 @@ def _choose(members: Sequence[Member], request: InferRequest) -> Member:
     if len(members) == 1:
         return best
     for member in members:
-        outstanding = member.outstanding
+        outstanding = len(member.under_way)
         if outstanding < least and not (outstanding and member.half_open):
             best, least = member, outstanding
     for array in request.inputs.values():
         if array.nbytes >= SMALLEST:
+            if best.server.holds(array):
+                break
             for member in members:
                 if (
                     member is not best
-                    and member.outstanding <= least + OWNER_MARGIN
+                    and len(member.under_way) <= least + OWNER_MARGIN
                     and not member.half_open
                     and member.server.holds(array)
                 ):
                     return member
             break
     return best
-
-
-def _most_telling(errors: Sequence[SnapshotError]) -> int:
-    """Which of them to raise: one that says more than that a member cannot be reached."""
-    return next((index for index, error in enumerate(errors) if not isinstance(error, BackendUnavailable)), 0)
 
 
 def _outcome(error: SnapshotError) -> str:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
 
 from numpy.typing import NDArray
 from prometheus_client import Counter
 
+from gateway.errors import BackendUnavailable
+from gateway.messages import InferRequest
 from gateway.ports import Endpoint, InferenceServer
+
+FAIR_PART = 0.5
+"""Of the time that a request is given: who waited less in vain, since its deadline was near, blames nobody."""
+
+E = TypeVar("E", bound=BaseException)
 
 
 class PoolServer(InferenceServer, Protocol):
@@ -36,10 +44,19 @@ class Limits:
     first_pause_s: float = 0.5
     """Until it is looked at again; twice as long each time that it fails at once."""
     longest_pause_s: float = 10.0
+    settle_s: float = 4.0
+    """Until a model is brought back to who has lost it in service: somebody may be unloading it at one after the other,
+    and a version that leaves counts no longer."""
     refused_s: float = 30.0
     """Until a model is tried again that it refuses to load."""
     warm_up_s: float = 60.0
     """For one request of zeros; the first one may build an engine."""
+
+    @classmethod
+    def within(cls, timeout_s: float) -> Limits:
+        """For requests that are given so long: one that hangs shall be found out where that is less than a second."""
+        usual = cls()
+        return replace(usual, fair_timeout_s=min(usual.fair_timeout_s, FAIR_PART * timeout_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +69,7 @@ class Loaded:
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """One endpoint and how it stands; the roster alone changes that."""
+    """One endpoint and how it stands. Whether it is away, half open or admitted the roster alone changes."""
 
     name: str
     """As host:port."""
@@ -60,8 +77,8 @@ class Member:
     counts: Mapping[str, Counter]
     """Of its requests, by outcome."""
     pause_s: float
-    outstanding: int = 0
-    """Requests under way."""
+    under_way: dict[asyncio.Task[Any], InferRequest | None] = field(default_factory=dict)
+    """The requests there by the task that waits for the answer; None: called off, for it has been given up."""
     away: bool = False
     probed: bool = False
     """Whether somebody looks whether it is back."""
@@ -81,8 +98,17 @@ class Member:
     """When a model is tried again that it has refused, by the monotonic clock."""
     owed: set[str] = field(default_factory=set)
     """The models that have been unloaded while it was away."""
+    had: dict[str, frozenset[int]] = field(default_factory=dict)
+    """The versions of each model that it has served since it takes requests for it."""
+    checked_at: float = 0.0
+    """When it has last said whether it is live, or has not, by the monotonic clock."""
     loaded: dict[str, Loaded] = field(default_factory=dict)
     """What it was last asked to load of each model, from here."""
+
+    @property
+    def outstanding(self) -> int:
+        """How many requests are under way."""
+        return len(self.under_way)
 
     def endpoint(self) -> Endpoint:
         """How it stands, in words."""
@@ -93,3 +119,8 @@ class Member:
             others = f", and {len(self.behind) - 1} more" if len(self.behind) > 1 else ""
             return Endpoint(self.name, "catching up", f"model '{model}'{others}: {why}")
         return Endpoint(self.name, "in service")
+
+
+def most_telling(errors: Sequence[E]) -> E:
+    """The first that says more than that a member cannot be reached, where there is one, else the first."""
+    return next((error for error in errors if not isinstance(error, BackendUnavailable)), errors[0])

@@ -187,8 +187,10 @@ def _triton(settings: Settings, metrics: Metrics) -> TritonServer | TritonPool:
     if len(each) == 1:
         return each[0]
     from gateway.adapters.triton_pool import TritonPool
+    from gateway.adapters.triton_pool_member import Limits
 
-    return TritonPool(tritons, metrics, settings.placement_rules)
+    limits = Limits.within(min(settings.infer_timeout_ms, settings.snapshot_deadline_ms) / 1000)
+    return TritonPool(tritons, metrics, settings.placement_rules, limits)
 
 
 def _spans(settings: Settings, metrics: Metrics, *, one_of_several: bool) -> SpanSink | None:

@@ -111,7 +111,7 @@ def run_worker(settings: Settings, config_file: Path | None, as_worker: tuple[in
         metrics = Metrics()
         broker = RelayedBroker(lambda: give_metrics(broker, metrics))
         lease = None if index == LEAD else FollowingLease()
-        parts = WorkerParts(broker, Part(http_socket, speaks_of_models=index == LEAD), lease)
+        parts = WorkerParts(broker, Part(http_socket, index == LEAD, lambda: broker.finish_by), lease)
         gateway = compose(settings, config_file, metrics, parts, cores)
         stop_on_signals(gateway)
         set_start_aside()

@@ -59,6 +59,11 @@ class AckLedger:
         self._queue(ticket)
         return True
 
+    def finished(self, since: float) -> bool:
+        """Whether all that came up to that moment (monotonic clock) is acknowledged, or can never be."""
+        self._forget_lost()
+        return not self._tickets or self._tickets[0].message.received_at > since
+
     def _follow(self, leader: _Ticket, message: Message) -> None:
         """This delivery takes the place of one that can never be acknowledged, or comes beside the others."""
         if not message.qos:

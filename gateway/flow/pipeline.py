@@ -320,6 +320,10 @@ class Pipeline:
         """True when nothing that was accepted can get its outcome now; what waits for a model is left to the broker."""
         return not self._busy and self.intake.idle
 
+    def finished(self, since: float) -> bool:
+        """Whether nothing that came up to that moment can get its outcome now; what came later may be under way."""
+        return self.acks.finished(since) or (self.idle and not self.under_way)
+
     def wind_down(self) -> None:
         """Begin nothing that no snapshot waits for, for the gateway stops."""
         self._shadow.stop()

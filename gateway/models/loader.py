@@ -115,21 +115,25 @@ class Loader:
 
     async def _look(self) -> None:
         """Ask Triton how it is and what it serves, everything at once, so that one time limit bounds it all."""
-        names = sorted({placement.triton_model for _, placement in self._fleet.places()} | self._fleet.leaving)
+        names = {placement.triton_model for _, placement in self._fleet.places()} | self._fleet.leaving
         live, answers = await asyncio.gather(
-            self._server.is_ready(), asyncio.gather(*(self._versions(name) for name in names))
+            self._server.is_ready(), asyncio.gather(*(self._versions(name) for name in sorted(names)))
         )
         # Frozen between its answer to the one call and to the others, Triton is as good as away.
         self._say_answering(live and (not answers or any(answer is not None for answer in answers)))
         if not self.triton_ready:
             self._all_unavailable()
             return
-        known = {name: answer for name, answer in zip(names, answers, strict=True) if answer is not None}
-        self._serving = {name: versions for name, versions in (self._serving | known).items() if name in names}
+        known = {name: answer for name, answer in zip(sorted(names), answers, strict=True) if answer is not None}
+        # Of several Tritons those that may have a model can be away while others answer; one alone answers for all.
+        away = names - known.keys() if self._server.endpoints else set()
+        self._serving = {name: has for name, has in (self._serving | known).items() if name in names - away}
         come = []
         for key, placement in self._fleet.places():
             versions = known.get(placement.triton_model)
             if versions is None:
+                if placement.triton_model in away:
+                    self._unavailable(key)
                 continue
             if not (placement.version in versions if placement.version else versions):
                 self._note_missing(key)
@@ -167,10 +171,13 @@ class Loader:
         self._serving.clear()
         self._extras.clear()
         for key, _ in self._fleet.places():
-            variant, watched = self._fleet.variant(key), self._fleet.watched(key)
-            watched.missing, watched.retry_at, watched.load_s = False, 0.0, 0.0
-            if (variant.state, variant.reason) != (State.LOADING, AWAY):
-                self._fleet.put(key, replace(variant, state=State.LOADING, reason=AWAY))
+            self._unavailable(key)
+
+    def _unavailable(self, key: Key) -> None:
+        variant, watched = self._fleet.variant(key), self._fleet.watched(key)
+        watched.missing, watched.retry_at, watched.load_s = False, 0.0, 0.0
+        if (variant.state, variant.reason) != (State.LOADING, AWAY):
+            self._fleet.put(key, replace(variant, state=State.LOADING, reason=AWAY))
 
     def _note_missing(self, key: Key) -> None:
         watched, variant = self._fleet.watched(key), self._fleet.variant(key)

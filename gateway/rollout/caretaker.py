@@ -26,6 +26,7 @@ from gateway.rollout.state import ReleaseRecord, RolloutRecord
 from gateway.rollout.steps import Ending, Step, StepFailed
 from gateway.rollout.store import StateNotKept
 from gateway.rollout.transaction import Tools, Transaction, failure_of, unload
+from gateway.rollout.turn import stays_away
 
 log = structlog.get_logger(__name__)
 
@@ -277,9 +278,9 @@ class Caretaker:
                     await self._give_way(transaction)
             return failure_of(self._work, transaction)
         except asyncio.CancelledError:
-            # An orderly stop, after which the rollout goes on, does not count as a death in the middle. Without Triton
-            # it does: a version that ends one Triton after the other must not go round among the gateways for ever.
-            attempts = transaction.record.attempts - self.tools.loader.triton_ready
+            # An orderly stop, after which the rollout goes on, is no death in the middle, even while Triton restarts.
+            # Giving way without Triton is: a version that ends one after the other must not go round for ever.
+            attempts = transaction.record.attempts - (not stays_away(self.tools.loader))
             ended = msgspec.structs.replace(transaction.record, attempts=max(0, attempts))
             self.tools.ledger.write_now(self.name, rollout=ended)
             raise

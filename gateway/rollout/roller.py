@@ -20,14 +20,12 @@ from gateway.rollout.orders import execute
 from gateway.rollout.releases import refuse_other_weights
 from gateway.rollout.state import ModelState
 from gateway.rollout.transaction import Tools
+from gateway.rollout.turn import Turn, stays_away
 
 log = structlog.get_logger(__name__)
 
 FOLLOW_INTERVAL_S = 1.0
 DECIDE_LIMIT_S = 2.0
-LET_GO_AFTER_S = 15.0
-"""Seconds without Triton after which the lease is given back: longer than a Triton that has crashed takes to come back,
-which a rollout outlives, and short for gateways that wait for their first models."""
 
 
 class Roller:
@@ -47,8 +45,7 @@ class Roller:
         tools.loader.guard = self._refuse_changed
         self._asked = asyncio.Event()
         self._decided = asyncio.Event()
-        self.acting = False
-        """Whether this gateway runs the rollouts: it holds the lease, or nobody can have it."""
+        self._turn = Turn()
         self.unreadable: tuple[str, ...] = ()
         """The models of which nothing serves, since their model.yaml cannot be read."""
 
@@ -59,6 +56,11 @@ class Roller:
             caretaker = self._caretakers[model.spec.name] = Caretaker(self._tools, model)
             caretaker.begin(caretaker.remembered(), from_start=True)
         self._note_unreadable(errors)
+
+    @property
+    def acting(self) -> bool:
+        """Whether this gateway runs the rollouts: it holds the lease, or nobody can have it."""
+        return self._turn.acting
 
     async def run(self) -> None:
         """Follow drops, lease and state, for ever."""
@@ -171,32 +173,36 @@ class Roller:
         It is held only where Triton can be reached: without it no version can be tried, and all others would wait.
         """
         await self._watched.wait()  # until then nobody knows which files are at rest
-        was_held = False
         try:
             while True:
-                contends = self._tools.loader.away_s < LET_GO_AFTER_S if self.acting else self._has_triton
-                if self.acting and not contends:
-                    await self._give_way(group)
-                held = contends and await self._lease.hold()
-                acting = held or (contends and bool(self._lease.problem))
-                if acting and not self.acting:
-                    await self._follow()  # what the one before has written last
-                if acting is not self.acting:
-                    self._change_sides(acting, group)
-                elif held and not was_held:
-                    for caretaker in self._caretakers.values():
-                        caretaker.nudge()
-                was_held = held
-                if contends:
-                    self._decided.set()
-                else:
-                    self._decided.clear()
-                self._tools.metrics.roller.set(held)
-                if not acting:
+                await self._turn_to(await self._next_turn(), group)
+                if not self.acting:
                     await self._follow()
-                await self._pause(self._lease.interval_s if acting else FOLLOW_INTERVAL_S)
+                await self._pause(self._lease.interval_s if self.acting else FOLLOW_INTERVAL_S)
         finally:
             await self._lease.release()
+
+    async def _next_turn(self) -> Turn:
+        contends = not stays_away(self._tools.loader) if self.acting else self._has_triton
+        held = contends and await self._lease.hold()
+        return Turn(contends, held, acting=held or (contends and bool(self._lease.problem)))
+
+    async def _turn_to(self, turn: Turn, group: asyncio.TaskGroup) -> None:
+        if turn.acting and not self.acting:
+            await self._follow()  # what the one before has written last
+        before, self._turn = self._turn, turn
+        if before.acting and not turn.contends:
+            await self._give_way(group)
+        elif turn.acting is not before.acting:
+            self._change_sides(group)
+        elif turn.held and not before.held:
+            for caretaker in self._caretakers.values():
+                caretaker.nudge()
+        if turn.contends:
+            self._decided.set()
+        else:
+            self._decided.clear()
+        self._tools.metrics.roller.set(turn.held)
 
     @property
     def _has_triton(self) -> bool:
@@ -215,15 +221,14 @@ class Roller:
         """Let a gateway run the rollouts whose Triton can be reached."""
         log.info("Triton is away: the rollouts are left to a gateway that can reach one")
         ending = list(self._tasks.values())
-        self._change_sides(False, group)
+        self._change_sides(group)
         await asyncio.gather(*ending, return_exceptions=True)
         await self._lease.release()
 
-    def _change_sides(self, acting: bool, group: asyncio.TaskGroup) -> None:
-        self.acting = acting
+    def _change_sides(self, group: asyncio.TaskGroup) -> None:
         for caretaker in self._caretakers.values():
             begin_anew(caretaker)
-        if acting:
+        if self.acting:
             for name in self._caretakers:
                 self._start(name, group)
         else:

@@ -79,7 +79,7 @@ async def _ask(variant: ServedVariant, inputs: Tensors, size: int, server: Infer
         outputs=tuple(dict.fromkeys(output.tensor for output in variant.outputs.values())),
         timeout_s=left,
         version=variant.version if variant.pinned else "",
-        request_id="warm-up",
+        warm_up=True,
     )
     try:
         answer = await server.infer(request)

@@ -228,6 +228,8 @@ class MemoryBrokerClient:
         self._taken_over = False
         self._closed = False
         self._backlog = 0
+        self._left: tuple[str, ...] = ()
+        self._dealt_at = 0.0
 
     @property
     def connected(self) -> bool:
@@ -289,9 +291,16 @@ class MemoryBrokerClient:
             self._backlog -= held_by(publication)
 
     async def leave_groups(self) -> None:
-        self.subscriptions = tuple(each for each in self.subscriptions if not each.startswith("$share/"))
+        self._left += tuple(each for each in self.subscriptions if each.startswith("$share/"))
+        self.subscriptions = tuple(each for each in self.subscriptions if each not in self._left)
+        while self._connection is None and not (self._closed or self._taken_over):
+            await self._next_change()
         if self._connection is not None:
             self._broker.leave_groups(self.client_id)
+
+    @property
+    def dealt_at(self) -> float:
+        return self._dealt_at
 
     async def close(self) -> None:
         self._closed = True
@@ -328,6 +337,8 @@ class MemoryBrokerClient:
             delivery=_Delivery(self._connection, number) if stored.qos else None,
             oversize=oversize,
         )
+        if any(topic_matches(each, message.topic) for each in self._left):
+            self._dealt_at = message.received_at
         self._inbox.append(message)
         self.wake()
 
@@ -353,6 +364,8 @@ class MemoryBrokerClient:
         self._connection = object()
         self._inbox = deque(message for message in self._inbox if message.delivery is None)  # the rest comes again
         self._broker.connect(self)
+        if self._left:
+            self._broker.leave_groups(self.client_id)
         self._states.set(True)
         self.wake()
 

@@ -57,6 +57,11 @@ class Acknowledgements:
         self._forget_lost()
         return any(ticket.worker == worker and not ticket.settled for ticket in self._order)
 
+    def finished(self, since: float) -> bool:
+        """Whether all that came up to that moment (monotonic clock) is acknowledged, or can never be."""
+        self._forget_lost()
+        return not self._order or self._order[0].receipt.received_at > since
+
     def _forget_lost(self) -> None:
         """What can never be acknowledged is older than all that can."""
         while self._order and not self._broker.awaits(self._order[0].receipt):

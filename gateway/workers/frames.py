@@ -67,6 +67,12 @@ class ChosenLevel(msgspec.Struct, tag="level", array_like=True, frozen=True):
     level: str | None
 
 
+class FinishBy(msgspec.Struct, tag="finish", array_like=True, frozen=True):
+    """The gateway stops: when what was accepted is to be finished, by the clock that all processes share."""
+
+    at: float
+
+
 class Taken(msgspec.Struct, tag="taken", array_like=True, frozen=True):
     """The worker has taken so many more messages, of so many bytes, out of its inbox; the front may send as many."""
 
@@ -122,7 +128,7 @@ class Samples(msgspec.Struct, tag="samples", array_like=True, frozen=True):
     families: list[Family]
 
 
-ToWorker = Deliver | SessionState | Done | Scrape | ChosenLevel
+ToWorker = Deliver | SessionState | Done | Scrape | ChosenLevel | FinishBy
 ToFront = Taken | Acknowledge | Publish | WorkerState | Samples
 Record = TypeVar("Record")
 

@@ -154,13 +154,14 @@ class Front:
     async def _drain(self, kept: list[asyncio.Task[None]], tasks: list[asyncio.Task[None]]) -> None:
         self._standing.stopping = True
         limit_s = self._live.current.drain_timeout_s
+        deadline = time.monotonic() + limit_s
         if self._live.current.mqtt_leave_group:
-            await leave_groups(self._broker, lambda: self._relay.idle, limit_s / 2)
-        self._relay.stop()
-        log.info("Stopping: the workers finish what was accepted", limit_s=limit_s)
-        await self._relay.scrape()
+            await leave_groups(self._broker, self._relay.finished, limit_s / 2)
+        self._relay.stop(deadline)
+        log.info("Stopping: the workers finish what was accepted", limit_s=round(deadline - time.monotonic(), 1))
+        await self._relay.scrape()  # by the same channel, so that they know the deadline before they are to stop
         self._workers.stop()
-        await asyncio.wait(kept, timeout=limit_s + MARGIN_S)
+        await asyncio.wait(kept, timeout=max(0.0, deadline - time.monotonic()) + MARGIN_S)
         self._workers.kill()
         await asyncio.wait(kept)
         by_name = {task.get_name(): task for task in tasks}

@@ -23,6 +23,7 @@ from gateway.workers.frames import (
     Deliver,
     Done,
     Family,
+    FinishBy,
     Publish,
     Samples,
     Scrape,
@@ -205,14 +206,16 @@ class Relay:
                 await self._pass_on(message)
             del message
 
-    def stop(self) -> None:
-        """Pass on nothing more; what comes stays with the broker."""
+    def stop(self, finish_by: float) -> None:
+        """Pass on nothing more; what comes stays with the broker. The workers hear until when they may finish."""
         self._dispatching = False
+        for seat in self.seats:
+            if seat.channel is not None:
+                seat.channel.send(FinishBy(finish_by))
 
-    @property
-    def idle(self) -> bool:
-        """Whether the broker waits for no acknowledgement."""
-        return not self._acks
+    def finished(self, since: float) -> bool:
+        """Whether the broker waits for no acknowledgement of what came up to that moment."""
+        return self._acks.finished(since)
 
     async def tell_sessions(self) -> None:
         """Tell the workers how the session stands, at each change, for ever."""

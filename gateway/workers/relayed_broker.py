@@ -19,6 +19,7 @@ from gateway.workers.frames import (
     ChosenLevel,
     Deliver,
     Done,
+    FinishBy,
     Publish,
     Scrape,
     SessionState,
@@ -58,6 +59,7 @@ class RelayedBroker:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._backlog = 0
+        self._finish_by = float("inf")
         self._gone = asyncio.Event()
         self._closed = False
 
@@ -72,6 +74,11 @@ class RelayedBroker:
     @property
     def backlog(self) -> int:
         return self._backlog
+
+    @property
+    def finish_by(self) -> float:
+        """When the front stops waiting for this worker to finish (monotonic clock); infinite before it has said so."""
+        return self._finish_by
 
     async def run(self) -> None:
         await self._gone.wait()
@@ -128,6 +135,10 @@ class RelayedBroker:
     async def leave_groups(self) -> None:
         """Nothing: the front has the session, and leaves for all."""
 
+    @property
+    def dealt_at(self) -> float:
+        return 0.0
+
     async def close(self) -> None:
         self._closed = True
         self.channel.close()
@@ -149,6 +160,8 @@ class RelayedBroker:
                 self._states.set(record.up)
             case Scrape():
                 self._scrape()
+            case FinishBy():
+                self._finish_by = record.at
             case ChosenLevel():
                 LEVEL.follow(record.level)
 

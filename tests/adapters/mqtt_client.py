@@ -15,7 +15,13 @@ class Client(Running):
 
     def __init__(self, port: int, client_id: str = "gateway", **settings: Any) -> None:
         self.events: list[str] = []
-        super().__init__(MqttBroker(MqttSettings(client_id=client_id, port=port, **settings), self.events.append))
+        self._session = MqttBroker(MqttSettings(client_id=client_id, port=port, **settings), self.events.append)
+        super().__init__(self._session)
+
+    def drop(self) -> None:
+        """Lose the connection as when a cable is pulled; it connects again at once."""
+        assert self._session._connection is not None
+        self._session._connection.abort()
 
 
 def run_program(*command: str, folder: Path | None = None) -> None:

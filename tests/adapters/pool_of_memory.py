@@ -20,7 +20,9 @@ from tests import triton_models as models
 from tests.contract.inference_servers import DEADLINE_S, ROWS, ask
 
 MODEL = "times"
-QUICK = Limits(first_pause_s=0.02, longest_pause_s=0.1, fair_timeout_s=0.02, refused_s=0.05, warm_up_s=1.0)
+QUICK = Limits(
+    first_pause_s=0.02, longest_pause_s=0.1, fair_timeout_s=0.02, settle_s=0.05, refused_s=0.05, warm_up_s=1.0
+)
 CONFIG = "backend: 'onnxruntime'"
 
 
@@ -57,9 +59,7 @@ class Bench:
 
     def asked(self) -> dict[str, int]:
         """How many requests have come to each, warm-ups left out."""
-        return {
-            name: sum(each.request_id != "warm-up" for each in server.requests) for name, server in self.servers.items()
-        }
+        return {name: sum(not each.warm_up for each in server.requests) for name, server in self.servers.items()}
 
     def states(self) -> list[str]:
         """Of the endpoints, in order."""

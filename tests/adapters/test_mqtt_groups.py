@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from gateway.messages import Publication
 from tests.adapters.mqtt_client import Client
+from tests.broker_session import DEADLINE_S, until
 from tests.mosquitto_server import Mosquitto, NewMosquitto
 
 pytestmark = pytest.mark.mosquitto
@@ -76,4 +79,29 @@ async def test_with_its_session_the_share_of_a_member_ends(new_mosquitto: NewMos
     assert len([topic for topic in of_two if topic in NUMBERS]) == len(NUMBERS) // 2
     assert [topic for topic in of_two if topic.startswith("in/")][-2:] == ["in/later", "in/and later"]
     await back.close()
+    await two.close()
+
+
+@pytest.mark.parametrize("lost", ["before", "meanwhile"])
+@pytest.mark.parametrize("patient", [True, False], ids=["waits for the session", "gives up before"])
+async def test_a_session_that_outlives_its_connection_leaves_the_group_too(
+    mosquitto: Mosquitto, lost: str, patient: bool
+) -> None:
+    one, two = member(mosquitto, "one"), member(mosquitto, "two")
+    await one.connected()
+    await two.connected()
+    leaving = asyncio.create_task(one.broker.leave_groups())
+    if lost == "meanwhile":
+        await asyncio.sleep(0)
+    one.drop()
+    if not patient:
+        await asyncio.sleep(0)
+        leaving.cancel()
+    await asyncio.wait({leaving}, timeout=DEADLINE_S)
+    assert leaving.cancelled() is not patient
+    await until(lambda: one.events.count("connected") == 2)
+    await publish(two, [*NUMBERS, "all"])
+    assert await take_all(one) == []
+    assert await take_all(two) == NUMBERS
+    await one.close()
     await two.close()

@@ -261,7 +261,7 @@ async def test_nothing_goes_on_after_the_end() -> None:
 async def test_a_warm_up_goes_to_everybody() -> None:
     async with bench(3) as place:
         place.servers["c:1"].stop()
-        request = replace(ask(MODEL), request_id="warm-up")
+        request = replace(ask(MODEL), warm_up=True)
         assert (await place.pool.infer(request)).model_version == "1"
         assert [len(server.requests) for server in place.servers.values()] == [1, 1, 1]
         place.b.fail(MODEL, BackendRejected("it does not work there"))
@@ -330,7 +330,7 @@ async def test_figures_are_those_of_all_and_memory_that_of_the_fullest() -> None
         place.a.gpu, place.b.gpu = GpuMemory(used=1, total=10), GpuMemory(used=5, total=10)
         assert await place.pool.gpu_memory() == GpuMemory(used=5, total=10)
         await place.give_up(place.b)
-        assert (await place.pool.statistics(MODEL)).success_count == 2
+        assert (await place.pool.statistics(MODEL)).success_count == 4
         assert await place.pool.gpu_memory() == GpuMemory(used=1, total=10)
         assert (await place.pool.describe(MODEL)).version == "1"
 

@@ -7,9 +7,10 @@ import asyncio
 import numpy as np
 import structlog.testing
 
+from gateway.adapters.triton_pool_roster import NOT_SERVED_YET
 from gateway.errors import BackendRejected
 from tests.adapters.pool_of_memory import CONFIG, MODEL, bench
-from tests.contract.inference_servers import ROWS
+from tests.contract.inference_servers import DEADLINE_S, ROWS
 
 
 async def test_one_that_comes_back_loads_what_the_others_serve_and_is_warm_before_it_is_asked() -> None:
@@ -37,7 +38,7 @@ async def test_one_that_comes_back_loads_what_the_others_serve_and_is_warm_befor
             await place.infer()
         assert place.b.load_calls[-1] == (MODEL, (1, 2), "backend: 'new'")
         first, second, *rest = place.b.requests[before:]
-        assert [(each.request_id, each.version) for each in (first, second)] == [("warm-up", "1"), ("warm-up", "2")]
+        assert [(each.warm_up, each.version) for each in (first, second)] == [(True, "1"), (True, "2")]
         assert first.inputs["x"].shape == ROWS.shape
         assert not first.inputs["x"].any()
         assert rest
@@ -52,7 +53,7 @@ async def test_one_that_was_only_out_of_reach_is_loaded_nothing() -> None:
         place.b.thaw()
         await place.in_service()
         assert len(place.b.loads) == loads
-        assert place.b.requests[-1].request_id == "warm-up"
+        assert place.b.requests[-1].warm_up
 
 
 async def test_one_that_is_down_at_the_start_is_missed_by_nobody() -> None:
@@ -120,6 +121,67 @@ async def test_one_that_hangs_over_its_warm_up_takes_no_requests() -> None:
         assert place.states() == ["in service", "catching up"]
         place.b.release(MODEL)
         await place.in_service()
+
+
+async def test_what_is_gone_from_the_others_since_the_last_look_is_not_loaded() -> None:
+    async with bench(versions=(1, 2)) as place:
+        await place.give_up(place.b)
+        loads = len(place.b.loads)
+        await place.a.load(MODEL, (2,), CONFIG)
+        place.b.start()
+        async with asyncio.timeout(DEADLINE_S):
+            while len(place.b.loads) == loads:
+                await asyncio.sleep(0.005)
+        assert place.b.load_calls[-1] == (MODEL, (2,), CONFIG)
+        await place.in_service()
+        assert await place.b.serving(MODEL) == (2,)
+
+
+async def test_what_is_unloaded_elsewhere_while_it_is_loaded_does_not_stay() -> None:
+    async with bench(versions=(1, 2)) as place:
+        await place.give_up(place.b)
+        place.b.hold_load(MODEL)
+        place.b.start()
+        await place.until(lambda: place.b.held_loads(MODEL) == 1)
+        assert place.b.load_calls[-1] == (MODEL, (1, 2), CONFIG)
+        await place.a.load(MODEL, (2,), CONFIG)
+        place.b.release_load(MODEL)
+        await place.in_service()
+        assert [await server.serving(MODEL) for server in place.servers.values()] == [(2,), (2,)]
+
+
+async def test_what_leaves_right_after_catching_up_is_not_loaded_again_either() -> None:
+    async with bench(versions=(1, 2)) as place:
+        await place.give_up(place.b)
+        place.b.start()
+        member = place.pool._roster.members[1]
+        async with asyncio.timeout(DEADLINE_S):
+            while MODEL not in member.admitted:
+                await asyncio.sleep(0.005)
+        loads = len(place.b.loads)
+        await place.b.load(MODEL, (2,), CONFIG)
+        for _ in range(3):
+            await place.look()
+        await place.in_service()
+        assert len(place.b.loads) == loads + 1
+
+
+async def test_what_comes_to_the_others_during_its_warm_up_it_has_to_load_first() -> None:
+    async with bench() as place:
+        await place.give_up(place.b)
+        place.b.hold(MODEL)
+        place.b.start()
+        await place.b.wait_until_held(MODEL)
+        await place.a.load(MODEL, (1, 2), CONFIG)  # by another gateway
+        assert await place.pool.serving(MODEL) == (1, 2)
+        place.b.release(MODEL)
+        member = place.pool._roster.members[1]
+        async with asyncio.timeout(DEADLINE_S):
+            while member.behind[MODEL] != NOT_SERVED_YET:
+                await asyncio.sleep(0.005)
+                assert MODEL not in member.admitted
+        await place.in_service()
+        assert await place.b.serving(MODEL) == (1, 2)
 
 
 async def test_what_another_gateway_has_unloaded_meanwhile_is_not_loaded_again() -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import structlog.testing
 
+from gateway.adapters.triton_pool import TritonPool
 from gateway.errors import BackendUnavailable, ModelUnavailable
-from tests.adapters.pool_of_memory import CONFIG, MODEL, bench, rows
+from gateway.metrics import Metrics
+from tests.adapters.pool_of_memory import CONFIG, MODEL, QUICK, bench, rows
+from tests.contract.inference_servers import DEADLINE_S, ask
 
 OTHER = "backend: 'python'"
+NEVER_S = 600.0
 
 
 async def test_a_load_goes_to_one_alone_first_and_then_to_all_others_at_once() -> None:
@@ -44,18 +49,16 @@ async def test_what_the_first_one_refuses_the_others_are_not_asked() -> None:
         assert await place.pool.serving(MODEL) == (1,)
 
 
-@pytest.mark.parametrize("before", [(1,), ()], ids=["another version", "nothing"])
-async def test_what_a_later_one_refuses_is_taken_back_everywhere(before: tuple[int, ...]) -> None:
-    async with bench(3, versions=before) as place:
+async def test_what_a_later_one_refuses_is_taken_back_everywhere() -> None:
+    async with bench(3) as place:
         place.servers["b:1"].refuse_load(MODEL, "no memory", 2)
         with pytest.raises(ModelUnavailable, match="no memory"):
             await place.pool.load(MODEL, (2,), OTHER)
         for server in place.servers.values():
-            assert await server.serving(MODEL) == before
-        assert await place.pool.serving(MODEL) == before
-        if before:
-            assert place.a.load_calls[-1] == (MODEL, (1,), CONFIG)
-            assert (await place.infer()).model_version == "1"
+            assert await server.serving(MODEL) == (1,)
+        assert await place.pool.serving(MODEL) == (1,)
+        assert place.a.load_calls[-1] == (MODEL, (1,), CONFIG)
+        assert (await place.infer()).model_version == "1"
 
 
 async def test_what_cannot_be_put_back_is_said_and_that_one_takes_no_requests() -> None:
@@ -115,13 +118,207 @@ async def test_an_unload_holds_for_who_is_away() -> None:
             await place.pool.unload(MODEL)
 
 
-async def test_what_is_agreed_on_goes_on_to_count_while_one_of_them_serves_it() -> None:
+async def test_what_somebody_else_unloads_counts_for_a_moment_and_is_not_loaded_again() -> None:
     async with bench(versions=(1, 2)) as place:
-        await place.a.load(MODEL, (1,), CONFIG)  # somebody else has taken away version 2
+        loads = len(place.a.loads)
+        await place.a.load(MODEL, (1,), CONFIG)
         assert await place.pool.serving(MODEL) == (1, 2)
         assert (await place.infer(version="2")).model_version == "2"
+        async with asyncio.timeout(DEADLINE_S):
+            while await place.pool.serving(MODEL) != (1,):
+                await asyncio.sleep(0.005)
         await place.in_service()
-        assert await place.a.serving(MODEL) == (1, 2)
+        assert await place.a.serving(MODEL) == (1,)
+        assert len(place.a.loads) == loads + 1
+
+
+@pytest.mark.parametrize("left", [(2,), ()], ids=["one version", "all of them"])
+async def test_what_one_gateway_unloads_another_one_does_not_load_again(left: tuple[int, ...]) -> None:
+    """It looks between the unload at the first endpoint and that at the second one."""
+    async with bench(versions=(1, 2), limits=replace(QUICK, settle_s=NEVER_S)) as place:
+        other = TritonPool(place.servers, Metrics(), limits=replace(QUICK, settle_s=NEVER_S))
+        assert await other.serving(MODEL) == (1, 2)
+        loads = {name: len(server.loads) for name, server in place.servers.items()}
+        place.b.hold_load(MODEL)
+        if left:
+            unload = asyncio.create_task(place.pool.load(MODEL, left, CONFIG))
+            await place.until(lambda: place.b.held_loads(MODEL) == 1)
+        else:
+            unload = asyncio.create_task(place.a.unload(MODEL))
+            await unload
+        for _ in range(10):
+            await other.is_ready()
+            assert await other.serving(MODEL) == (1, 2)
+            assert (await other.infer(ask(MODEL, version="1"))).model_version == "1"
+        place.b.release_load(MODEL)
+        await unload
+        if not left:
+            await place.b.unload(MODEL)
+        for _ in range(10):
+            await other.is_ready()
+            assert await other.serving(MODEL) == left
+            await asyncio.sleep(0)
+        assert [await server.serving(MODEL) for server in place.servers.values()] == [left, left]
+        for name, server in place.servers.items():
+            assert len(server.loads) == loads[name] + bool(left)
+        await other.close()
+
+
+async def test_what_leaves_before_the_first_look_is_not_loaded_again_either() -> None:
+    async with bench(versions=()) as place:
+        await place.pool.load(MODEL, (1, 2), CONFIG)
+        loads = len(place.a.loads)
+        await place.a.load(MODEL, (2,), CONFIG)
+        for _ in range(3):
+            await place.look()
+        await place.in_service()
+        assert len(place.a.loads) == loads + 1
+
+
+@pytest.mark.parametrize("without", ["a:1", "c:1"])
+async def test_one_without_the_files_does_not_take_the_model_from_the_others(without: str) -> None:
+    """As after a power cut: nobody serves anything, and one has lost its volume."""
+    async with bench(3, versions=()) as place:
+        place.servers[without].refuse_load(MODEL, "not in the model's folder", 1)
+        assert await place.pool.serving(MODEL) == ()
+        await place.pool.load(MODEL, (1,), CONFIG)
+        assert await place.pool.serving(MODEL) == (1,)
+        for _ in range(4):
+            assert (await place.infer()).model_version == "1"
+        assert place.asked()[without] == 0
+        (behind,) = [each for each in place.pool.endpoints if each.address == without]
+        assert (behind.state, behind.reason) == (
+            "catching up",
+            f"model '{MODEL}': version 1: not in the model's folder",
+        )
+        await place.pool.load(MODEL, (1, 2), CONFIG)  # what it has not got is no reason against a candidate
+        assert await place.pool.serving(MODEL) == (1, 2)
+        place.servers[without].refuse_load(MODEL, None, 1)
+        await place.in_service()
+
+
+async def test_what_everybody_refuses_is_refused() -> None:
+    async with bench(3, versions=()) as place:
+        for server in place.servers.values():
+            server.refuse_load(MODEL, "no memory", 1)
+        with pytest.raises(ModelUnavailable, match="no memory"):
+            await place.pool.load(MODEL, (1,), CONFIG)
+        assert await place.pool.serving(MODEL) == ()
+
+
+async def test_a_load_waits_for_nobody_who_is_given_up_meanwhile() -> None:
+    async with bench() as place:
+        place.b.hold_load(MODEL)
+        loading = asyncio.create_task(place.pool.load(MODEL, (1, 2), OTHER))
+        await place.until(lambda: place.b.held_loads(MODEL) == 1)
+        place.b.freeze()
+        await place.until(lambda: loading.done())
+        await loading
+        assert place.states() == ["in service", "away"]
+        assert await place.pool.serving(MODEL) == (1, 2)
+
+
+async def test_a_load_that_is_called_off_is_taken_back() -> None:
+    async with bench() as place:
+        place.b.hold_load(MODEL)
+        loading = asyncio.create_task(place.pool.load(MODEL, (2,), OTHER))
+        await place.until(lambda: place.b.held_loads(MODEL) == 1)
+        loading.cancel()
+        await asyncio.wait([loading])
+        place.b.release_load(MODEL)
+        assert await place.pool.serving(MODEL) == (1,)
+        await place.in_service()
+        assert await place.a.serving(MODEL) == (1,)
+
+        begun = asyncio.Event()
+
+        async def hang(model: str) -> None:
+            begun.set()
+            await asyncio.sleep(NEVER_S)
+
+        place.b.unload = hang  # type: ignore[method-assign]
+        unloading = asyncio.create_task(place.pool.unload(MODEL))
+        await begun.wait()
+        unloading.cancel()
+        await asyncio.wait([unloading])
+        assert await place.pool.serving(MODEL) == (1,)
+        await place.in_service()
+        assert await place.a.serving(MODEL) == (1,)
+
+
+async def test_while_a_load_takes_a_version_away_it_counts_only_where_all_have_it() -> None:
+    async with bench(versions=(1, 2)) as place:
+        place.b.hold_load(MODEL)
+        loading = asyncio.create_task(place.pool.load(MODEL, (2,), OTHER))
+        await place.until(lambda: place.b.held_loads(MODEL) == 1)
+        assert await place.pool.serving(MODEL) == (2,)
+        assert place.states() == ["in service"] * 2  # nobody is left out for what is about to leave
+        place.b.release_load(MODEL)
+        await loading
+
+
+async def test_one_that_serves_nothing_for_a_moment_while_it_is_loaded_is_not_left_out() -> None:
+    async with bench() as place:
+        place.a.hold_load(MODEL)
+        loading = asyncio.create_task(place.pool.load(MODEL, (1,), OTHER))
+        await place.until(lambda: place.a.held_loads(MODEL) == 1)
+        place.a.lose(MODEL)
+        assert await place.pool.serving(MODEL) == (1,)
+        assert place.states() == ["in service"] * 2
+        place.a.release_load(MODEL)
+        await loading
+        assert place.states() == ["in service"] * 2
+
+
+async def test_what_was_unloaded_elsewhere_too_is_put_back_as_it_is_served() -> None:
+    """What another gateway has made of a member since counts, not what this one has loaded there."""
+    async with bench() as place:
+        await place.a.load(MODEL, (1, 2), OTHER)
+        await place.b.load(MODEL, (1, 2), OTHER)
+        place.b.refuse_load(MODEL, "no memory", 2)
+        for server in place.servers.values():
+            folder = server._model(MODEL).folders[2]
+            server.add_model(folder.signature, folder.answer)
+        assert await place.pool.serving(MODEL) == (1, 2)
+        with pytest.raises(ModelUnavailable, match="no memory"):
+            await place.pool.load(MODEL, (2,), CONFIG)
+        assert place.a.load_calls[-1] == (MODEL, (1, 2), OTHER)
+
+
+async def test_what_is_owed_is_settled_by_a_load() -> None:
+    async with bench() as place:
+        unload = place.b.unload
+
+        async def refuse(model: str) -> None:
+            raise ModelUnavailable("it is busy")
+
+        place.b.unload = refuse  # type: ignore[method-assign]
+        with pytest.raises(ModelUnavailable, match="busy"):
+            await place.pool.unload(MODEL)
+        member = place.pool._roster.members[1]
+        assert member.owed == {MODEL}
+        place.b.unload = unload  # type: ignore[method-assign]
+        await place.pool.load(MODEL, (1,), CONFIG)
+        assert not member.owed
+
+
+async def test_those_that_are_back_by_a_load_take_requests_at_once() -> None:
+    async with bench(limits=replace(QUICK, first_pause_s=NEVER_S)) as place:
+        for server in place.servers.values():
+            server.stop()
+        await place.until(lambda: place.states() == ["away"] * 2)
+        for server in place.servers.values():
+            server.start()
+        await place.pool.load(MODEL, (1,), CONFIG)
+        assert place.states() == ["in service"] * 2
+
+
+async def test_one_that_fails_under_loads_is_given_up() -> None:
+    async with bench(limits=replace(QUICK, first_pause_s=NEVER_S)) as place:
+        place.b.stop()
+        for _ in range(QUICK.failures):
+            await place.pool.load(MODEL, (1,), CONFIG)
+        assert place.states() == ["in service", "away"]
 
 
 async def test_what_somebody_else_loads_at_one_counts_when_all_have_it() -> None:

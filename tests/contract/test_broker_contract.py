@@ -178,6 +178,45 @@ async def test_who_leaves_a_group_gets_what_was_its_own_and_nothing_new(site: Si
     assert sorted(received[1] + received[2]) == sorted(f"in/{number}" for number in range(12))
 
 
+@pytest.mark.parametrize("patient", [True, False], ids=["waits for the session", "gives up before"])
+async def test_who_leaves_a_group_without_a_session_leaves_it_with_the_next_one(site: Site, patient: bool) -> None:
+    async with (
+        running(site.client("one", "$share/gateways/in/#", "all")) as one,
+        running(site.client("two", "$share/gateways/in/#", "all")) as two,
+    ):
+        await site.stop()
+        await until(lambda: not (one.broker.connected or two.broker.connected))
+        leaving = asyncio.create_task(one.broker.leave_groups())
+        await asyncio.sleep(0)
+        assert not leaving.done()
+        if not patient:
+            leaving.cancel()
+        await site.start()
+        await asyncio.wait({leaving}, timeout=DEADLINE_S)
+        assert leaving.cancelled() is not patient
+        await one.connected()
+        await two.connected()
+        for topic in ("in/0", "in/1", "in/2", "all"):
+            await two.broker.publish(Publication(topic, b""))
+        assert (await one.next()).topic == "all"
+        assert [(await two.next()).topic for _ in range(4)] == ["in/0", "in/1", "in/2", "all"]
+
+
+async def test_tells_when_something_of_a_group_came_that_was_left(site: Site, camera: Running) -> None:
+    async with running(site.client("one", "$share/gateways/in/#", "own", receive_maximum=1)) as one:
+        for topic in ("in/0", "in/1", "own"):
+            await camera.broker.publish(Publication(topic, b""))
+        first = await one.next()
+        await one.broker.leave_groups()
+        assert one.broker.dealt_at == 0.0
+        one.broker.acknowledge(first)
+        second = await one.next()
+        one.broker.acknowledge(second)
+        assert (await one.next()).topic == "own"
+        waited = site.has_properties  # MQTT 3.1.1 has no Receive Maximum: it had come before
+        assert one.broker.dealt_at == (second.received_at if waited else 0.0)
+
+
 async def test_quality_of_service_0_arrives_and_needs_no_acknowledgement(site: Site, camera: Running) -> None:
     async with running(site.client("gateway", "in")) as gateway:
         await camera.broker.publish(Publication("in", b"x", qos=0))

@@ -21,7 +21,7 @@ async def asked(place: Site, path: str) -> Any:
 
 
 def detections(server: MemoryTriton) -> int:
-    return sum(each.request_id != "warm-up" for each in server.requests)
+    return sum(not each.warm_up for each in server.requests)
 
 
 async def test_one_of_two_dies_and_comes_back(tmp_path: Path) -> None:
@@ -108,5 +108,23 @@ async def test_a_business_unit_has_a_triton_of_its_own(tmp_path: Path) -> None:
                 snapshot_json(jpeg(), device_id=f"cam-{number}"), topic="edge-ai/south/hall/gw/camera/snapshots"
             )
         await place.answered(6)
-        assert {each.tenant for each in tritons[A].requests if each.request_id != "warm-up"} == {"north"}
-        assert {each.tenant for each in tritons[B].requests if each.request_id != "warm-up"} == {"south"}
+        assert {each.tenant for each in tritons[A].requests if not each.warm_up} == {"north"}
+        assert {each.tenant for each in tritons[B].requests if not each.warm_up} == {"south"}
+
+
+async def test_the_only_triton_of_a_model_goes_away(tmp_path: Path) -> None:
+    tritons = {A: MemoryTriton(), B: MemoryTriton()}
+    placement = (f"model=detector-onnx -> {B}", f"model=detector-torch -> {A}")
+    async with site(tmp_path, pool_of=tritons, triton_placement=placement) as place:
+        place.snapshot(snapshot_json(jpeg(), device_id="cam-1"))
+        await place.answered(1)
+        assert place.gateway.health.report().ready
+        tritons[B].stop()
+        await until(lambda: not place.gateway.health.report().ready, "not ready")
+        assert "detector" in str(place.gateway.health.report())
+        assert (await asked(place, "/api/health"))["triton"]["ready"]
+        tritons[B].start()
+        await until(lambda: place.gateway.health.report().ready, "ready again")
+        place.snapshot(snapshot_json(jpeg(), device_id="cam-2"))
+        await place.answered(2)
+        assert not place.errors

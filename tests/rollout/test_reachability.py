@@ -17,6 +17,7 @@ from gateway.models import loader as loader_module
 from gateway.rollout import caretaker as caretaker_module
 from gateway.rollout import roller as roller_module
 from gateway.rollout import transaction as transaction_module
+from gateway.rollout import turn as turn_module
 from gateway.rollout.commands import Action, Command
 from gateway.rollout.steps import Ending, Step
 from gateway.testing import MemoryTriton
@@ -33,7 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gateway's own intervals, only shorter."""
     monkeypatch.setattr(loader_module, "CHECK_INTERVAL_S", 0.05)
     monkeypatch.setattr(roller_module, "FOLLOW_INTERVAL_S", 0.1)
-    monkeypatch.setattr(roller_module, "LET_GO_AFTER_S", 0.5)
+    monkeypatch.setattr(turn_module, "LET_GO_AFTER_S", 0.5)
     monkeypatch.setattr(transaction_module, "FOLLOWERS_S", 0.1)
 
 
@@ -130,7 +131,7 @@ async def test_a_roller_whose_triton_stays_away_leaves_the_rollouts_to_another_o
 
 
 async def test_a_triton_that_restarts_hands_nothing_over(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roller_module, "LET_GO_AFTER_S", 15.0)
+    monkeypatch.setattr(turn_module, "LET_GO_AFTER_S", 15.0)
     async with volume.gateway("first", 0) as first, volume.gateway("second", 1) as second:
         volume.tritons[0].stop()
         await until(lambda: not first.gateway.health.report().ready, "unreadiness")
@@ -195,3 +196,21 @@ async def test_a_version_that_ends_one_triton_after_the_other_is_refused(
         await until(lambda: rollout(first).ending is Ending.REFUSED, "the refusal")
         assert "gone away 2 times" in rollout(first).reason
         await until(lambda: version(first) == 1 and first.gateway.health.report().ready, "version 1")
+
+
+async def test_an_orderly_stop_while_triton_restarts_is_no_death_in_the_middle(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turn_module, "LET_GO_AFTER_S", 15.0)
+    async with volume.gateway("first", 0) as first:
+        write_model(volume.repository, rollout={**AT_ONCE, "shadow": 100_000})
+        volume.drop(2)
+        await until(lambda: rollout(first).step is Step.SHADOW, "the trial")
+        volume.tritons[0].stop()
+        await until(lambda: not first.gateway.health.report().ready, "unreadiness")
+        assert await first.stop() == 0
+    write_model(volume.repository, rollout=AT_ONCE)
+    volume.tritons[0].start()
+    async with volume.gateway("first", 0, wait=False) as again:
+        await until(lambda: rollout(again).ending is Ending.PROMOTED, "version 2")
+        assert rollout(again).attempts == 1

@@ -63,6 +63,7 @@ async def test_each_variant_is_asked_for_each_batch_size_what_is_sent_first() ->
     ]
     assert count == len(triton.requests)
     assert {each.version for each in triton.requests} == {"2"}
+    assert all(each.warm_up for each in triton.requests)
 
 
 @pytest.mark.parametrize(
