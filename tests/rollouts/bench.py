@@ -305,6 +305,12 @@ class Bench:
         rollout = self.rollout(model)
         return rollout.get("version") == version and rollout["step"] == step
 
+    def has_begun(self, model: Model, attempt: int) -> bool:
+        """Whether a rollout has been begun so often, as is remembered before anything else is done."""
+        state = json.loads((self.state_dir / f"{model.name}.json").read_bytes())
+        rollout = state.get("rollout")
+        return rollout is not None and rollout.get("attempts", 1) == attempt
+
     def ended(self, model: Model, version: int) -> dict[str, Any]:
         """Wait until a rollout of a version has ended, another one each time; returns it as `ai/models` told of it."""
 
