@@ -28,7 +28,7 @@ from gateway.local.broker import EmbeddedBroker
 from gateway.local.processes import free_ports
 from gateway.terminal.video import open_video
 from tests.command_line import one_line, run, start
-from tests.e2e.site import Client, until
+from tests.e2e.site import Client, payloads, until
 from tests.flow.builders import jpeg
 
 PICTURES = "model_repository/industrial-safety/golden"
@@ -43,19 +43,6 @@ def picture(tmp_path: Path) -> Path:
     path = tmp_path / "photo.jpg"
     path.write_bytes(jpeg())
     return path
-
-
-@contextlib.contextmanager
-def viewer(broker: EmbeddedBroker, topic: str) -> Iterator[list[bytes]]:
-    """What comes on a topic while the block runs."""
-    if broker.protocol != "5":
-        pytest.skip("the viewer of this test speaks MQTT 5")
-    seen: list[bytes] = []
-    client = Client(broker.port, topic, on_message=lambda message: seen.append(bytes(message.payload)))
-    try:
-        yield seen
-    finally:
-        client.close()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +97,7 @@ def test_every_snapshot_that_send_repeats_is_a_new_one(
     broker: EmbeddedBroker, picture: Path, at: dict[str, str]
 ) -> None:
     arguments = ["--repeat", "3", "--rate", "50", "--topic", "repeated", "--model", "m", "--backend", "dual"]
-    with viewer(broker, "repeated") as seen:
+    with payloads(broker, "repeated") as seen:
         assert run("send", str(picture), *arguments, **at).returncode == 0
         until(lambda: len(seen) == 3, "three snapshots")
     bodies = [json.loads(payload) for payload in seen]
@@ -140,7 +127,7 @@ def test_every_kind_of_picture_in_a_folder_is_sent_as_it_is(
         image.save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no picture")
     files = [path.read_bytes() for path in sorted(tmp_path.glob("?.*"))]
-    with viewer(broker, "kinds/#") as seen:
+    with payloads(broker, "kinds/#") as seen:
         assert run("send", str(tmp_path), "--topic", "kinds/json", **at).returncode == 0
         assert run("send", str(tmp_path), "--topic", "kinds/raw", "--as", "raw", **at).returncode == 0
         until(lambda: len(seen) == 10, "ten snapshots")
@@ -169,7 +156,7 @@ def test_loop_goes_on_until_it_is_interrupted(picture: Path, at: dict[str, str])
 
 
 def test_readings_are_sent_as_json_to_the_topic_of_sensors(broker: EmbeddedBroker, at: dict[str, str]) -> None:
-    with viewer(broker, "edge-ai/default/default/gw/sensors/t-1") as seen:
+    with payloads(broker, "edge-ai/default/default/gw/sensors/t-1") as seen:
         done = run("send", "--values", "21.5,21.7", "--values=-3", "--sensor-id", "t-1", "--model", "m", **at)
         assert (done.returncode, done.stderr) == (0, "")
         until(lambda: len(seen) == 2, "two readings")
@@ -181,7 +168,7 @@ def test_readings_are_sent_as_json_to_the_topic_of_sensors(broker: EmbeddedBroke
 
 
 def test_a_plain_number_is_what_many_sensors_send(broker: EmbeddedBroker, at: dict[str, str]) -> None:
-    with viewer(broker, "edge-ai/default/default/gw/sensors/t-2") as seen:
+    with payloads(broker, "edge-ai/default/default/gw/sensors/t-2") as seen:
         done = run(
             "send", "--values", "21.5", "--values", "1e-7", "--sensor", "t-2", "--as", "raw", "--repeat", "2", **at
         )
@@ -229,7 +216,7 @@ def brightness(payload: bytes) -> float:
 
 
 def test_a_video_is_sent_frame_by_frame(film: Path, broker: EmbeddedBroker, at: dict[str, str]) -> None:
-    with viewer(broker, "film") as seen:
+    with payloads(broker, "film") as seen:
         done = run("send", str(film), "--as", "raw", "--topic", "film", "--rate", "500", **at)
         assert (done.returncode, done.stderr) == (0, "")
         until(lambda: len(seen) == FRAMES, "all frames")
@@ -239,7 +226,7 @@ def test_a_video_is_sent_frame_by_frame(film: Path, broker: EmbeddedBroker, at: 
 
 def test_every_nth_frame_of_all_videos_in_a_folder(film: Path, broker: EmbeddedBroker, at: dict[str, str]) -> None:
     (film.parent / "photo.jpg").write_bytes(jpeg())
-    with viewer(broker, "some") as seen:
+    with payloads(broker, "some") as seen:
         done = run("send", str(film.parent), "--every", "5", "--topic", "some", "--repeat", "2", **at)
         assert (done.returncode, done.stderr) == (0, "")
         until(lambda: len(seen) == 8, "three frames and a picture, twice")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -89,6 +90,8 @@ def write_health(path: Path, cameras: Mapping[str, Status]) -> None:
     body = {"written_at": time.time(), "cameras": {device: status.as_json() for device, status in cameras.items()}}
     beside = path.with_name(f".{path.name}.new")
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file")  # such as /dev/stdout, which would be replaced
         beside.unlink(missing_ok=True)
         # A new file, never one that somebody else has put there: a link would lead elsewhere.
         with open(beside, "x", opener=partial(os.open, mode=0o644)) as file:

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
 from gateway.local.broker import EmbeddedBroker
 from tests.cameras.sources import RtspCamera
 from tests.command_line import run, start
-from tests.e2e.site import Client, until
+from tests.e2e.site import payloads, until
 from tests.flow.builders import jpeg
 
 INPUT = "edge-ai/default/default/gw/camera/snapshots"
-
-
-@contextlib.contextmanager
-def snapshots(broker: EmbeddedBroker, topic: str = INPUT) -> Iterator[list[bytes]]:
-    """The payloads that come on the topic."""
-    if broker.protocol != "5":
-        pytest.skip("the listener of this test speaks MQTT 5")
-    seen: list[bytes] = []
-    client = Client(broker.port, topic, on_message=lambda message: seen.append(bytes(message.payload)))
-    try:
-        yield seen
-    finally:
-        client.close()
 
 
 def size(snapshot: bytes) -> tuple[int, int]:
@@ -55,7 +39,7 @@ def test_files_and_films_go_round_until_it_is_told_to_end(
     )
     health = tmp_path / "health.json"
     arguments = ("camera", "--cameras", str(cameras), "--health-file", str(health))
-    with snapshots(broker) as of_film, snapshots(broker, "files") as of_files, start(*arguments, **at) as running:
+    with payloads(broker, INPUT) as of_film, payloads(broker, "files") as of_files, start(*arguments, **at) as running:
         until(lambda: len(of_files) >= 5 and len(of_film) >= 12, "two rounds")
         # It has been written once a camera had sent.
         running.until(lambda: '"sends": true' in health.read_text(), "the file of the health")
@@ -70,7 +54,7 @@ def test_files_and_films_go_round_until_it_is_told_to_end(
 
 def test_a_real_rtsp_camera_that_restarts(rtsp_camera: RtspCamera, broker: EmbeddedBroker, at: dict[str, str]) -> None:
     address = rtsp_camera.address()
-    with snapshots(broker) as seen, start("camera", address, "--device", "gate", "--rate", "10", **at) as running:
+    with payloads(broker, INPUT) as seen, start("camera", address, "--device", "gate", "--rate", "10", **at) as running:
         until(lambda: len(seen) >= 3, "pictures of the stream")
         rtsp_camera.kill()
         running.says("A camera cannot be read; it is tried again")

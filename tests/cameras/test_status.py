@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from structlog.testing import capture_logs
 from gateway.cameras import sending, status
 from gateway.cameras.sending import Feed
 from gateway.cameras.status import Status, write_health
+from gateway.errors import ConfigError
 from gateway.testing import MemoryBroker
 from tests.broker_session import until
 from tests.cameras.test_sending import TOPIC, Counting, camera
@@ -42,6 +44,13 @@ def test_who_does_not_send_has_a_reason(monkeypatch: pytest.MonkeyPatch) -> None
     assert one.as_json() == {"sends": True, "sent": 1, "reason": ""}
     monkeypatch.setattr(one, "_limit_s", -1.0)
     assert one.as_json() == {"sends": False, "sent": 1, "reason": "nothing has been sent for 0 s"}
+
+
+def test_a_device_is_not_replaced_by_the_file_of_the_health(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "health.json")
+    with pytest.raises(ConfigError, match="it is no regular file"):
+        write_health(tmp_path / "health.json", {})
+    assert (tmp_path / "health.json").is_fifo()
 
 
 def test_the_file_of_the_health_is_never_written_through_a_link(tmp_path: Path) -> None:

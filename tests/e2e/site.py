@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import itertools
 import json
@@ -14,7 +15,7 @@ import tempfile
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +23,7 @@ from typing import Any, Self
 import httpx
 import paho.mqtt.client as paho
 import psutil
+import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.properties import Properties
 
@@ -79,6 +81,19 @@ class Client:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+
+
+@contextlib.contextmanager
+def payloads(broker: EmbeddedBroker, topic: str) -> Iterator[list[bytes]]:
+    """What comes on a topic while the block runs."""
+    if broker.protocol != "5":
+        pytest.skip("the client of this test speaks MQTT 5")
+    seen: list[bytes] = []
+    client = Client(broker.port, topic, on_message=lambda message: seen.append(bytes(message.payload)))
+    try:
+        yield seen
+    finally:
+        client.close()
 
 
 class RealSite:

@@ -23,13 +23,7 @@ APART = {
 
 def with_values(path: str, value: Any) -> dict[str, Any]:
     """The least that is needed, and one value more."""
-    given: dict[str, Any] = copy.deepcopy(BROKER)
-    level = given
-    *above, last = path.split(".")
-    for name in above:
-        level = level.setdefault(name, {})
-    level[last] = value
-    return given
+    return both((path, value))
 
 
 @pytest.mark.parametrize(
