@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 from collections.abc import MutableMapping
 from typing import Self
 
 import structlog
+
+from gateway.tasks import set_within
 
 log = structlog.get_logger(__name__)
 
@@ -41,18 +42,12 @@ class ServiceManager:
         if not self._address:
             return
         self._say("READY=1")
-        while not await self._set_within_a_beat(stop):
+        while not await set_within(stop, self._beat_s):
             self._say("WATCHDOG=1")
         self._say("STOPPING=1")
         while self._beat_s is not None:
             self._say("WATCHDOG=1")
             await asyncio.sleep(self._beat_s)
-
-    async def _set_within_a_beat(self, stop: asyncio.Event) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._beat_s):
-                await stop.wait()
-        return stop.is_set()
 
     def _say(self, state: str) -> None:
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address

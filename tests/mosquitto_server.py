@@ -15,6 +15,15 @@ from gateway.local.processes import ChildProcess, free_ports
 START_TIMEOUT_S = 20.0
 
 
+def accepts(port: int) -> bool:
+    """Whether a server on this machine takes connections there."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
 class NewMosquitto(Protocol):
     """Makes one that is stopped at the end of the test, whatever happens."""
 
@@ -70,8 +79,4 @@ class Mosquitto:
         self._process.wait_ready(self._accepts, START_TIMEOUT_S, fix="See its log")
 
     def _accepts(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return True
-        except OSError:
-            return False
+        return accepts(self.port)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from gateway.cameras.status import WRITE_EVERY_S, Status, write_health
 from gateway.errors import BrokerError, ConfigError, UserError
 from gateway.messages import Publication
 from gateway.ports import Broker
+from gateway.tasks import set_within
 from gateway.terminal.send import json_snapshot
 from gateway.terminal.threads import apart
 
@@ -75,7 +75,7 @@ async def _until_the_end(lasting: set[asyncio.Task[None]], stopping: asyncio.Eve
 
 async def _keep_writing(path: Path, cameras: Mapping[str, Status], stopping: asyncio.Event) -> None:
     failed = False
-    while not await _rest(stopping, WRITE_EVERY_S):
+    while not await set_within(stopping, WRITE_EVERY_S):
         try:
             await apart(lambda: write_health(path, cameras))
         except ConfigError as error:  # a full disk ends no camera
@@ -84,14 +84,6 @@ async def _keep_writing(path: Path, cameras: Mapping[str, Status], stopping: asy
             failed = True
         else:
             failed = False
-
-
-async def _rest(stopping: asyncio.Event, seconds: float) -> bool:
-    """Wait; returns whether it is the end."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stopping.wait()
-    return stopping.is_set()
 
 
 class _Sender:
@@ -110,7 +102,7 @@ class _Sender:
         start_reading(self._camera, self._source, newest, self._status)
         due = time.monotonic() + delay_s
         try:
-            while not await _rest(stopping, due - time.monotonic()):
+            while not await set_within(stopping, due - time.monotonic()):
                 due = max(due + 1 / self._camera.rate, time.monotonic())
                 # Looked at also while the broker is away: a thread that has failed is not to be overlooked.
                 if (picture := newest.take()) is not None and self._broker.connected:

@@ -27,6 +27,7 @@ from gateway.local.stack import TRACES_VARIABLE, traces_to
 from gateway.local.tritonserver import EmbeddedTriton
 from gateway.logs import configure_logging
 from gateway.ports import Broker
+from gateway.tasks import set_within
 from gateway.terminal.progress import busy
 from gateway.terminal.watch import watched_topics
 
@@ -166,9 +167,7 @@ async def show_until_over(
             failure = _what_ended(children, tasks)
             if failure:
                 break
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.2):
-                    await over.wait()
+            await set_within(over, 0.2)
         await asyncio.to_thread(cameras.close)
         settle = time.monotonic() + (0 if over.is_set() or failure else SETTLE_S)
         while time.monotonic() < settle and not show.settled:

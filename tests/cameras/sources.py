@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from gateway.local.debian import install_package
 from gateway.local.processes import ChildProcess, free_ports
+from tests.mosquitto_server import accepts
 
 PYTHON = Path("/usr/bin/python3")
 """The distribution's own: the bindings of GStreamer come as its packages."""
@@ -67,11 +67,7 @@ class RtspCamera:
         self._process.kill()
 
     def _accepts(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return True
-        except OSError:
-            return False
+        return accepts(self.port)
 
 
 def _is_there() -> bool:
